@@ -1,0 +1,78 @@
+# Every target sets itself up from a bare clone with nothing but a Python and its pip: `make demo`, `make test`.
+# PYTHON picks the interpreter that .venv is made from, DEMO_ARGS is handed to the demo, PYTEST_ARGS to pytest.
+
+SHELL := /bin/bash
+
+PYTHON ?= python3
+WORKERS ?= 2
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ZENNIT1 := 1.0.0
+ZENNIT1_DIR := .zennit-$(ZENNIT1)
+
+# One thread for each worker: more of them than cores makes small tensors slower, and sums come out in another order.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest
+FAST := -m "not slow" -n $(WORKERS)
+
+# pytest exits with 5 when it finds nothing to run. Where that is allowed it is said aloud; any other failure stays one.
+MAY_BE_EMPTY = || { code=$$?; [ $$code -eq 5 ] && echo "NOTE: nothing ran: '$@' has no tests yet"; }
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow test-zennit1 doctest lint format typecheck ci clean
+
+help: ## list the targets
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 15
+
+setup: $(READY) ## make .venv with the package and all development tools
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+demo: $(READY) ## train plain, ISNet and the ceiling on biased digits; print one table
+	$(BIN)/python examples/background_bias.py $(DEMO_ARGS)
+
+test: $(READY) ## the fast tests and the examples in the docstrings
+	$(PYTEST) $(FAST) $(PYTEST_ARGS)
+	@$(MAKE) --no-print-directory doctest
+
+test-slow: $(READY) ## the tests that take long
+	$(PYTEST) -m slow -n $(WORKERS) $(PYTEST_ARGS) $(MAY_BE_EMPTY)
+
+test-zennit1: $(READY) $(ZENNIT1_DIR)/.ready ## the fast tests with Zennit 1 instead of the installed Zennit
+	PYTHONPATH=$(ZENNIT1_DIR) EXPECTED_ZENNIT=$(ZENNIT1) $(PYTEST) $(FAST) $(PYTEST_ARGS)
+
+# Zennit 1 asks for Python 3.11.11 or later and runs on earlier ones too; its dependencies are those already in .venv.
+$(ZENNIT1_DIR)/.ready: $(READY)
+	rm -rf $(ZENNIT1_DIR)
+	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python --target $(ZENNIT1_DIR) "zennit==$(ZENNIT1)"
+	@touch $@
+
+doctest: $(READY) ## the examples in the docstrings alone
+	$(PYTEST) --doctest-modules zennit_isnet $(MAY_BE_EMPTY)
+
+lint: $(READY) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY) ## let ruff repair what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+typecheck: $(READY) ## mypy --strict
+	$(BIN)/mypy
+
+ci: ## everything that must pass before a change is merged, in order
+	@for target in lint typecheck test test-zennit1 test-slow; do \
+		echo "=== make $$target"; $(MAKE) --no-print-directory $$target || exit 1; \
+	done
+
+clean: ## remove the environments, caches and build products
+	rm -rf $(VENV) .zennit-* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,120 @@
+"""The natural range (C₁, C₂) of a classifier's total relevance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zennit_isnet.errors import CalibrationError
+
+
+@dataclass(frozen=True)
+class RelevanceRange:
+    """Range of the total |relevance| of one layer.
+
+    Parameters
+    ----------
+    c1, c2 : float
+        Lower and upper end; the foreground term of the loss pulls the relevance on the foreground between them.
+    mean, std : float
+        Mean and sample standard deviation over the measured images; NaN where the range was set and not measured.
+    count : int
+        Number of measured images, 0 where the range was set.
+
+    Raises
+    ------
+    CalibrationError
+        If not ``0 < c1 < c2``, both finite.
+
+    Examples
+    --------
+    >>> RelevanceRange(1.0, 25.0).c2
+    25.0
+    """
+
+    c1: float
+    c2: float
+    mean: float = math.nan
+    std: float = math.nan
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.c1 < self.c2 < math.inf):
+            raise CalibrationError(
+                f"the relevance range must satisfy 0 < c1 < c2 < inf, got c1 = {self.c1:.6g}, c2 = {self.c2:.6g} "
+                f"(mean {self.mean:.6g}, standard deviation {self.std:.6g}, {self.count} images)"
+            )
+
+    @classmethod
+    def from_statistics(cls, mean: float, std: float, count: int) -> RelevanceRange:
+        """Return ``C₁ = max(m/5, m − 3s)`` and ``C₂ = min(25·C₁, m + 3s)``.
+
+        Parameters
+        ----------
+        mean, std : float
+            Mean ``m`` and sample standard deviation ``s`` of the total |relevance| per image.
+        count : int
+            Number of images, at least 2.
+
+        Raises
+        ------
+        CalibrationError
+            If there are fewer than two images, or the range is empty, or the statistics are not finite.
+
+        Examples
+        --------
+        >>> measured = RelevanceRange.from_statistics(mean=10.0, std=2.0, count=100)
+        >>> measured.c1, measured.c2
+        (4.0, 16.0)
+        """
+        if count < 2:
+            raise CalibrationError(f"measuring the relevance range needs at least 2 images, got {count}")
+        c1 = max(mean / 5, mean - 3 * std)
+        return cls(c1, min(25 * c1, mean + 3 * std), mean, std, count)
+
+
+DEFAULT_RANGE = RelevanceRange(1.0, 25.0)
+"""The authors' defaults, used until a range is measured."""
+
+
+class RunningMoments:
+    """Mean and sample standard deviation in one pass, in float64 (Welford, in the batched form of Chan et al.).
+
+    Examples
+    --------
+    >>> moments = RunningMoments()
+    >>> for batch in ([1.0, 2.0], [3.0, 6.0]):
+    ...     moments.update(torch.tensor(batch))
+    >>> moments.mean, moments.count
+    (3.0, 4)
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = 0.0
+        self._squares = 0.0
+
+    def update(self, values: Tensor) -> None:
+        """Add a batch ``(N,)``.
+
+        Raises
+        ------
+        CalibrationError
+            If a value is NaN or infinite.
+        """
+        values = values.detach().to("cpu", torch.float64)
+        if not bool(values.isfinite().all()):
+            raise CalibrationError(f"the total relevance must be finite, got {values.tolist()}")
+        count, mean = values.numel(), values.mean().item()
+        total, shift = self.count + count, mean - self.mean
+        self._squares += (values - mean).square().sum().item() + shift**2 * self.count * count / total
+        self.mean += shift * count / total
+        self.count = total
+
+    @property
+    def std(self) -> float:
+        """Sample standard deviation; NaN for fewer than two values."""
+        return math.sqrt(self._squares / (self.count - 1)) if self.count > 1 else math.nan

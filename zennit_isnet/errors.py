@@ -1,0 +1,46 @@
+"""Exceptions and warnings of the package.
+
+Every error that the package raises on purpose derives from `ISNetError` *and* from the builtin that callers expect
+(`ValueError` or `TypeError`), so that ``except ValueError`` and ``except ISNetError`` both work.
+"""
+
+
+class ISNetError(Exception):
+    """Base class of all errors raised by this package."""
+
+
+class InvalidValueError(ISNetError, ValueError):
+    """An argument has the right type but a shape or value that is not allowed."""
+
+
+class InvalidTypeError(ISNetError, TypeError):
+    """An argument has a type (or a tensor a dtype) that is not allowed."""
+
+
+class UnsupportedModelError(ISNetError, ValueError):
+    """The model cannot be explained as it is; the message names each problem with its remedy."""
+
+
+class UncoveredOperationError(UnsupportedModelError):
+    """The model runs operations that no relevance rule covers.
+
+    All problems of the model are collected before the error is raised.
+
+    Parameters
+    ----------
+    problems : list of str
+        One line for each problem: module path, operation, reason and remedy.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = list(problems)
+        count = f"{len(problems)} operation{'s' if len(problems) != 1 else ''}"
+        super().__init__("\n".join([f"no relevance rule covers {count} of this model:", *(f"  - {p}" for p in problems)]))
+
+
+class CalibrationError(ISNetError, ValueError):
+    """The relevance range (C1, C2) could not be measured."""
+
+
+class RelevanceRangeWarning(UserWarning):
+    """The total relevance of a batch lies far outside of the range (C1, C2) that the loss was given."""

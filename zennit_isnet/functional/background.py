@@ -1,0 +1,158 @@
+"""Background part of the heatmap loss."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from zennit_isnet.functional.heatmap_inputs import align
+from zennit_isnet.functional.options import Normalization, check_choice, check_number
+from zennit_isnet.functional.pooling import gwrp
+
+SMALLEST_COMPLEMENT = 1e-7
+"""The background loss is ``-log(1 - b)`` with ``1 - b`` never below this, so it is at most 16.1."""
+
+
+def normalized_background(
+    relevance: Tensor,
+    foreground: Tensor,
+    decay: float = 0.9,
+    *,
+    normalization: Normalization = "absolute_first",
+    stabilizer: float = 0.0,
+    ceiling: float = math.inf,
+) -> Tensor:
+    r"""Absolute background relevance, pooled by rank, in units of the mean foreground relevance of its heatmap.
+
+    .. math::
+        \bar B_{nkc} = \frac{\mathrm{gwrp}_{hw}\bigl(|R_{nkchw}| (1 - M_{nhw})\bigr)}{\bar F_{nk}}, \qquad
+        \bar F_{nk} = \frac{\sum_{chw} |R_{nkchw}| M_{nhw}}{\sum_{chw} M_{nhw}}
+
+    With ``normalization="normalize_first"`` the mean is that of the signed relevance,
+    :math:`\bar F_{nk} = |\sum R M| / \sum M`. It can cancel, which makes the result large and sensitive to rounding.
+
+    Parameters
+    ----------
+    relevance : Tensor, shape (N, K, C, *spatial)
+        Heatmaps, signed.
+    foreground : Tensor, shape (N, 1, *spatial) or (N, *spatial)
+        1 on the object, 0 elsewhere; of any spatial size, see `resize_foreground`.
+    decay : float, default=0.9
+        Weight of each rank relative to the one before, in (0, 1], see `gwrp`.
+    normalization : {"absolute_first", "normalize_first"}, default="absolute_first"
+        Whether the absolute value is taken before or after the division by the mean of the foreground. The default
+        is the stable one.
+    stabilizer : float, default=0.0
+        Added to the mean of the foreground. Zero makes the result independent of the scale of the relevance. The
+        implementation of [1]_ has 1e-10, which shows where a signed mean nearly cancels.
+    ceiling : float, default=inf
+        Results above become `ceiling`, with zero gradient. A loss that saturates says so here, because a finite
+        gradient through the division can only be had before the division.
+
+    Returns
+    -------
+    Tensor, shape (N, K, C)
+        Zero where neither the background nor the foreground has relevance.
+
+    Raises
+    ------
+    InvalidTypeError
+        If a tensor has a dtype, or a number a type, that is not allowed.
+    InvalidValueError
+        If shapes do not fit, or an option lies outside of its range.
+
+    References
+    ----------
+    .. [1] Bassi, P. R. A. S., Decherchi, S., Cavalli, A. "Faster ISNet for background bias mitigation on deep neural
+       networks". IEEE Access 12, 155151 (2024). arXiv:2401.08409.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet.functional import normalized_background
+    >>> foreground = torch.tensor([[[1, 0], [1, 0]]])
+    >>> relevance = torch.tensor([[2.0, 1.0], [2.0, -1.0]]).reshape(1, 1, 1, 2, 2)
+    >>> normalized_background(relevance, foreground, decay=1.0)
+    tensor([[[0.2500]]])
+    """
+    check_choice("normalization", normalization, Normalization)
+    check_number("stabilizer", stabilizer, include_low=True)
+    relevance, foreground = align(relevance, foreground)
+    channels, spatial = relevance.shape[2], tuple(range(3, relevance.dim()))
+    absolute = relevance.abs()
+    background = gwrp((absolute * (1 - foreground)).flatten(3), decay)
+    inside = (absolute if normalization == "absolute_first" else relevance) * foreground
+    mean = inside.sum(dim=(2, *spatial)) / (channels * foreground.sum(dim=(2, *spatial)))
+    return _saturating_ratio(background, mean.abs().unsqueeze(-1) + stabilizer, ceiling)
+
+
+def background_loss(
+    relevance: Tensor,
+    foreground: Tensor,
+    *,
+    decay: float = 0.9,
+    background_scale: float = 1.0,
+    normalization: Normalization = "absolute_first",
+    stabilizer: float = 0.0,
+) -> Tensor:
+    r"""Penalty on relevance outside of the object, blind to the scale of the heatmap.
+
+    .. math::
+        L_n = \frac{1}{KC} \sum_{kc} -\log(1 - b_{nkc}), \qquad
+        b_{nkc} = \frac{\bar B_{nkc}}{\bar B_{nkc} + E} \in [0, 1 - 10^{-7}]
+
+    with :math:`\bar B` from `normalized_background`. It is computed as ``log1p(B / E)``, which is the same and keeps
+    its precision for small and for large backgrounds.
+
+    Parameters
+    ----------
+    relevance, foreground, decay, normalization, stabilizer
+        As for `normalized_background`.
+    background_scale : float, default=1.0
+        The :math:`E` of the papers: the normalised background at which ``b`` is one half. Larger is more lenient.
+
+    Returns
+    -------
+    Tensor, shape (N,)
+        Between 0 (no relevance on the background) and 16.1 (no relevance on the foreground).
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        As for `normalized_background`.
+
+    References
+    ----------
+    .. [1] Bassi, P. R. A. S., Dertkigil, S. S. J., Cavalli, A. "Improving deep neural network generalization and
+       robustness to background bias via layer-wise relevance propagation optimization". Nat. Commun. 15, 291 (2024).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet.functional import background_loss
+    >>> foreground = torch.tensor([[[1, 0], [1, 0]]])
+    >>> relevance = torch.tensor([[2.0, 0.0], [2.0, 0.0]]).reshape(1, 1, 1, 2, 2)
+    >>> background_loss(relevance, foreground)
+    tensor([0.])
+    >>> background_loss(relevance.flip(-1), foreground)
+    tensor([16.1181])
+    """
+    check_number("background_scale", background_scale)
+    ceiling = background_scale * (1 / SMALLEST_COMPLEMENT - 1)
+    background = normalized_background(
+        relevance, foreground, decay, normalization=normalization, stabilizer=stabilizer, ceiling=ceiling
+    )
+    return torch.log1p(background / background_scale).mean(dim=(1, 2))
+
+
+def _saturating_ratio(numerator: Tensor, denominator: Tensor, ceiling: float) -> Tensor:
+    """Divide; ``0 / 0`` is 0 and large is `ceiling`, both with zero gradient."""
+    # Any common factor cancels, so a constant one may bring both near 1, where no gradient can overflow on its way.
+    total = (numerator + denominator).detach()
+    nothing = total < torch.finfo(total.dtype).tiny
+    scale = total.masked_fill(nothing, 1.0)
+    numerator, denominator = numerator / scale, denominator / scale
+    saturated = denominator <= numerator / ceiling
+    # The divisor is replaced where the quotient is: zero times the infinite gradient of a division by zero is NaN.
+    quotient = numerator / denominator.masked_fill(saturated | nothing, 1.0)
+    return quotient.masked_fill(saturated, ceiling).masked_fill(nothing, 0.0)

@@ -1,0 +1,289 @@
+"""`ISNetRegularizer`: the heatmap loss as a term in an existing training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from zennit_isnet.attribution import INPUT, Attribution, LRPAttribution
+from zennit_isnet.calibration import DEFAULT_RANGE, RelevanceRange, RunningMoments
+from zennit_isnet.composites import LRPFlex
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError, RelevanceRangeWarning
+from zennit_isnet.formulations import Formulation, Selective, Target
+from zennit_isnet.functional import total_relevance, validate_foreground
+from zennit_isnet.losses import HeatmapLoss
+from zennit_isnet.preservation import buffers_restored_on_error, eval_mode
+from zennit_isnet.validation import check_has_mask, check_images, check_in_box, check_model
+
+_FAR = 10.0
+"""A total relevance this many times outside of the range draws a warning."""
+
+
+class ISNetRegularizer:
+    """Penalty on the relevance that a classifier finds in the background of its images.
+
+    Adds one signal pass to a training step, whatever the number of classes (two of a plain step's costs in all), and
+    nothing at test time. It is no `torch.nn.Module`: it adds nothing to ``parameters()`` or ``state_dict()``, and the
+    model carries rules only during a call.
+
+    A low penalty is no evidence that the background does not matter: relevance with constant gates does not see a
+    background that acts through the gates. Test with changed backgrounds, and prefer SGD.
+
+    Parameters
+    ----------
+    model : Module
+        A classifier that returns logits ``(N, C)``, or a named tuple with them first. It may be wrapped in
+        `DistributedDataParallel`. Mode (train or eval), device and dtype are the user's.
+    composite : LRPFlex, optional
+        The relevance rules. Default ``LRPFlex()``. Shorthand for ``attribution=LRPAttribution(composite)``.
+    formulation : callable, optional
+        ``formulation(logits) -> seeds (N, K, C)``, the explained quantities. Default `Selective`, one heatmap an
+        image whatever the number of classes.
+    loss : callable, optional
+        ``loss(relevance, foreground, c1, c2) -> (N,)``. Default `HeatmapLoss`.
+    attribution : callable, optional
+        ``attribution(model, images, formulation, create_graph=…) -> output, {layer: relevance}``; replaces LRP.
+    validate : bool, default False
+        Whether values (NaN, masks, the box) are checked at every call on accelerators too, where that waits for the
+        device. On the CPU, and at the first call, they always are.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `model` is no module, or both `composite` and `attribution` are given.
+    UnsupportedModelError
+        If the model is compiled, scripted or a `DataParallel`.
+
+    References
+    ----------
+    Bassi, Dertkigil, Cavalli, Nat. Commun. 15 (2024) 291; Bassi, Decherchi, Cavalli, IEEE Access 12 (2024) 155151.
+
+    Examples
+    --------
+    >>> import torch, torchvision
+    >>> from zennit_isnet import ISNetRegularizer
+    >>> model = torchvision.models.resnet18(num_classes=3)
+    >>> regularizer = ISNetRegularizer(model)
+    >>> images, masks = torch.rand(4, 3, 32, 32), torch.ones(4, 1, 32, 32)
+    >>> calibration = regularizer.calibrate([images], progress=False)
+    >>> logits, penalty = regularizer(images, masks)
+    >>> loss = 0.3 * torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 0])) + 0.7 * penalty
+    >>> loss.backward()
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        composite: LRPFlex | None = None,
+        formulation: Callable[[Tensor], Tensor] | None = None,
+        loss: Callable[..., Tensor] | None = None,
+        attribution: Attribution | None = None,
+        validate: bool = False,
+    ) -> None:
+        check_model(model)
+        if composite is not None and attribution is not None:
+            raise InvalidTypeError("give composite or attribution, not both: composite is short for LRPAttribution")
+        self.model = model
+        self.attribution: Attribution = LRPAttribution(composite) if attribution is None else attribution
+        self.formulation = Selective() if formulation is None else formulation
+        self.loss = HeatmapLoss() if loss is None else loss
+        self.validate = validate
+        self.ranges: dict[str, RelevanceRange] = {}
+        self._checked_modes: set[bool] = set()
+        self._warned = False
+
+    def __call__(self, images: Tensor, masks: Tensor, has_mask: Any = None) -> tuple[Any, Tensor]:
+        """Run the model once and return its output and the penalty.
+
+        Parameters
+        ----------
+        images : Tensor
+            ``(N, C, H, W)`` or ``(N, C, T, H, W)``, as the model takes them.
+        masks : Tensor
+            Foreground masks, 1 on the object and 0 elsewhere, boolean or numbers: ``(N, 1, H, W)`` or ``(N, H, W)``,
+            with ``T`` for videos. All-foreground is allowed.
+        has_mask : Tensor of bool, optional
+            ``(N,)``; images without a mask train the classifier only, and what stands in `masks` for them is ignored.
+
+        Returns
+        -------
+        logits
+            What the model returned, unchanged.
+        penalty : Tensor
+            Scalar: mean over the images that have a mask; 0 if none has. Without gradients enabled, a plain number.
+
+        Raises
+        ------
+        InvalidTypeError, InvalidValueError
+            If an argument is not allowed; nothing has been computed then.
+        UncoveredOperationError
+            If the model runs operations that no rule covers; nothing has changed then.
+
+        Warns
+        -----
+        RelevanceRangeWarning
+            At the first call, if the range was not calibrated and the relevance lies far outside of the default.
+        """
+        images, masks, flags = self._checked(images, masks, has_mask)
+        output, relevance = self._attribute(images, self.formulation, create_graph=torch.is_grad_enabled())
+        self._warn_outside_range(relevance)
+        losses = [self._layer_loss(name, heatmaps, masks, flags) for name, heatmaps in relevance.items()]
+        return output, torch.stack(losses).mean()
+
+    def heatmap(self, images: Tensor, target: int | Tensor | Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Explain images; the model runs in eval mode and gets its modes back.
+
+        Parameters
+        ----------
+        images : Tensor
+            ``(N, C, H, W)`` or ``(N, C, T, H, W)``.
+        target : int, Tensor or formulation, optional
+            Class, or class of each image, to explain. Default None explains what the regularizer's formulation does.
+
+        Returns
+        -------
+        Tensor
+            Relevance ``(N, K, C, H, W)`` without a graph; positive speaks for the explained quantity.
+
+        Raises
+        ------
+        InvalidTypeError, InvalidValueError
+            If an argument is not allowed.
+        UncoveredOperationError
+            If the model runs operations that no rule covers.
+        """
+        images = self._checked_images(images, values=True)
+        formulation = self.formulation if target is None else Target(target) if not callable(target) else target
+        with eval_mode(self.model):
+            _, relevance = self._attribute(images.detach(), formulation, create_graph=False)
+        return relevance[INPUT].detach()
+
+    def calibrate(self, loader: Iterable[Any], *, progress: bool = True) -> dict[str, RelevanceRange]:
+        """Measure the range (C₁, C₂) of the total relevance of each layer, and use it from now on.
+
+        The model must be plainly trained already, or pretrained. It runs in eval mode, without a graph and without
+        moving BatchNorm statistics, and gets its modes back.
+
+        Parameters
+        ----------
+        loader : iterable
+            Batches of images, or tuples that begin with images. They are moved to the model's device.
+        progress : bool, default True
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        dict of str to RelevanceRange
+            For each layer (``"input"``): ``c1``, ``c2``, ``mean``, ``std`` and ``count``.
+
+        Raises
+        ------
+        CalibrationError
+            If there are fewer than two images, or the measured range is empty.
+        """
+        moments: dict[str, RunningMoments] = {}
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        with eval_mode(self.model):
+            for batch in tqdm(loader, desc="calibrating", unit="batch", disable=not progress, leave=False):
+                images = batch[0] if isinstance(batch, (list, tuple)) else batch
+                images = self._checked_images(images.to(device), values=True)
+                _, relevance = self._attribute(images.detach(), self.formulation, create_graph=False)
+                for name, heatmaps in relevance.items():
+                    moments.setdefault(name, RunningMoments()).update(total_relevance(heatmaps.detach()))
+        moments = moments or {INPUT: RunningMoments()}
+        self.ranges = {n: RelevanceRange.from_statistics(m.mean, m.std, m.count) for n, m in moments.items()}
+        return dict(self.ranges)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return ranges and the formulation's state as plain numbers and tensors."""
+        ranges = {name: dataclasses.asdict(measured) for name, measured in self.ranges.items()}
+        state = getattr(self.formulation, "state_dict", dict)()
+        return {"ranges": ranges, "formulation": state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises
+        ------
+        InvalidValueError
+            If keys are missing or unexpected.
+        CalibrationError
+            If a range is empty.
+        """
+        if set(state) != {"ranges", "formulation"}:
+            raise InvalidValueError(f"state must have the keys 'ranges' and 'formulation', got {sorted(state)}")
+        ranges = {name: RelevanceRange(**values) for name, values in state["ranges"].items()}
+        if hasattr(self.formulation, "load_state_dict"):
+            self.formulation.load_state_dict(state["formulation"])
+        self.ranges = ranges
+
+    def _layer_loss(self, name: str, heatmaps: Tensor, masks: Tensor, flags: Tensor) -> Tensor:
+        """Mean loss over the images that have a mask."""
+        measured = self.ranges.get(name, DEFAULT_RANGE)
+        # an all-foreground mask is always legal, and its loss finite, where no mask is given
+        foreground = torch.where(flags.view(-1, *(1,) * (masks.ndim - 1)), masks, torch.ones_like(masks))
+        losses = self.loss(heatmaps, foreground, measured.c1, measured.c2)
+        return torch.where(flags, losses, 0.0).sum() / flags.sum().clamp(min=1)
+
+    def _attribute(
+        self, images: Tensor, formulation: Callable[[Tensor], Tensor], *, create_graph: bool
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Make heatmaps; in the first pass of each mode, an error gives running statistics back."""
+        if torch.is_inference_mode_enabled():
+            raise InvalidValueError("heatmaps need gradients, which torch.inference_mode forbids; use torch.no_grad")
+        first = self.model.training not in self._checked_modes
+        with buffers_restored_on_error(self.model) if first else contextlib.nullcontext():
+            output, relevance = self.attribution(self.model, images, formulation, create_graph=create_graph)
+        self._checked_modes.add(self.model.training)
+        return output, relevance
+
+    def _checked(self, images: Tensor, masks: Tensor, has_mask: Any) -> tuple[Tensor, Tensor, Tensor]:
+        values = self.validate or not self._checked_modes or images.device.type == "cpu"
+        images = self._checked_images(images, values=values)
+        if not isinstance(masks, Tensor):
+            raise InvalidTypeError(f"masks must be a Tensor (N, 1, H, W) or (N, H, W), got {type(masks).__name__}")
+        masks = masks.as_subclass(Tensor)
+        spatial = images.ndim - 2
+        if masks.ndim == spatial + 1:
+            masks = masks.unsqueeze(1)
+        if masks.ndim != spatial + 2 or masks.shape[1] != 1 or masks.shape[0] != images.shape[0]:
+            raise InvalidValueError(
+                f"masks must have shape (N, 1, H, W) or (N, H, W) with N = {images.shape[0]} (and T for videos) for "
+                f"images of shape {tuple(images.shape)}, got {tuple(masks.shape)}"
+            )
+        if masks.device != images.device:
+            raise InvalidValueError(f"masks must be on the images' device {images.device}, got {masks.device}")
+        flags = check_has_mask(has_mask, images.shape[0], images.device)
+        if values:
+            validate_foreground(torch.where(flags.view(-1, *(1,) * (spatial + 1)), masks, torch.ones_like(masks)))
+        return images, masks, flags
+
+    def _checked_images(self, images: Tensor, *, values: bool) -> Tensor:
+        images = check_images(images, values=values)
+        composite = getattr(self.attribution, "composite", None)
+        if values and isinstance(composite, LRPFlex) and composite.box is not None:
+            check_in_box(images, composite.box)
+        return images
+
+    def _warn_outside_range(self, relevance: dict[str, Tensor]) -> None:
+        if self._warned or self.ranges:
+            return
+        self._warned = True
+        for name, heatmaps in relevance.items():
+            total = total_relevance(heatmaps.detach()).mean().item()
+            if not DEFAULT_RANGE.c1 / _FAR <= total <= DEFAULT_RANGE.c2 * _FAR:
+                warnings.warn(
+                    f"the total relevance at {name!r} is {total:.3g}, far outside of the default range "
+                    f"({DEFAULT_RANGE.c1:g}, {DEFAULT_RANGE.c2:g}) of the heatmap loss, whose foreground term will "
+                    "drown everything else; measure the range with calibrate(loader) on a plainly trained model",
+                    RelevanceRangeWarning,
+                    stacklevel=3,
+                )

@@ -1,0 +1,83 @@
+"""BatchNorm: an affine map with the statistics of this forward pass, constant in the signal pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from zennit_isnet.signal.substitute import Switch
+
+aten = torch.ops.aten
+
+
+def per_channel(vector: Tensor, like: Tensor) -> Tensor:
+    """View a vector ``(C,)`` so that it broadcasts over ``(N, C, …)``, in the dtype of that tensor."""
+    return vector.to(like.dtype).view(1, -1, *(1,) * (like.ndim - 2))
+
+
+class BatchNorm(Function):
+    """BatchNorm with the signal rule ``G_x = (γ/σ) ⊙ G_y``.
+
+    Returns the normalised batch and ``γ/σ`` as a second, differentiable output. The signal pass multiplies by that
+    output, so the signal depends on ``γ`` and, unless ``detach_statistics``, on ``σ(x)``, while one sample's signal
+    does not depend on the other samples' gradients.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        switch: Switch,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        training: bool,
+        momentum: float,
+        eps: float,
+        detach_statistics: bool,
+    ) -> tuple[Tensor, Tensor]:
+        output, mean, inverse_std = aten.native_batch_norm(
+            input, weight, bias, running_mean, running_var, training, momentum, eps
+        )
+        if not training:
+            assert running_mean is not None and running_var is not None  # native_batch_norm has checked it
+            inverse_std = torch.rsqrt(running_var + eps)
+            mean = running_mean
+        scale = inverse_std.clone() if weight is None else weight * inverse_std
+        ctx.switch, ctx.training, ctx.eps, ctx.alive = switch, training, eps, training and not detach_statistics
+        ctx.set_materialize_grads(False)
+        # copies of the running statistics, because the next forward pass of a shared module moves them
+        kept = (None, None) if training else (running_mean.clone(), running_var.clone())  # type: ignore[union-attr]
+        ctx.save_for_backward(input, weight, mean if training else kept[0], inverse_std, *kept, scale)
+        return output, scale
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, grad_scale: Tensor | None) -> tuple[Tensor | None, ...]:
+        input, weight, mean, inverse_std, running_mean, running_var, scale = ctx.saved_tensors
+        if ctx.switch.active:
+            return None, None if grad is None else grad * per_channel(scale, grad), *(None,) * 8
+        if ctx.training and torch.is_grad_enabled():
+            # a gradient of this gradient was asked for: σ must be a function of x in it
+            dims = [d for d in range(input.ndim) if d != 1]
+            mean, inverse_std = input.mean(dims), torch.rsqrt(input.var(dims, unbiased=False) + ctx.eps)
+        grad_input = grad_weight = grad_bias = None
+        if grad is not None:
+            mask = [ctx.needs_input_grad[1], weight is not None, ctx.needs_input_grad[3]]
+            grad_input, grad_weight, grad_bias = aten.native_batch_norm_backward(
+                grad, input, weight, running_mean, running_var, mean, inverse_std, ctx.training, ctx.eps, mask
+            )
+        if grad_scale is not None:
+            if weight is not None:
+                through_scale = grad_scale * inverse_std
+                grad_weight = through_scale if grad_weight is None else grad_weight + through_scale
+            if ctx.alive:
+                # ∂(γ/σ)/∂x = −γ (x − μ) / (n σ³)
+                count = input.numel() // input.shape[1]
+                factor = -grad_scale * scale * inverse_std**2 / count
+                through_std = (input - per_channel(mean, input)) * per_channel(factor, input)
+                grad_input = through_std if grad_input is None else grad_input + through_std
+        return None, grad_input, grad_weight, grad_bias if ctx.needs_input_grad[3] else None, *(None,) * 6

@@ -1,0 +1,116 @@
+"""The hook that turns one registration of a composite into frozen-gate passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from zennit.core import Hook, RemovableHandle, RemovableHandleList
+
+from zennit_isnet.errors import InvalidValueError, UncoveredOperationError
+from zennit_isnet.signal.mode import FrozenGateMode, Rule
+from zennit_isnet.signal.provenance import Kind, tensors_in
+from zennit_isnet.signal.stem import Stem
+from zennit_isnet.signal.substitute import InputRelevance
+
+
+class FrozenGates(Hook):  # type: ignore[misc]
+    """Zennit hook for the root module: every forward pass runs in a `FrozenGateMode`.
+
+    The hook is the switch of its passes: a backward pass is a signal pass while the hook is registered and active.
+    It puts a forward pre-hook and a forward hook on the root module and touches nothing else of the model.
+
+    Parameters
+    ----------
+    rules : mapping of function to rule
+        Rule of each operation.
+    epsilon : float
+        Stabilizer of the gates and of z^B.
+    box : tuple of Tensor, optional
+        Bounds of the images for z^B at the first layer; None for no z^B.
+    detach_statistics : bool
+        Whether ``σ`` of a BatchNorm is constant also as a function of the parameters.
+    """
+
+    def __init__(
+        self,
+        rules: Mapping[Any, Rule],
+        epsilon: float,
+        box: tuple[Tensor, Tensor] | None,
+        detach_statistics: bool,
+    ) -> None:
+        super().__init__()
+        self.rules, self.epsilon, self.box, self.detach_statistics = rules, epsilon, box, detach_statistics
+        self.active = False
+        self.input_gradient = True
+        self._mode: FrozenGateMode | None = None
+
+    def copy(self) -> FrozenGates:
+        """Return an unregistered hook with the same settings."""
+        return FrozenGates(self.rules, self.epsilon, self.box, self.detach_statistics)
+
+    def register(self, module: nn.Module) -> RemovableHandleList:
+        """Hook the root module and switch the signal pass on."""
+        self.active = True
+        return RemovableHandleList(
+            [
+                RemovableHandle(self),
+                module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True),
+                module.register_forward_hook(self._leave, always_call=True),
+            ]
+        )
+
+    def remove(self) -> None:
+        """Switch the signal pass off, for graphs that still exist too."""
+        self.active = False
+        self._end_mode()
+        super().remove()
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Let the images in through `InputRelevance`; without a gradient there is nothing to do."""
+        if self._mode is not None or not torch.is_grad_enabled():
+            return None
+        images = [t for t in tensors_in((*args, *kwargs.values())) if t.requires_grad]
+        if not images:
+            return None
+        mode = FrozenGateMode(module, self, self.rules)
+        entries = {id(t): InputRelevance.apply(self, t) for t in images}
+
+        def swap(value: Any) -> Any:
+            if isinstance(value, (list, tuple)):
+                return type(value)(map(swap, value))
+            return entries.get(id(value), value)
+
+        for entry in entries.values():
+            mode.enter(entry)
+        if self.box is not None:
+            if len(entries) != 1:
+                raise InvalidValueError(f"z^B needs one image batch as input, this model reads {len(entries)} tensors")
+            mode.stem = Stem(images[0], mode.entries[0], self.box)
+        self._mode = mode
+        mode.__enter__()
+        return swap(args), {key: swap(value) for key, value in kwargs.items()}
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """End the pass and raise what it found."""
+        mode = self._end_mode()
+        if mode is None or output is None:
+            return None
+        main = next(tensors_in(output.values() if isinstance(output, dict) else (output,)), None)
+        if main is not None and mode.kinds[main] is not Kind.SIGNAL:
+            name = "the model's output" if mode.kinds[main] is not Kind.HELD else "the model's output, behind a gate,"
+            remedy = "return logits, and connect them to the images by operations that have a rule"
+            mode.report(name, "carries no signal from the images", remedy)
+        if mode.stem is not None and not mode.stem.passed:
+            mode.report("z^B", "the model has no convolution that reads the images", "use box=None")
+        if mode.problems:
+            raise UncoveredOperationError(mode.problems)
+        return None
+
+    def _end_mode(self) -> FrozenGateMode | None:
+        mode, self._mode = self._mode, None
+        if mode is not None:
+            mode.__exit__(None, None, None)
+        return mode

@@ -1,0 +1,223 @@
+"""The rules of the frozen-gate network: each runs an operation and attaches what the signal does there."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.modules.utils import _ntuple
+
+from zennit_isnet.signal.activation import ReLU, gate
+from zennit_isnet.signal.batchnorm import BatchNorm
+from zennit_isnet.signal.convolution import Convolution, Geometry
+from zennit_isnet.signal.mode import FrozenGateMode
+from zennit_isnet.signal.provenance import Kind, tensors_in
+from zennit_isnet.signal.substitute import Hold, Substitute
+
+ELEMENTWISE: tuple[Callable[..., Any], ...] = (
+    *(F.celu, F.elu, F.gelu, F.hardshrink, F.hardswish, F.leaky_relu, F.mish, F.prelu, F.relu6, F.rrelu, F.selu),
+    *(F.silu, F.softshrink, F.softsign, F.tanh, F.tanhshrink, torch.celu, torch.hardshrink, torch.prelu, torch.selu),
+    *(torch.tanh, Tensor.tanh, Tensor.hardshrink),
+)
+"""Elementwise activations with ``a(0) = 0``."""
+
+IN_PLACE_RELUS = frozenset({F.relu_, torch.relu_, Tensor.relu_})
+
+IN_PLACE_ACTIVATIONS: Mapping[Any, Callable[..., Any]] = MappingProxyType(
+    {
+        **{F.celu_: F.celu, F.elu_: F.elu, F.leaky_relu_: F.leaky_relu, F.rrelu_: F.rrelu, F.selu_: F.selu},
+        **{torch.celu_: torch.celu, torch.selu_: torch.selu, torch.tanh_: torch.tanh, Tensor.tanh_: torch.tanh},
+    }
+)
+"""Functions that always work in place, and the same out of place."""
+
+INPLACE_POSITION: Mapping[Any, int] = MappingProxyType(
+    {
+        func: list(inspect.signature(func).parameters).index("inplace")
+        for func in (F.celu, F.elu, F.hardswish, F.hardtanh, F.leaky_relu, F.mish, F.relu6, F.rrelu, F.selu, F.silu)
+    }
+)
+"""Where the functions that can work in place take that argument."""
+
+
+def linear(mode: FrozenGateMode, func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Plain gradient: sums, concatenation, pooling, reshaping, linear layers."""
+    if any(mode.kinds[t] is Kind.HELD for t in tensors_in((*args, *kwargs.values()))):
+        reason = "adds a signal and something that is constant in the signal pass (a sigmoid gate, for example)"
+        mode.report(func, reason, "a gate may only multiply a signal; explain the model without this sum")
+    return func(*args, **kwargs)
+
+
+def assignment(mode: FrozenGateMode, func: Any, target: Tensor, index: Any, value: Any) -> None:
+    """``target[index] = value`` is linear and makes the target carry the signal."""
+    linear(mode, func, target, index, value)
+    mode.kinds[target] = Kind.SIGNAL
+
+
+def product(mode: FrozenGateMode, func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Plain gradient of a product in which exactly one factor carries the signal; the others are constant."""
+    if sum(mode.kinds[t] is Kind.SIGNAL for t in tensors_in((*args, *kwargs.values()))) > 1:
+        reason = "multiplies two tensors that both carry the signal"
+        mode.report(func, reason, "hold one factor constant (a gate), or register a rule for the module")
+    return func(*args, **kwargs)
+
+
+def quotient(mode: FrozenGateMode, func: Any, numerator: Any, denominator: Any, **kwargs: Any) -> Any:
+    """Plain gradient of a quotient whose denominator is constant in the signal pass."""
+    if isinstance(denominator, Tensor) and mode.kinds[denominator] is Kind.SIGNAL:
+        mode.report(func, "divides by a tensor that carries the signal", "register a rule for the module")
+    return func(numerator, denominator, **kwargs)
+
+
+def hold(mode: FrozenGateMode, func: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """Gates such as the sigmoid, and attention weights: constant in the signal pass, alive for the parameters."""
+    held: Tensor = Hold.apply(mode.settings, func(*args, **kwargs))
+    mode.kinds[held] = Kind.HELD
+    return held
+
+
+def constant(mode: FrozenGateMode, func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Results that have no gradient anyway, such as comparisons and ``detach``."""
+    return func(*args, **kwargs)
+
+
+def dropout(
+    mode: FrozenGateMode, func: Any, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """Dropout is linear; run out of place, so that gates may keep their activation."""
+    result: Tensor = func(input, p, training, False)
+    if inplace and result is not input:
+        mode.kinds[input] = Kind.STALE
+    return result
+
+
+def affine(mode: FrozenGateMode, func: Any, input: Tensor, weight: Tensor, bias: Any = None, *args: Any) -> Any:
+    """``W x + b``: plain gradient, with weights that do not depend on the images."""
+    for name, parameter in (("weight", weight), ("bias", bias)):
+        if isinstance(parameter, Tensor) and mode.kinds[parameter] is not Kind.CONSTANT:
+            mode.report(func, f"has a {name} that depends on the images", "register a rule for the module")
+    return func(input, weight, bias, *args)
+
+
+def convolution(
+    mode: FrozenGateMode,
+    func: Any,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, ...] = 1,
+    padding: int | str | tuple[int, ...] = 0,
+    dilation: int | tuple[int, ...] = 1,
+    groups: int = 1,
+) -> Any:
+    """Convolution: transposed weights."""
+    dims = weight.ndim - 2
+    spread = _ntuple(dims)
+    if padding == "same":
+        total = [d * (k - 1) for d, k in zip(spread(dilation), weight.shape[2:], strict=True)]
+        padding = "same" if any(t % 2 for t in total) else tuple(t // 2 for t in total)
+    elif padding == "valid":
+        padding = 0
+    if padding == "same" or input.ndim != weight.ndim or mode.kinds[weight] is not Kind.CONSTANT:
+        # PyTorch pads on one side more, an image without a batch dimension, or an error to report
+        return affine(mode, func, input, weight, bias, stride, padding, dilation, groups)
+    geometry = Geometry(spread(stride), spread(padding), spread(dilation), False, (0,) * dims, groups)
+    reads_images = any(input is entry for entry in mode.entries)
+    device = input.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        input, weight, bias = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    needs_input = mode.settings.input_gradient or not reads_images
+    output: Tensor = Convolution.apply(mode.settings, input, weight, bias, geometry, needs_input)
+    if reads_images and mode.stem is not None:
+        mode.stem.start(output, weight, bias, geometry)
+    return output
+
+
+def batch_norm(
+    mode: FrozenGateMode,
+    func: Any,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """BatchNorm: ``γ/σ`` with the statistics of this pass."""
+    if training and input.numel() == input.shape[1]:
+        # one value per channel has no variance: PyTorch's own error
+        return func(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    detach = mode.settings.detach_statistics
+    output, scale = BatchNorm.apply(
+        mode.settings, input, weight, bias, running_mean, running_var, training, momentum, eps, detach
+    )
+    if mode.stem is not None and input is mode.stem.tail:
+        mode.stem.fold(output, scale)
+    return output
+
+
+def relu(mode: FrozenGateMode, func: Any, input: Tensor, inplace: bool = False) -> Tensor:
+    """ReLU: gate ``a/(a + ε)``, in place where the model says so."""
+    inplace = inplace or func in IN_PLACE_RELUS
+    ends_stem = mode.stem is not None and input is mode.stem.tail
+    if inplace and input._is_view():
+        return input.copy_(relu(mode, torch.relu, input))
+    output: Tensor = ReLU.apply(mode.settings, input, mode.settings.epsilon, inplace and not ends_stem)
+    if ends_stem and mode.stem is not None:
+        output = mode.stem.end(mode, output)
+        if inplace:
+            mode.kinds[input] = Kind.STALE
+    return output
+
+
+def activation(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Any elementwise activation with ``a(0) = 0``: gate ``a / (z + ε·sign z)``."""
+    epsilon = mode.settings.epsilon
+    inplace, func, args, kwargs = out_of_place(func, args, kwargs)
+    overwrites = inplace and input._is_view()
+    preactivation = input.clone() if overwrites else input
+    output = func(preactivation, *args, **kwargs)
+
+    def rule(signal: Tensor, output: Tensor, preactivation: Tensor) -> tuple[None, Tensor]:
+        return None, signal * gate(output, preactivation, epsilon)
+
+    result: Tensor = Substitute.apply(mode.settings, rule, output, output, preactivation)
+    if mode.stem is not None and input is mode.stem.tail:
+        result = mode.stem.end(mode, output)
+    if overwrites:
+        return input.copy_(result)
+    if inplace:
+        mode.kinds[input] = Kind.STALE
+    return result
+
+
+def hardtanh(
+    mode: FrozenGateMode, func: Any, input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
+) -> Tensor:
+    """Hardtanh has ``a(0) = 0`` only where its range contains zero."""
+    if not min_val <= 0 <= max_val:
+        mode.report(func, f"has the range [{min_val}, {max_val}]", "use a range that contains 0, so that a(0) = 0")
+    return activation(mode, func, input, min_val, max_val, inplace=inplace)
+
+
+def out_of_place(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any, Any, Any]:
+    """Return whether a call works in place, and the same call out of place."""
+    if func in IN_PLACE_ACTIVATIONS:
+        return True, IN_PLACE_ACTIVATIONS[func], args, kwargs
+    if func in INPLACE_POSITION:
+        position = INPLACE_POSITION[func] - 1  # the input is not among args
+        inplace = kwargs.get("inplace", args[position] if len(args) > position else False)
+        return inplace, func, args[:position], {k: v for k, v in kwargs.items() if k != "inplace"}
+    return False, func, args, kwargs
+
+
+ACTIVATIONS = frozenset({relu, activation, hardtanh})
+"""The rules that end the first layer of the z^B rule."""

@@ -1,0 +1,134 @@
+"""Checks of what a user hands in: every message shows what came and what is allowed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError, UnsupportedModelError
+
+
+def check_model(model: Any) -> None:
+    """Raise for models whose operations cannot be seen.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `model` is no module.
+    UnsupportedModelError
+        If it is compiled, scripted or replicated by `torch.nn.DataParallel`.
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    for name, module in model.named_modules():
+        path = f"{name or '(the model)'} ({type(module).__name__})"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedModelError(f"{path}: a scripted module hides its operations; hand in the Python module")
+        if type(module).__name__ == "OptimizedModule" and hasattr(module, "_orig_mod"):
+            raise UnsupportedModelError(
+                f"{path}: torch.compile has no double backward; hand in the module that was compiled, `._orig_mod`"
+            )
+        if isinstance(module, nn.DataParallel):
+            raise UnsupportedModelError(
+                f"{path}: replicas of DataParallel run in threads of their own; use DistributedDataParallel"
+            )
+
+
+def check_images(images: Any, *, values: bool) -> Tensor:
+    """Return images as a plain tensor.
+
+    Parameters
+    ----------
+    images : Tensor
+        Floating, ``(N, C, H, W)`` or ``(N, C, T, H, W)``, finite.
+    values : bool
+        Whether to look at the values, which synchronises an accelerator.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `images` is no floating tensor.
+    InvalidValueError
+        If the shape is wrong or a value is NaN or infinite.
+    """
+    if not isinstance(images, Tensor):
+        raise InvalidTypeError(f"images must be a Tensor (N, C, H, W), got {type(images).__name__}")
+    if not images.is_floating_point():
+        raise InvalidTypeError(f"images must be floating point (scale them first), got {images.dtype}")
+    if images.ndim not in (4, 5) or images.numel() == 0:
+        raise InvalidValueError(
+            f"images must have shape (N, C, H, W) or (N, C, T, H, W), none of them 0, got {tuple(images.shape)}"
+        )
+    if values:
+        broken = ~images.detach().isfinite().flatten(1).all(1)
+        if bool(broken.any()):
+            raise InvalidValueError(f"images must be finite, got NaN or Inf in images {broken.nonzero()[:, 0].tolist()}")
+    return images.as_subclass(Tensor)
+
+
+def check_in_box(images: Tensor, box: tuple[Tensor, Tensor]) -> None:
+    """Raise if an image leaves the box of the z^B rule.
+
+    Raises
+    ------
+    InvalidValueError
+        If a value lies outside, or the box has bounds for another number of channels.
+    """
+    low, high = (bound.to(images) for bound in box)
+    for bound in (low, high):
+        if bound.ndim == 3 and bound.shape[0] not in (1, images.shape[1]):
+            raise InvalidValueError(f"box has bounds for {bound.shape[0]} channels, images have {images.shape[1]}")
+    # room for the rounding of the normalisation
+    slack = 1e-4 * (high - low)
+    outside = ((images < low - slack) | (images > high + slack)).flatten(1).any(1)
+    if bool(outside.any()):
+        raise InvalidValueError(
+            f"images must lie in the box [{low.flatten().tolist()}, {high.flatten().tolist()}] of the z^B rule, but "
+            f"images {outside.nonzero()[:, 0].tolist()} do not (range of the batch: {images.min().item():.4g} to "
+            f"{images.max().item():.4g}); box_from_normalization(mean, std) gives the box of normalised images"
+        )
+
+
+def check_has_mask(has_mask: Any, count: int, device: torch.device) -> Tensor:
+    """Return `has_mask` as booleans ``(N,)`` on `device`; None means that every image has a mask.
+
+    Raises
+    ------
+    InvalidTypeError
+        If it is not boolean.
+    InvalidValueError
+        If it has not one entry for each image.
+    """
+    if has_mask is None:
+        return torch.ones(count, dtype=torch.bool, device=device)
+    flags = torch.as_tensor(has_mask, device=device)
+    if flags.dtype != torch.bool:
+        raise InvalidTypeError(f"has_mask must be boolean, one for each image, got {flags.dtype}")
+    if flags.shape != (count,):
+        raise InvalidValueError(f"has_mask must have shape ({count},), got {tuple(flags.shape)}")
+    return flags
+
+
+def main_logits(output: Any) -> Tensor:
+    """Return the logits ``(N, C)`` of a model's output: a tensor, or a named tuple with the main head first.
+
+    Raises
+    ------
+    InvalidTypeError
+        If it is neither.
+    InvalidValueError
+        If the logits have another shape.
+    """
+    logits = output[0] if isinstance(output, tuple) and hasattr(output, "_fields") and output else output
+    if not isinstance(logits, Tensor):
+        raise InvalidTypeError(
+            "the model must return logits (N, C), or a named tuple of the logits and auxiliary heads, "
+            f"got {type(output).__name__}"
+        )
+    if logits.ndim != 2 or not logits.is_floating_point():
+        raise InvalidValueError(
+            f"the model must return floating logits of shape (N, C), got {tuple(logits.shape)} of {logits.dtype}"
+        )
+    return logits
