@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from zennit_isnet.composites import LRPFlex
-from zennit_isnet.formulations import Formulation
 from zennit_isnet.validation import main_logits
 
 INPUT = "input"
@@ -19,7 +19,7 @@ class Attribution(Protocol):
     """Makes the heatmaps that `ISNetRegularizer` penalises; any callable with this signature can replace LRP."""
 
     def __call__(
-        self, model: nn.Module, images: Tensor, formulation: Formulation, *, create_graph: bool = True
+        self, model: nn.Module, images: Tensor, formulation: Callable[[Tensor], Tensor], *, create_graph: bool = True
     ) -> tuple[Any, dict[str, Tensor]]:
         """Return the model's output and, for each layer, relevance of shape ``(N, K, C, …)``."""
 
@@ -48,7 +48,7 @@ class LRPAttribution:
         self.composite = LRPFlex() if composite is None else composite
 
     def __call__(
-        self, model: nn.Module, images: Tensor, formulation: Formulation, *, create_graph: bool = True
+        self, model: nn.Module, images: Tensor, formulation: Callable[[Tensor], Tensor], *, create_graph: bool = True
     ) -> tuple[Any, dict[str, Tensor]]:
         """Run the model once, and one signal pass for each explained quantity.
 
@@ -59,8 +59,8 @@ class LRPAttribution:
         images : Tensor
             ``(N, C, H, W)`` or ``(N, C, T, H, W)``. If they require a gradient, the relevance is differentiable with
             respect to them too.
-        formulation : Formulation
-            The explained quantities.
+        formulation : callable
+            ``formulation(logits) -> seeds (N, K, C)``, the explained quantities; a `Formulation`.
         create_graph : bool, default True
             Whether the relevance can be differentiated.
 
@@ -78,9 +78,11 @@ class LRPAttribution:
         InvalidTypeError, InvalidValueError
             If the model does not return logits.
         """
-        source = images if images.requires_grad else images.detach().requires_grad_()
+        # a view of images that was made without gradients says that it requires one, and gets none
+        follows = images.requires_grad and torch.is_grad_enabled()
+        source = images if follows else images.detach().requires_grad_()
         with torch.enable_grad(), self.composite.context(model):
-            self.composite.set_input_gradient(images.requires_grad)
+            self.composite.set_input_gradient(follows)
             output = model(source)
             logits = main_logits(output)
             seeds = formulation(logits)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from zennit_isnet.errors import CalibrationError
+from zennit_isnet.errors import CalibrationError, InvalidValueError
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,28 @@ DEFAULT_RANGE = RelevanceRange(1.0, 25.0)
 """The authors' defaults, used until a range is measured."""
 
 
+def ranges_from_state(state: Any) -> dict[str, RelevanceRange]:
+    """Return the ranges that ``dataclasses.asdict`` made numbers of.
+
+    Parameters
+    ----------
+    state : mapping of str to mapping
+        For each layer ``c1`` and ``c2``, and perhaps ``mean``, ``std`` and ``count``.
+
+    Raises
+    ------
+    InvalidValueError
+        If it is not of this form.
+    CalibrationError
+        If a range is empty.
+    """
+    try:
+        return {name: RelevanceRange(**values) for name, values in state.items()}
+    except (AttributeError, TypeError) as error:
+        known = ", ".join(field.name for field in fields(RelevanceRange))
+        raise InvalidValueError(f"ranges must map layers to numbers {known}, got {state!r}") from error
+
+
 class RunningMoments:
     """Mean and sample standard deviation in one pass, in float64 (Welford, in the batched form of Chan et al.).
 
@@ -108,6 +131,8 @@ class RunningMoments:
         values = values.detach().to("cpu", torch.float64)
         if not bool(values.isfinite().all()):
             raise CalibrationError(f"the total relevance must be finite, got {values.tolist()}")
+        if not values.numel():
+            return
         count, mean = values.numel(), values.mean().item()
         total, shift = self.count + count, mean - self.mean
         self._squares += (values - mean).square().sum().item() + shift**2 * self.count * count / total

@@ -20,8 +20,8 @@ from zennit_isnet.signal.table import RULES
 Bound = float | Sequence[float] | Tensor
 
 
-@register_composite("lrp_flex")  # type: ignore[untyped-decorator]
-class LRPFlex(Composite):  # type: ignore[misc]
+@register_composite("lrp_flex")
+class LRPFlex(Composite):
     """LRP by frozen gates: gradient × input of the network whose gates are constant in the backward pass.
 
     Sees modules and functional calls alike, changes nothing of the model, and supplies relevance that is an exactly

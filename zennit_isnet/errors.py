@@ -35,11 +35,17 @@ class UncoveredOperationError(UnsupportedModelError):
     def __init__(self, problems: list[str]) -> None:
         self.problems = list(problems)
         count = f"{len(problems)} operation{'s' if len(problems) != 1 else ''}"
-        super().__init__("\n".join([f"no relevance rule covers {count} of this model:", *(f"  - {p}" for p in problems)]))
+        super().__init__(
+            "\n".join([f"no relevance rule covers {count} of this model:", *(f"  - {p}" for p in problems)])
+        )
 
 
 class CalibrationError(ISNetError, ValueError):
     """The relevance range (C1, C2) could not be measured."""
+
+
+class MissingDependencyError(ISNetError, ImportError):
+    """A package of one of the extras is needed but not installed."""
 
 
 class RelevanceRangeWarning(UserWarning):

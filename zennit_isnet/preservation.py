@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+
+def detached(output: Any) -> Any:
+    """Return a model's output, a tensor or a (named) tuple of them, without its graph."""
+    if isinstance(output, Tensor):
+        return output.detach()
+    if isinstance(output, tuple):
+        heads = [detached(head) for head in output]
+        return type(output)(*heads) if hasattr(output, "_fields") else tuple(heads)
+    return output
 
 
 @contextmanager

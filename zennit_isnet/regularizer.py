@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -10,17 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
 from zennit_isnet.attribution import INPUT, Attribution, LRPAttribution
-from zennit_isnet.calibration import DEFAULT_RANGE, RelevanceRange, RunningMoments
+from zennit_isnet.calibration import DEFAULT_RANGE, RelevanceRange, RunningMoments, ranges_from_state
 from zennit_isnet.composites import LRPFlex
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError, RelevanceRangeWarning
-from zennit_isnet.formulations import Formulation, Selective, Target
+from zennit_isnet.formulations import Selective, Target
 from zennit_isnet.functional import total_relevance, validate_foreground
 from zennit_isnet.losses import HeatmapLoss
-from zennit_isnet.preservation import buffers_restored_on_error, eval_mode
-from zennit_isnet.validation import check_has_mask, check_images, check_in_box, check_model
+from zennit_isnet.preservation import buffers_restored_on_error, detached, eval_mode
+from zennit_isnet.validation import check_callable, check_has_mask, check_images, check_in_box, check_model
 
 _FAR = 10.0
 """A total relevance this many times outside of the range draws a warning."""
@@ -57,7 +57,7 @@ class ISNetRegularizer:
     Raises
     ------
     InvalidTypeError
-        If `model` is no module, or both `composite` and `attribution` are given.
+        If `model` is no module, a part has the wrong type, or both `composite` and `attribution` are given.
     UnsupportedModelError
         If the model is compiled, scripted or a `DataParallel`.
 
@@ -89,15 +89,18 @@ class ISNetRegularizer:
         validate: bool = False,
     ) -> None:
         check_model(model)
+        check_callable(formulation=formulation, loss=loss, attribution=attribution)
         if composite is not None and attribution is not None:
             raise InvalidTypeError("give composite or attribution, not both: composite is short for LRPAttribution")
+        if not (composite is None or isinstance(composite, LRPFlex)):
+            raise InvalidTypeError(f"composite must be an LRPFlex, got {type(composite).__name__}")
         self.model = model
         self.attribution: Attribution = LRPAttribution(composite) if attribution is None else attribution
-        self.formulation = Selective() if formulation is None else formulation
+        self.formulation: Callable[[Tensor], Tensor] = Selective() if formulation is None else formulation
         self.loss = HeatmapLoss() if loss is None else loss
         self.validate = validate
         self.ranges: dict[str, RelevanceRange] = {}
-        self._checked_modes: set[bool] = set()
+        self._called = False
         self._warned = False
 
     def __call__(self, images: Tensor, masks: Tensor, has_mask: Any = None) -> tuple[Any, Tensor]:
@@ -116,7 +119,7 @@ class ISNetRegularizer:
         Returns
         -------
         logits
-            What the model returned, unchanged.
+            What the model returned, unchanged; without a graph where gradients are not enabled.
         penalty : Tensor
             Scalar: mean over the images that have a mask; 0 if none has. Without gradients enabled, a plain number.
 
@@ -133,10 +136,14 @@ class ISNetRegularizer:
             At the first call, if the range was not calibrated and the relevance lies far outside of the default.
         """
         images, masks, flags = self._checked(images, masks, has_mask)
-        output, relevance = self._attribute(images, self.formulation, create_graph=torch.is_grad_enabled())
-        self._warn_outside_range(relevance)
-        losses = [self._layer_loss(name, heatmaps, masks, flags) for name, heatmaps in relevance.items()]
-        return output, torch.stack(losses).mean()
+        training = torch.is_grad_enabled()
+        with buffers_restored_on_error(self.model):
+            output, relevance = self.attribution(self.model, images, self.formulation, create_graph=training)
+            self._warn_outside_range(relevance)
+            losses = [self._layer_loss(name, heatmaps, masks, flags) for name, heatmaps in relevance.items()]
+            penalty = torch.stack(losses).mean()
+        self._called = True
+        return output if training else detached(output), penalty
 
     def heatmap(self, images: Tensor, target: int | Tensor | Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Explain images; the model runs in eval mode and gets its modes back.
@@ -162,9 +169,7 @@ class ISNetRegularizer:
         """
         images = self._checked_images(images, values=True)
         formulation = self.formulation if target is None else Target(target) if not callable(target) else target
-        with eval_mode(self.model):
-            _, relevance = self._attribute(images.detach(), formulation, create_graph=False)
-        return relevance[INPUT].detach()
+        return self._explain(images, formulation)[INPUT]
 
     def calibrate(self, loader: Iterable[Any], *, progress: bool = True) -> dict[str, RelevanceRange]:
         """Measure the range (C₁, C₂) of the total relevance of each layer, and use it from now on.
@@ -188,16 +193,16 @@ class ISNetRegularizer:
         ------
         CalibrationError
             If there are fewer than two images, or the measured range is empty.
+        InvalidTypeError, InvalidValueError
+            If a batch does not begin with images. After any error the former range stays in use.
         """
         moments: dict[str, RunningMoments] = {}
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        with eval_mode(self.model):
-            for batch in tqdm(loader, desc="calibrating", unit="batch", disable=not progress, leave=False):
-                images = batch[0] if isinstance(batch, (list, tuple)) else batch
-                images = self._checked_images(images.to(device), values=True)
-                _, relevance = self._attribute(images.detach(), self.formulation, create_graph=False)
-                for name, heatmaps in relevance.items():
-                    moments.setdefault(name, RunningMoments()).update(total_relevance(heatmaps.detach()))
+        for batch in tqdm(loader, desc="calibrating", unit="batch", disable=not progress, leave=False):
+            images = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
+            images = self._checked_images(images, values=True).to(device)
+            for name, heatmaps in self._explain(images, self.formulation).items():
+                moments.setdefault(name, RunningMoments()).update(total_relevance(heatmaps))
         moments = moments or {INPUT: RunningMoments()}
         self.ranges = {n: RelevanceRange.from_statistics(m.mean, m.std, m.count) for n, m in moments.items()}
         return dict(self.ranges)
@@ -205,7 +210,7 @@ class ISNetRegularizer:
     def state_dict(self) -> dict[str, Any]:
         """Return ranges and the formulation's state as plain numbers and tensors."""
         ranges = {name: dataclasses.asdict(measured) for name, measured in self.ranges.items()}
-        state = getattr(self.formulation, "state_dict", dict)()
+        state: Any = getattr(self.formulation, "state_dict", dict)()
         return {"ranges": ranges, "formulation": state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -214,13 +219,14 @@ class ISNetRegularizer:
         Raises
         ------
         InvalidValueError
-            If keys are missing or unexpected.
+            If keys are missing or unexpected, or a range is not made of numbers.
         CalibrationError
             If a range is empty.
         """
-        if set(state) != {"ranges", "formulation"}:
-            raise InvalidValueError(f"state must have the keys 'ranges' and 'formulation', got {sorted(state)}")
-        ranges = {name: RelevanceRange(**values) for name, values in state["ranges"].items()}
+        if not isinstance(state, Mapping) or set(state) != {"ranges", "formulation"}:
+            came = list(state) if isinstance(state, Mapping) else type(state).__name__
+            raise InvalidValueError(f"state must be a mapping with the keys 'ranges' and 'formulation', got {came}")
+        ranges = ranges_from_state(state["ranges"])
         if hasattr(self.formulation, "load_state_dict"):
             self.formulation.load_state_dict(state["formulation"])
         self.ranges = ranges
@@ -233,20 +239,17 @@ class ISNetRegularizer:
         losses = self.loss(heatmaps, foreground, measured.c1, measured.c2)
         return torch.where(flags, losses, 0.0).sum() / flags.sum().clamp(min=1)
 
-    def _attribute(
-        self, images: Tensor, formulation: Callable[[Tensor], Tensor], *, create_graph: bool
-    ) -> tuple[Any, dict[str, Tensor]]:
-        """Make heatmaps; in the first pass of each mode, an error gives running statistics back."""
-        if torch.is_inference_mode_enabled():
-            raise InvalidValueError("heatmaps need gradients, which torch.inference_mode forbids; use torch.no_grad")
-        first = self.model.training not in self._checked_modes
-        with buffers_restored_on_error(self.model) if first else contextlib.nullcontext():
-            output, relevance = self.attribution(self.model, images, formulation, create_graph=create_graph)
-        self._checked_modes.add(self.model.training)
-        return output, relevance
+    def _explain(self, images: Tensor, formulation: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Make heatmaps without a graph, in eval mode."""
+        # DistributedDataParallel would wait for all processes, of which perhaps only this one explains
+        model = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+        with eval_mode(model):
+            _, relevance = self.attribution(model, images.detach(), formulation, create_graph=False)
+        return {name: heatmaps.detach() for name, heatmaps in relevance.items()}
 
     def _checked(self, images: Tensor, masks: Tensor, has_mask: Any) -> tuple[Tensor, Tensor, Tensor]:
-        values = self.validate or not self._checked_modes or images.device.type == "cpu"
+        # reading values makes an accelerator wait
+        values = self.validate or not self._called or not isinstance(images, Tensor) or images.device.type == "cpu"
         images = self._checked_images(images, values=values)
         if not isinstance(masks, Tensor):
             raise InvalidTypeError(f"masks must be a Tensor (N, 1, H, W) or (N, H, W), got {type(masks).__name__}")

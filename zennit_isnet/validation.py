@@ -18,7 +18,7 @@ def check_model(model: Any) -> None:
     InvalidTypeError
         If `model` is no module.
     UnsupportedModelError
-        If it is compiled, scripted or replicated by `torch.nn.DataParallel`.
+        If it, or a module in it, is compiled, scripted or replicated by `torch.nn.DataParallel`.
     """
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -30,10 +30,27 @@ def check_model(model: Any) -> None:
             raise UnsupportedModelError(
                 f"{path}: torch.compile has no double backward; hand in the module that was compiled, `._orig_mod`"
             )
+        if getattr(module, "_compiled_call_impl", None) is not None:
+            raise UnsupportedModelError(
+                f"{path}: torch.compile has no double backward; do not call `compile()` on the module"
+            )
         if isinstance(module, nn.DataParallel):
             raise UnsupportedModelError(
                 f"{path}: replicas of DataParallel run in threads of their own; use DistributedDataParallel"
             )
+
+
+def check_callable(**parts: Any) -> None:
+    """Raise for a replaceable part that is neither None nor callable.
+
+    Raises
+    ------
+    InvalidTypeError
+        If one cannot be called.
+    """
+    for name, part in parts.items():
+        if not (part is None or callable(part)):
+            raise InvalidTypeError(f"{name} must be callable, or None for the default, got {type(part).__name__}")
 
 
 def check_images(images: Any, *, values: bool) -> Tensor:
@@ -51,10 +68,14 @@ def check_images(images: Any, *, values: bool) -> Tensor:
     InvalidTypeError
         If `images` is no floating tensor.
     InvalidValueError
-        If the shape is wrong or a value is NaN or infinite.
+        If the shape is wrong or a value is NaN or infinite, or in or from `torch.inference_mode`.
     """
+    if torch.is_inference_mode_enabled():
+        raise InvalidValueError("heatmaps need gradients, which torch.inference_mode forbids; use torch.no_grad")
     if not isinstance(images, Tensor):
         raise InvalidTypeError(f"images must be a Tensor (N, C, H, W), got {type(images).__name__}")
+    if images.is_inference():
+        raise InvalidValueError("images must be normal tensors, got one made in torch.inference_mode; clone it")
     if not images.is_floating_point():
         raise InvalidTypeError(f"images must be floating point (scale them first), got {images.dtype}")
     if images.ndim not in (4, 5) or images.numel() == 0:
@@ -64,7 +85,9 @@ def check_images(images: Any, *, values: bool) -> Tensor:
     if values:
         broken = ~images.detach().isfinite().flatten(1).all(1)
         if bool(broken.any()):
-            raise InvalidValueError(f"images must be finite, got NaN or Inf in images {broken.nonzero()[:, 0].tolist()}")
+            raise InvalidValueError(
+                f"images must be finite, got NaN or Inf in images {broken.nonzero()[:, 0].tolist()}"
+            )
     return images.as_subclass(Tensor)
 
 
@@ -103,7 +126,10 @@ def check_has_mask(has_mask: Any, count: int, device: torch.device) -> Tensor:
     """
     if has_mask is None:
         return torch.ones(count, dtype=torch.bool, device=device)
-    flags = torch.as_tensor(has_mask, device=device)
+    try:
+        flags = torch.as_tensor(has_mask, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidTypeError(f"has_mask must be boolean, one for each image, got {has_mask!r}") from error
     if flags.dtype != torch.bool:
         raise InvalidTypeError(f"has_mask must be boolean, one for each image, got {flags.dtype}")
     if flags.shape != (count,):

@@ -5,13 +5,11 @@ Needs the packages of the extra ``examples``.
 
 from zennit_isnet.data.background_bias import BackgroundBias
 from zennit_isnet.data.digits import foreground_mask, load_digits
-from zennit_isnet.data.optional import MissingDependencyError
 from zennit_isnet.data.textures import TEXTURE_SOURCES, cut_textures, load_texture
 
 __all__ = [
     "TEXTURE_SOURCES",
     "BackgroundBias",
-    "MissingDependencyError",
     "cut_textures",
     "foreground_mask",
     "load_digits",

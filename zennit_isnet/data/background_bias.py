@@ -185,9 +185,8 @@ class BackgroundBias(Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
 
 def _checked(source: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     if len(source) != 2 or not all(isinstance(part, Tensor) for part in source):
-        raise InvalidTypeError(
-            f"source must be a name or a tuple (images, labels) of two tensors, got {len(source)} items"
-        )
+        kinds = ", ".join(type(part).__name__ for part in source)
+        raise InvalidTypeError(f"source must be a name or a tuple (images, labels) of two tensors, got ({kinds})")
     images, labels = source
     if images.dtype != torch.uint8 or labels.dtype != torch.int64:
         raise InvalidTypeError(f"source must hold uint8 images and int64 labels, got {images.dtype} and {labels.dtype}")

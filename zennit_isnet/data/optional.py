@@ -3,11 +3,7 @@
 from importlib import import_module
 from types import ModuleType
 
-from zennit_isnet.errors import ISNetError
-
-
-class MissingDependencyError(ISNetError, ImportError):
-    """A package of the extra ``examples`` is needed but not installed."""
+from zennit_isnet.errors import MissingDependencyError
 
 
 def import_optional(module: str, package: str) -> ModuleType:

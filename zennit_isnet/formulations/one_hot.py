@@ -1,7 +1,6 @@
 """The formulations that explain given logits: each class, or a target."""
 
 from operator import index
-from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -88,6 +87,10 @@ def _as_classes(classes: int | Tensor) -> Tensor:
         if classes.dim() > 1:
             raise InvalidValueError(f"classes must have shape () or (N,); got {tuple(classes.shape)}")
         return classes.detach().to(torch.int64, copy=True)
-    if isinstance(classes, bool) or not isinstance(classes, SupportsIndex):
+    try:
+        number = None if isinstance(classes, bool) else index(classes)
+    except TypeError:
+        number = None
+    if number is None:
         raise InvalidTypeError(f"classes must be an int or an integer tensor; got {classes!r}")
-    return torch.tensor(index(classes))
+    return torch.tensor(number)

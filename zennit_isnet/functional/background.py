@@ -77,6 +77,8 @@ def normalized_background(
     """
     check_choice("normalization", normalization, Normalization)
     check_number("stabilizer", stabilizer, include_low=True)
+    if ceiling != math.inf:
+        check_number("ceiling", ceiling)
     relevance, foreground = align(relevance, foreground)
     channels, spatial = relevance.shape[2], tuple(range(3, relevance.dim()))
     absolute = relevance.abs()
@@ -146,13 +148,14 @@ def background_loss(
 
 
 def _saturating_ratio(numerator: Tensor, denominator: Tensor, ceiling: float) -> Tensor:
-    """Divide; ``0 / 0`` is 0 and large is `ceiling`, both with zero gradient."""
+    """Divide; ``0 / 0`` is 0 and large is `ceiling`, both with zero gradient. Subnormal numbers count as zero."""
+    tiny = torch.finfo(numerator.dtype).tiny
     # Any common factor cancels, so a constant one may bring both near 1, where no gradient can overflow on its way.
     total = (numerator + denominator).detach()
-    nothing = total < torch.finfo(total.dtype).tiny
+    nothing, zero_denominator = total < tiny, denominator < tiny
     scale = total.masked_fill(nothing, 1.0)
     numerator, denominator = numerator / scale, denominator / scale
-    saturated = denominator <= numerator / ceiling
+    saturated = zero_denominator | (denominator <= numerator / ceiling)
     # The divisor is replaced where the quotient is: zero times the infinite gradient of a division by zero is NaN.
     quotient = numerator / denominator.masked_fill(saturated | nothing, 1.0)
     return quotient.masked_fill(saturated, ceiling).masked_fill(nothing, 0.0)

@@ -29,7 +29,7 @@ class ReLUGate(Function):
         return signal * (output / (output + epsilon))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         signal, output = ctx.saved_tensors
         shifted = output + ctx.epsilon

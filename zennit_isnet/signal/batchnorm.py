@@ -44,7 +44,8 @@ class BatchNorm(Function):
             input, weight, bias, running_mean, running_var, training, momentum, eps
         )
         if not training:
-            assert running_mean is not None and running_var is not None  # native_batch_norm has checked it
+            assert running_mean is not None  # native_batch_norm has checked both
+            assert running_var is not None
             inverse_std = torch.rsqrt(running_var + eps)
             mean = running_mean
         scale = inverse_std.clone() if weight is None else weight * inverse_std

@@ -40,7 +40,7 @@ class TransposedSignal(Function):
         return result
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         signal, weight = ctx.saved_tensors
         grad_signal = grad_weight = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from zennit_isnet.signal.stem import Stem
 from zennit_isnet.signal.substitute import InputRelevance
 
 
-class FrozenGates(Hook):  # type: ignore[misc]
+class FrozenGates(Hook):
     """Zennit hook for the root module: every forward pass runs in a `FrozenGateMode`.
 
     The hook is the switch of its passes: a backward pass is a signal pass while the hook is registered and active.
@@ -46,6 +47,7 @@ class FrozenGates(Hook):  # type: ignore[misc]
         self.active = False
         self.input_gradient = True
         self._mode: FrozenGateMode | None = None
+        self._stack = ExitStack()
 
     def copy(self) -> FrozenGates:
         """Return an unregistered hook with the same settings."""
@@ -90,7 +92,7 @@ class FrozenGates(Hook):  # type: ignore[misc]
                 raise InvalidValueError(f"z^B needs one image batch as input, this model reads {len(entries)} tensors")
             mode.stem = Stem(images[0], mode.entries[0], self.box)
         self._mode = mode
-        mode.__enter__()
+        self._stack.enter_context(mode)
         return swap(args), {key: swap(value) for key, value in kwargs.items()}
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -112,5 +114,5 @@ class FrozenGates(Hook):  # type: ignore[misc]
     def _end_mode(self) -> FrozenGateMode | None:
         mode, self._mode = self._mode, None
         if mode is not None:
-            mode.__exit__(None, None, None)
+            self._stack.close()
         return mode

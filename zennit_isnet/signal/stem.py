@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from zennit_isnet.signal.provenance import Kind, tensors_in
-from zennit_isnet.signal.rules import ACTIVATIONS, batch_norm, convolution
+from zennit_isnet.signal.rules import ACTIVATIONS, batch_norm, constant, convolution
 from zennit_isnet.signal.substitute import Substitute
 from zennit_isnet.signal.zbox import zbox_relevance
 
@@ -41,6 +41,8 @@ class Stem:
 
     def before(self, mode: FrozenGateMode, func: Any, rule: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Check an operation that is about to run; end the stem before one that does not belong to it."""
+        if rule is constant:
+            return args, kwargs  # a look at the shape reads no values
         operands = list(tensors_in((*args, *kwargs.values())))
         if rule is not convolution and any(t is self.entry for t in operands):
             remedy = "normalise the images before the model, or use box=None"
@@ -71,7 +73,8 @@ class Stem:
 
     def end(self, mode: FrozenGateMode, output: Tensor) -> Tensor:
         """Return `output`, the last of the stem, with the z^B rule attached; another stem may start."""
-        assert self.first is not None and self.tail is not None
+        assert self.first is not None
+        assert self.tail is not None
         preactivation, weight, bias, geometry = self.first
         low, high, epsilon = self.low, self.high, mode.settings.epsilon
 

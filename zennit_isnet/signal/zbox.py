@@ -56,6 +56,6 @@ def zbox_relevance(
     lower = aten.convolution(low.expand(one_image), positive, None, *geometry)
     upper = aten.convolution(high.expand(one_image), negative, None, *geometry)
     share = relevance / stabilize(preactivation - lower - upper, epsilon)
-    through_positive = TransposedSignal.apply(share, positive, images, geometry)
-    through_negative = TransposedSignal.apply(share, negative, images, geometry)
+    through_positive: Tensor = TransposedSignal.apply(share, positive, images, geometry)
+    through_negative: Tensor = TransposedSignal.apply(share, negative, images, geometry)
     return (images - low) * through_positive + (images - high) * through_negative
