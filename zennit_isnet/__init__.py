@@ -14,6 +14,7 @@ from zennit_isnet.errors import (
     InvalidTypeError,
     InvalidValueError,
     ISNetError,
+    MissingDependencyError,
     RelevanceRangeWarning,
     UncoveredOperationError,
     UnsupportedModelError,
@@ -21,12 +22,15 @@ from zennit_isnet.errors import (
 from zennit_isnet.formulations import Formulation, Original, Selective, Stochastic, Target
 from zennit_isnet.losses import HeatmapLoss
 from zennit_isnet.regularizer import ISNetRegularizer
+from zennit_isnet.relevance.canonizers import FuseBatchNorm, MakeFunctionsVisible
+from zennit_isnet.relevance.composite import differentiable
 
 __version__ = version("zennit-isnet")
 
 __all__ = [
     "CalibrationError",
     "Formulation",
+    "FuseBatchNorm",
     "HeatmapLoss",
     "ISNetError",
     "ISNetRegularizer",
@@ -34,6 +38,8 @@ __all__ = [
     "InvalidValueError",
     "LRPAttribution",
     "LRPFlex",
+    "MakeFunctionsVisible",
+    "MissingDependencyError",
     "Original",
     "RelevanceRange",
     "RelevanceRangeWarning",
@@ -44,4 +50,5 @@ __all__ = [
     "UnsupportedModelError",
     "__version__",
     "box_from_normalization",
+    "differentiable",
 ]

@@ -84,7 +84,7 @@ class LRPAttribution:
         with torch.enable_grad(), self.composite.context(model):
             self.composite.set_input_gradient(follows)
             output = model(source)
-            logits = main_logits(output)
+            logits = main_logits(output, source.shape[0])
             seeds = formulation(logits)
             heatmaps = [
                 torch.autograd.grad(logits, source, seed, create_graph=create_graph, retain_graph=True)[0]

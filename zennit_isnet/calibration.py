@@ -73,6 +73,8 @@ class RelevanceRange:
         """
         if count < 2:
             raise CalibrationError(f"measuring the relevance range needs at least 2 images, got {count}")
+        if not (math.isfinite(mean) and math.isfinite(std)):
+            raise CalibrationError(f"the total relevance must be finite, got mean {mean} and standard deviation {std}")
         c1 = max(mean / 5, mean - 3 * std)
         return cls(c1, min(25 * c1, mean + 3 * std), mean, std, count)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from zennit.composites import register_composite
 from zennit.core import Composite
 
+from zennit_isnet.arguments import check_number
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.signal.hook import FrozenGates
 from zennit_isnet.signal.mode import Rule
@@ -82,8 +82,7 @@ class LRPFlex(Composite):
         detach_statistics: bool = False,
         rules: Mapping[Any, Rule] | None = None,
     ) -> None:
-        if not (isinstance(epsilon, (int, float)) and math.isfinite(epsilon) and epsilon > 0):
-            raise InvalidValueError(f"epsilon must be a positive finite number, got {epsilon!r}")
+        check_number("epsilon", epsilon)
         self.epsilon = float(epsilon)
         self.box = None if box is None else _box(box)
         self.detach_statistics = detach_statistics
@@ -128,9 +127,9 @@ def box_from_normalization(mean: Bound, std: Bound) -> tuple[Tensor, Tensor]:
 
     Examples
     --------
-    >>> low, high = box_from_normalization(mean=(0.5, 0.4, 0.4), std=(0.5, 0.2, 0.2))
+    >>> low, high = box_from_normalization(mean=(0.5, 0.5, 0.25), std=(0.5, 0.25, 0.25))
     >>> low.flatten().tolist(), high.flatten().tolist()
-    ([-1.0, -2.0, -2.0], [1.0, 3.0, 3.0])
+    ([-1.0, -2.0, -1.0], [1.0, 2.0, 3.0])
     """
     center, scale = torch.as_tensor(mean, dtype=torch.float64), torch.as_tensor(std, dtype=torch.float64)
     if not bool((scale > 0).all()):
@@ -142,8 +141,13 @@ def _box(box: tuple[Bound, Bound]) -> tuple[Tensor, Tensor]:
     """Bounds as tensors that broadcast over ``(N, C, …)``; low ≤ high, with some width."""
     if not (isinstance(box, (list, tuple)) and len(box) == 2):
         raise InvalidTypeError(f"box must be a pair (low, high), got {box!r}")
-    low, high = (torch.as_tensor(bound, dtype=torch.float64).detach() for bound in box)
+    try:
+        low, high = (torch.as_tensor(bound, dtype=torch.float64).detach() for bound in box)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidTypeError(f"box must hold numbers, one or one for each channel, got {box!r}") from error
     low, high = (b.view(-1, 1, 1) if b.ndim == 1 else b for b in (low, high))
-    if not bool((low < high).all()):
-        raise InvalidValueError(f"box must have low < high, got {low.flatten().tolist()} and {high.flatten().tolist()}")
+    if not bool((low < high).all() & low.isfinite().all() & high.isfinite().all()):
+        raise InvalidValueError(
+            f"box must have finite low < high, got {low.flatten().tolist()} and {high.flatten().tolist()}"
+        )
     return low, high

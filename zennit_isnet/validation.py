@@ -137,8 +137,10 @@ def check_has_mask(has_mask: Any, count: int, device: torch.device) -> Tensor:
     return flags
 
 
-def main_logits(output: Any) -> Tensor:
-    """Return the logits ``(N, C)`` of a model's output: a tensor, or a named tuple with the main head first.
+def main_logits(output: Any, count: int) -> Tensor:
+    """Return the logits ``(N, C)`` of a model's output for N = `count` images.
+
+    The output is a tensor, or a named tuple with the main head first.
 
     Raises
     ------
@@ -157,4 +159,6 @@ def main_logits(output: Any) -> Tensor:
         raise InvalidValueError(
             f"the model must return floating logits of shape (N, C), got {tuple(logits.shape)} of {logits.dtype}"
         )
+    if logits.shape[0] != count:
+        raise InvalidValueError(f"the model must return one row of logits an image, got {len(logits)} for {count}")
     return logits

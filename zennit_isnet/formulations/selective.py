@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from zennit_isnet.arguments import check_number
 from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.formulations.base import Formulation, one_hot
-from zennit_isnet.functional.options import check_number
 
 
 class Selective(Formulation):

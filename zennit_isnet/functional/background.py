@@ -5,8 +5,9 @@ import math
 import torch
 from torch import Tensor
 
+from zennit_isnet.arguments import check_choice, check_number
 from zennit_isnet.functional.heatmap_inputs import align
-from zennit_isnet.functional.options import Normalization, check_choice, check_number
+from zennit_isnet.functional.options import Normalization
 from zennit_isnet.functional.pooling import gwrp
 
 SMALLEST_COMPLEMENT = 1e-7

@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
+from zennit_isnet.arguments import check_choice
 from zennit_isnet.functional.heatmap_inputs import align
-from zennit_isnet.functional.options import ForegroundVariant, check_choice, check_relevance_range
+from zennit_isnet.functional.options import ForegroundVariant, check_relevance_range
 
 
 def foreground_loss(

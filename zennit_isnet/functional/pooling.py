@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from zennit_isnet.arguments import check_number
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
-from zennit_isnet.functional.options import check_number
 
 
 def gwrp(values: Tensor, decay: float, dim: int = -1) -> Tensor:

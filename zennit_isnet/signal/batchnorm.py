@@ -61,10 +61,6 @@ class BatchNorm(Function):
         input, weight, mean, inverse_std, running_mean, running_var, scale = ctx.saved_tensors
         if ctx.switch.active:
             return None, None if grad is None else grad * per_channel(scale, grad), *(None,) * 8
-        if ctx.training and torch.is_grad_enabled():
-            # a gradient of this gradient was asked for: σ must be a function of x in it
-            dims = [d for d in range(input.ndim) if d != 1]
-            mean, inverse_std = input.mean(dims), torch.rsqrt(input.var(dims, unbiased=False) + ctx.eps)
         grad_input = grad_weight = grad_bias = None
         if grad is not None:
             mask = [ctx.needs_input_grad[1], weight is not None, ctx.needs_input_grad[3]]
@@ -72,6 +68,10 @@ class BatchNorm(Function):
                 grad, input, weight, running_mean, running_var, mean, inverse_std, ctx.training, ctx.eps, mask
             )
         if grad_scale is not None:
+            if ctx.training and torch.is_grad_enabled():
+                # a gradient of this gradient was asked for: σ must be a function of x in it, as in PyTorch's own kernel
+                dims = [d for d in range(input.ndim) if d != 1]
+                mean, inverse_std = input.mean(dims), torch.rsqrt(input.var(dims, unbiased=False) + ctx.eps)
             if weight is not None:
                 through_scale = grad_scale * inverse_std
                 grad_weight = through_scale if grad_weight is None else grad_weight + through_scale

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.utils import _ntuple
 
 from zennit_isnet.signal.substitute import Switch
 
@@ -23,6 +24,32 @@ class Geometry(NamedTuple):
     transposed: bool
     output_padding: tuple[int, ...]
     groups: int
+
+    @classmethod
+    def of_call(
+        cls,
+        input: Tensor,
+        weight: Tensor,
+        stride: int | tuple[int, ...],
+        padding: int | str | tuple[int, ...],
+        dilation: int | tuple[int, ...],
+        groups: int,
+    ) -> Geometry | None:
+        """Geometry of a call of ``conv1d/2d/3d``, or None where PyTorch does more than one convolution.
+
+        That is the case for an image without batch dimension, and for ``padding="same"`` with more on one side.
+        """
+        dims = weight.ndim - 2
+        spread = _ntuple(dims)
+        if input.ndim != weight.ndim:
+            return None
+        if padding == "same":
+            total = [d * (k - 1) for d, k in zip(spread(dilation), weight.shape[2:], strict=True)]
+            if any(t % 2 for t in total):
+                return None
+            padding = tuple(t // 2 for t in total)
+        sides = 0 if padding == "valid" else padding
+        return cls(spread(stride), spread(sides), spread(dilation), False, (0,) * dims, groups)
 
 
 class TransposedSignal(Function):

@@ -106,7 +106,8 @@ class FrozenGates(Hook):
             remedy = "return logits, and connect them to the images by operations that have a rule"
             mode.report(name, "carries no signal from the images", remedy)
         if mode.stem is not None and not mode.stem.passed:
-            mode.report("z^B", "the model has no convolution that reads the images", "use box=None")
+            reason = "no convolution with equal padding on both sides reads the images"
+            mode.report("z^B", reason, "use box=None")
         if mode.problems:
             raise UncoveredOperationError(mode.problems)
         return None

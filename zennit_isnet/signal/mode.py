@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
@@ -57,6 +58,12 @@ class FrozenGateMode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if not torch.is_grad_enabled():
+            # in `no_grad` nothing carries the signal, and of a custom function the gradient is unknown
+            result = func(*args, **kwargs)
+            if func is Tensor.view_as:
+                self.kinds.alias(result, self.kinds[args[0]])
+            return result
         operands = list(tensors_in((*args, *kwargs.values())))
         kind = max((self.kinds[t] for t in operands), default=Kind.CONSTANT)
         if kind is Kind.UNKNOWN or kind is Kind.STALE:

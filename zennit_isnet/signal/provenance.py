@@ -40,15 +40,28 @@ class Provenance:
 
     def __init__(self) -> None:
         self._kinds: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._aliases: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def __getitem__(self, tensor: Tensor) -> Kind:
         kind: Kind | None = self._kinds.get(tensor)
         if kind is not None:
             return kind
-        return Kind.CONSTANT if tensor.grad_fn is None else Kind.UNKNOWN
+        if tensor.grad_fn is None:
+            return Kind.CONSTANT
+        aliased: Kind | None = self._aliases.get(tensor)
+        is_hook = aliased is not None and tensor.grad_fn.name() == "BackwardHookFunctionBackward"
+        return aliased if is_hook else Kind.UNKNOWN  # type: ignore[return-value]
 
     def __setitem__(self, tensor: Tensor, kind: Kind) -> None:
         self._kinds[tensor] = kind
+
+    def alias(self, tensor: Tensor, kind: Kind) -> None:
+        """Note the kind that a view made without gradients has if it turns out to be a backward hook's identity.
+
+        PyTorch gives a module's backward hooks their place in the graph by a custom function that returns its input,
+        so the model's own custom functions look alike until they have a gradient function.
+        """
+        self._aliases[tensor] = kind
 
     def known(self, tensor: Tensor) -> bool:
         """Whether the tensor was given a kind."""

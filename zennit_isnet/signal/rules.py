@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.modules.utils import _ntuple
 
 from zennit_isnet.signal.activation import ReLU, gate
 from zennit_isnet.signal.batchnorm import BatchNorm
@@ -35,6 +34,12 @@ IN_PLACE_ACTIVATIONS: Mapping[Any, Callable[..., Any]] = MappingProxyType(
     }
 )
 """Functions that always work in place, and the same out of place."""
+
+REFLECTED_QUOTIENTS = frozenset({Tensor.__rdiv__, Tensor.__rtruediv__})
+"""Methods of the denominator."""
+
+DETACH = frozenset({torch.detach, torch.detach_, Tensor.detach, Tensor.detach_})
+"""Functions whose result has the values of a signal and carries none."""
 
 INPLACE_POSITION: Mapping[Any, int] = MappingProxyType(
     {
@@ -69,7 +74,8 @@ def product(mode: FrozenGateMode, func: Any, *args: Any, **kwargs: Any) -> Any:
 
 def quotient(mode: FrozenGateMode, func: Any, numerator: Any, denominator: Any, **kwargs: Any) -> Any:
     """Plain gradient of a quotient whose denominator is constant in the signal pass."""
-    if isinstance(denominator, Tensor) and mode.kinds[denominator] is Kind.SIGNAL:
+    divisor = numerator if func in REFLECTED_QUOTIENTS else denominator
+    if isinstance(divisor, Tensor) and mode.kinds[divisor] is Kind.SIGNAL:
         mode.report(func, "divides by a tensor that carries the signal", "register a rule for the module")
     return func(numerator, denominator, **kwargs)
 
@@ -83,7 +89,10 @@ def hold(mode: FrozenGateMode, func: Any, *args: Any, **kwargs: Any) -> Tensor:
 
 def constant(mode: FrozenGateMode, func: Any, *args: Any, **kwargs: Any) -> Any:
     """Results that have no gradient anyway, such as comparisons and ``detach``."""
-    return func(*args, **kwargs)
+    result = func(*args, **kwargs)
+    for tensor in tensors_in((result,)):
+        mode.kinds[tensor] = Kind.HELD if func in DETACH else Kind.CONSTANT
+    return result
 
 
 def dropout(
@@ -116,17 +125,9 @@ def convolution(
     groups: int = 1,
 ) -> Any:
     """Convolution: transposed weights."""
-    dims = weight.ndim - 2
-    spread = _ntuple(dims)
-    if padding == "same":
-        total = [d * (k - 1) for d, k in zip(spread(dilation), weight.shape[2:], strict=True)]
-        padding = "same" if any(t % 2 for t in total) else tuple(t // 2 for t in total)
-    elif padding == "valid":
-        padding = 0
-    if padding == "same" or input.ndim != weight.ndim or mode.kinds[weight] is not Kind.CONSTANT:
-        # PyTorch pads on one side more, an image without a batch dimension, or an error to report
+    geometry = Geometry.of_call(input, weight, stride, padding, dilation, groups)
+    if geometry is None or mode.kinds[weight] is not Kind.CONSTANT:
         return affine(mode, func, input, weight, bias, stride, padding, dilation, groups)
-    geometry = Geometry(spread(stride), spread(padding), spread(dilation), False, (0,) * dims, groups)
     reads_images = any(input is entry for entry in mode.entries)
     device = input.device.type
     if torch.is_autocast_enabled(device):

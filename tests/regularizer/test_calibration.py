@@ -1,0 +1,294 @@
+"""C₁ and C₂: formulas, one-pass moments, measurement, state, and the warning of those who did not measure."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from regularizer_models import DenseNetLike, batch, tiny_net, with_mixed_modes
+from torch.utils.data import DataLoader, TensorDataset
+
+from zennit_isnet import (
+    CalibrationError,
+    HeatmapLoss,
+    ISNetRegularizer,
+    LRPAttribution,
+    LRPFlex,
+    Original,
+    RelevanceRange,
+    RelevanceRangeWarning,
+    Selective,
+    Stochastic,
+    Target,
+)
+from zennit_isnet.calibration import RunningMoments
+
+
+class TestRange:
+    @pytest.mark.parametrize(
+        ("mean", "std", "c1", "c2"),
+        [
+            (10.0, 2.0, 4.0, 16.0),  # m − 3s and m + 3s
+            (10.0, 4.0, 2.0, 22.0),  # m/5 where 3s is more than 4m/5
+            (10.0, 40.0, 2.0, 50.0),  # and 25·C₁ where m + 3s is more
+            (1e-6, 1e-7, 7e-7, 1.3e-6),
+        ],
+    )
+    def test_formulas(self, mean, std, c1, c2):
+        measured = RelevanceRange.from_statistics(mean, std, 7)
+        assert measured.c1 == pytest.approx(c1, rel=1e-12)
+        assert measured.c2 == pytest.approx(c2, rel=1e-12)
+        assert (measured.mean, measured.std, measured.count) == (mean, std, 7)
+
+    @pytest.mark.parametrize("count", [0, 1])
+    def test_fewer_than_two_images_have_no_deviation(self, count):
+        with pytest.raises(CalibrationError, match=f"at least 2 images, got {count}"):
+            RelevanceRange.from_statistics(1.0, math.nan, count)
+
+    @pytest.mark.parametrize(("mean", "std"), [(math.nan, 1.0), (1.0, math.nan), (math.inf, 1.0), (1.0, math.inf)])
+    def test_statistics_must_be_finite(self, mean, std):
+        with pytest.raises(CalibrationError, match=f"must be finite, got mean {mean} and standard deviation {std}"):
+            RelevanceRange.from_statistics(mean, std, 5)
+
+    @pytest.mark.parametrize(("mean", "std"), [(10.0, 0.0), (0.0, 0.0), (0.0, 1.0)])
+    def test_an_empty_range_is_refused_with_its_numbers(self, mean, std):
+        with pytest.raises(CalibrationError, match=r"0 < c1 < c2 < inf, got c1 = .*mean .*deviation .*5 images"):
+            RelevanceRange.from_statistics(mean, std, 5)
+
+    @pytest.mark.parametrize(
+        ("c1", "c2"),
+        [(1.0, 1.0), (2.0, 1.0), (0.0, 1.0), (-1.0, 1.0), (1.0, math.inf), (math.nan, 1.0), (1.0, math.nan)],
+    )
+    def test_a_range_that_is_set_must_not_be_empty_either(self, c1, c2):
+        with pytest.raises(CalibrationError, match=f"got c1 = {c1:g}, c2 = {c2:g}"):
+            RelevanceRange(c1, c2)
+
+
+numbers = st.floats(min_value=-1e3, max_value=1e3, allow_nan=False)
+
+
+class TestRunningMoments:
+    @settings(max_examples=60, deadline=None)
+    @given(
+        batches=st.lists(st.lists(numbers, max_size=9), min_size=1, max_size=9).filter(lambda b: sum(map(len, b)) > 1)
+    )
+    def test_equal_those_of_all_values_at_once_however_they_are_split(self, batches):
+        moments = RunningMoments()
+        for values in batches:
+            moments.update(torch.tensor(values, dtype=torch.float64))
+        flat = np.concatenate([np.array(values, dtype=np.float64) for values in batches])
+        assert moments.count == flat.size
+        assert moments.mean == pytest.approx(flat.mean(), rel=1e-10, abs=1e-10)
+        assert moments.std == pytest.approx(flat.std(ddof=1), rel=1e-8, abs=1e-9)
+
+    def test_a_small_deviation_from_a_large_mean_is_not_lost(self):
+        values = torch.linspace(0, 1e-3, 101, dtype=torch.float64) + 1e6
+        moments = RunningMoments()
+        for value in values.split(7):
+            moments.update(value)
+        assert moments.std == pytest.approx(values.numpy().std(ddof=1), rel=1e-6)
+
+    def test_half_precision_values_are_summed_in_float64(self):
+        moments = RunningMoments()
+        for _ in range(300):
+            moments.update(torch.full((100,), 1000.0, dtype=torch.float16))
+        assert (moments.mean, moments.std, moments.count) == (1000.0, 0.0, 30000)
+
+    def test_one_value_has_no_deviation(self):
+        moments = RunningMoments()
+        moments.update(torch.ones(1))
+        assert moments.mean == 1.0
+        assert math.isnan(moments.std)
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_values_that_are_not_finite_are_refused_and_not_counted(self, value):
+        moments = RunningMoments()
+        moments.update(torch.ones(2))
+        with pytest.raises(CalibrationError, match=f"must be finite, got .*{value}"):
+            moments.update(torch.tensor([1.0, value]))
+        assert moments.count == 2
+
+
+def totals(model, images, formulation, composite=None) -> np.ndarray:
+    """Total |relevance| of each image: sum over the image, mean over its heatmaps."""
+    _, relevance = LRPAttribution(composite)(model, images, formulation)
+    return relevance["input"].detach().double().abs().sum((2, 3, 4)).mean(1).numpy()
+
+
+class TestCalibrate:
+    @pytest.mark.parametrize("formulation", [Selective(), Original(), Target(1)], ids=repr)
+    @pytest.mark.parametrize("box", [None, (0.0, 1.0)], ids=["no z^B", "z^B"])
+    def test_measures_the_total_relevance_in_eval_mode(self, formulation, box):
+        model, (images, _) = DenseNetLike(), batch(10, size=8)
+        for norm in (*model.norms, model.last_norm):
+            torch.nn.init.uniform_(norm.running_var, 0.5, 2.0)
+        composite = LRPFlex(box=box)
+        expected = totals(model.eval(), images, formulation, composite)
+
+        with_mixed_modes(model)
+        regularizer = ISNetRegularizer(model, composite=composite, formulation=formulation)
+        found = regularizer.calibrate(images.split(4), progress=False)
+
+        mean, std = expected.mean(), expected.std(ddof=1)
+        assert list(found) == ["input"]
+        assert found["input"].count == 10
+        assert found["input"].mean == pytest.approx(mean, rel=1e-5)
+        assert found["input"].std == pytest.approx(std, rel=1e-4)
+        assert found["input"].c1 == pytest.approx(max(mean / 5, mean - 3 * std), rel=1e-4)
+        assert found["input"].c2 == pytest.approx(min(25 * found["input"].c1, mean + 3 * std), rel=1e-4)
+
+    @pytest.mark.parametrize(
+        "loader",
+        [
+            lambda images: images.split(3),
+            lambda images: [(part, part[:, :1], 0) for part in images.split(3)],
+            lambda images: [[part, None] for part in images.split(3)],
+            lambda images: (part for part in images.split(3)),
+            lambda images: DataLoader(TensorDataset(images, torch.arange(len(images))), batch_size=3),
+        ],
+        ids=["tensors", "tuples", "lists", "generator", "DataLoader"],
+    )
+    def test_takes_what_data_loaders_yield(self, loader):
+        model, (images, _) = tiny_net(), batch(8, size=8)
+        regularizer = ISNetRegularizer(model)
+        expected = totals(model.eval(), images, regularizer.formulation)
+        measured = regularizer.calibrate(loader(images), progress=False)["input"]
+        assert measured.count == 8
+        assert measured.mean == pytest.approx(expected.mean(), rel=1e-5)
+
+    @pytest.mark.parametrize("progress", [True, False])
+    def test_shows_a_progress_bar_unless_told_not_to(self, progress, capsys):
+        ISNetRegularizer(tiny_net()).calibrate([batch(4, size=8)], progress=progress)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert ("calibrating" in err) is progress
+
+    def test_uses_the_range_from_now_on(self):
+        model, (images, masks) = tiny_net().eval(), batch(size=8)
+        regularizer = ISNetRegularizer(model)
+        measured = regularizer.calibrate([images], progress=False)["input"]
+        expected = HeatmapLoss()(regularizer.heatmap(images), masks, measured.c1, measured.c2).mean()
+        torch.testing.assert_close(regularizer(images, masks)[1].detach(), expected)
+
+    def test_measures_every_layer_of_an_attribution(self):
+        def attribution(model, images, formulation, *, create_graph=True):
+            relevance = images.flatten(1).sum(1).view(-1, 1, 1, 1, 1).expand(-1, 2, 1, 1, 1)
+            return model(images), {"deep": relevance * torch.tensor([1.0, -3.0]).view(2, 1, 1, 1), "input": relevance}
+
+        images = batch(6, size=8)[0]
+        found = ISNetRegularizer(tiny_net(), attribution=attribution).calibrate([images], progress=False)
+        assert list(found) == ["deep", "input"]
+        sums = images.double().flatten(1).sum(1).numpy()
+        assert found["input"].mean == pytest.approx(sums.mean(), rel=1e-5)
+        assert found["deep"].mean == pytest.approx(2 * sums.mean(), rel=1e-5)
+        assert found["deep"].std == pytest.approx(2 * sums.std(ddof=1), rel=1e-4)
+
+    @pytest.mark.parametrize(
+        ("loader", "message"),
+        [
+            ([], "at least 2 images, got 0"),
+            ([torch.full((1, 3, 8, 8), 0.5)], "at least 2 images, got 1"),
+            ([torch.full((1, 3, 8, 8), 0.5)] * 3, r"got c1 = .*standard deviation 0, 3 images"),
+            ([torch.zeros(4, 3, 8, 8)], r"got c1 = 0, c2 = 0 \(mean 0, standard deviation 0, 4 images\)"),
+        ],
+        ids=["empty loader", "one image", "identical images", "no relevance"],
+    )
+    def test_what_gives_no_range_is_an_error_and_keeps_the_former_one(self, loader, message):
+        regularizer = ISNetRegularizer(tiny_net())
+        before = regularizer.calibrate([batch(4, size=8)[0]], progress=False)
+        with pytest.raises(CalibrationError, match=message):
+            regularizer.calibrate(loader, progress=False)
+        assert regularizer.ranges == before
+
+    def test_the_returned_ranges_are_the_users_own(self):
+        regularizer = ISNetRegularizer(tiny_net())
+        regularizer.calibrate([batch(4, size=8)[0]], progress=False).clear()
+        assert list(regularizer.ranges) == ["input"]
+
+
+class TestState:
+    def test_survives_a_file_that_holds_nothing_but_numbers_and_tensors(self, tmp_path):
+        images, masks = batch(size=8)
+        model = tiny_net().eval()
+        first = ISNetRegularizer(model, formulation=Stochastic(torch.Generator().manual_seed(3)))
+        first.calibrate([images], progress=False)
+        torch.save(first.state_dict(), tmp_path / "state.pt")
+
+        second = ISNetRegularizer(model, formulation=Stochastic(torch.Generator().manual_seed(4)))
+        second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+        assert second.ranges == first.ranges
+        for _ in range(5):
+            assert torch.equal(second(images, masks)[1], first(images, masks)[1])
+
+    def test_of_a_fresh_regularizer_is_empty_and_resets_another(self):
+        regularizer = ISNetRegularizer(tiny_net())
+        fresh = regularizer.state_dict()
+        regularizer.calibrate([batch(4, size=8)[0]], progress=False)
+        regularizer.load_state_dict(fresh)
+        assert regularizer.ranges == {}
+
+    def test_is_a_copy(self):
+        regularizer = ISNetRegularizer(tiny_net())
+        regularizer.calibrate([batch(4, size=8)[0]], progress=False)
+        state = regularizer.state_dict()
+        state["ranges"]["input"]["c1"] = -1.0
+        assert regularizer.ranges["input"].c1 > 0
+
+    def test_of_a_formulation_without_state_is_fine(self):
+        regularizer = ISNetRegularizer(tiny_net(), formulation=lambda logits: torch.ones_like(logits).unsqueeze(1))
+        regularizer.calibrate([batch(4, size=8)[0]], progress=False)
+        other = ISNetRegularizer(tiny_net(), formulation=regularizer.formulation)
+        other.load_state_dict(regularizer.state_dict())
+        assert other.ranges == regularizer.ranges
+
+
+def far_from_the_default_range(factor: float) -> ISNetRegularizer:
+    model = tiny_net().eval()
+    images = batch(size=8)[0]
+    with torch.no_grad():
+        model[-1].weight.mul_(factor / totals(model, images, Target(0)).mean())
+    return ISNetRegularizer(model, formulation=Target(0))
+
+
+class TestWarning:
+    @pytest.mark.parametrize("total", [1e-3, 1e4])
+    def test_comes_once_at_the_first_call_and_says_what_to_do(self, total):
+        regularizer, (images, masks) = far_from_the_default_range(total), batch(size=8)
+        with pytest.warns(RelevanceRangeWarning, match=r"'input' is .*range \(1, 25\).*calibrate\(loader\)") as caught:
+            regularizer(images, masks)
+        assert [warning.filename for warning in caught] == [__file__]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            _, penalty = regularizer(images, masks)
+        assert penalty > 0.5
+
+    @pytest.mark.parametrize("total", [0.5, 5.0, 100.0])
+    def test_does_not_come_near_the_range(self, total):
+        regularizer, (images, masks) = far_from_the_default_range(total), batch(size=8)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            _, penalty = regularizer(images, masks)
+        assert penalty.isfinite()
+
+    def test_does_not_come_after_calibration(self):
+        regularizer, (images, masks) = far_from_the_default_range(1e4), batch(size=8)
+        regularizer.calibrate([images], progress=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            _, penalty = regularizer(images, masks)
+        assert penalty.isfinite()
+
+    def test_does_not_come_with_a_loaded_state(self):
+        regularizer, (images, masks) = far_from_the_default_range(1e4), batch(size=8)
+        state = regularizer.state_dict()
+        state["ranges"]["input"] = {"c1": 1e3, "c2": 2e4}
+        regularizer.load_state_dict(state)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            _, penalty = regularizer(images, masks)
+        assert penalty < 5
