@@ -6,7 +6,7 @@ composite whose relevance is differentiable with respect to the model's paramete
 
 from importlib.metadata import version
 
-from zennit_isnet.attribution import LRPAttribution
+from zennit_isnet.attribution import GradientTimesInput, LRPAttribution
 from zennit_isnet.calibration import RelevanceRange
 from zennit_isnet.composites import LRPFlex, box_from_normalization
 from zennit_isnet.errors import (
@@ -19,18 +19,23 @@ from zennit_isnet.errors import (
     UncoveredOperationError,
     UnsupportedModelError,
 )
-from zennit_isnet.formulations import Formulation, Original, Selective, Stochastic, Target
+from zennit_isnet.formulations import Dual, Formulation, Original, Selective, SoftmaxGradient, Stochastic, Target
 from zennit_isnet.losses import HeatmapLoss
 from zennit_isnet.regularizer import ISNetRegularizer
 from zennit_isnet.relevance.canonizers import FuseBatchNorm, MakeFunctionsVisible
-from zennit_isnet.relevance.composite import differentiable
+from zennit_isnet.relevance.composite import DifferentiableComposite, differentiable
+from zennit_isnet.relevance.ready import EpsilonZBox, ZPlus
 
 __version__ = version("zennit-isnet")
 
 __all__ = [
     "CalibrationError",
+    "DifferentiableComposite",
+    "Dual",
+    "EpsilonZBox",
     "Formulation",
     "FuseBatchNorm",
+    "GradientTimesInput",
     "HeatmapLoss",
     "ISNetError",
     "ISNetRegularizer",
@@ -44,10 +49,12 @@ __all__ = [
     "RelevanceRange",
     "RelevanceRangeWarning",
     "Selective",
+    "SoftmaxGradient",
     "Stochastic",
     "Target",
     "UncoveredOperationError",
     "UnsupportedModelError",
+    "ZPlus",
     "__version__",
     "box_from_normalization",
     "differentiable",

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from zennit_isnet.composites import LRPFlex
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.relevance.composite import DifferentiableComposite
+from zennit_isnet.taps import AUTO, Taps, layer_per_resolution
 from zennit_isnet.validation import main_logits
 
 INPUT = "input"
 """Name of the images among the layers."""
+
+SignalOrRelevance = LRPFlex | DifferentiableComposite
+"""Composites whose relevance is a differentiable function of the parameters."""
 
 
 class Attribution(Protocol):
@@ -25,12 +32,20 @@ class Attribution(Protocol):
 
 
 class LRPAttribution:
-    """Relevance at the images by a composite of this package.
+    """Relevance at the images, and at inner layers, by a composite of this package.
 
     Parameters
     ----------
-    composite : LRPFlex, optional
+    composite : LRPFlex or DifferentiableComposite, optional
         The rules. Default ``LRPFlex()``.
+    layers : sequence of str or "auto", default ()
+        Names of further layers, as in ``model.named_modules()``; ``"auto"`` takes the last module of each spatial
+        resolution, found at the first call.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `composite` is a composite of Zennit, whose relevance has no gradient; see `differentiable`.
 
     Examples
     --------
@@ -38,19 +53,28 @@ class LRPAttribution:
     >>> from torchvision.models import resnet18
     >>> from zennit_isnet import LRPAttribution, Selective
     >>> model = resnet18(num_classes=3)
-    >>> logits, relevance = LRPAttribution()(model, torch.rand(2, 3, 32, 32), Selective())
-    >>> relevance["input"].shape
-    torch.Size([2, 1, 3, 32, 32])
+    >>> attribution = LRPAttribution(layers=["layer2"])
+    >>> logits, relevance = attribution(model, torch.rand(2, 3, 32, 32), Selective())
+    >>> {name: tuple(heatmaps.shape) for name, heatmaps in relevance.items()}
+    {'input': (2, 1, 3, 32, 32), 'layer2': (2, 1, 128, 4, 4)}
     >>> relevance["input"].square().sum().backward()  # a function of the parameters like any other
     """
 
-    def __init__(self, composite: LRPFlex | None = None) -> None:
-        self.composite = LRPFlex() if composite is None else composite
+    def __init__(self, composite: SignalOrRelevance | None = None, layers: Sequence[str] | str = ()) -> None:
+        self.composite: SignalOrRelevance = LRPFlex() if composite is None else composite
+        if not isinstance(self.composite, SignalOrRelevance):
+            raise InvalidTypeError(
+                "composite must be an LRPFlex or come from differentiable(…), so that its relevance has a gradient; "
+                f"got {type(composite).__name__}"
+            )
+        if isinstance(layers, str) and layers != AUTO:
+            raise InvalidTypeError(f'layers must be a sequence of layer names or "auto"; got {layers!r}')
+        self.layers: Sequence[str] | str = layers if isinstance(layers, str) else tuple(layers)
 
     def __call__(
         self, model: nn.Module, images: Tensor, formulation: Callable[[Tensor], Tensor], *, create_graph: bool = True
     ) -> tuple[Any, dict[str, Tensor]]:
-        """Run the model once, and one signal pass for each explained quantity.
+        """Run the model once, and one backward pass for each explained quantity.
 
         Parameters
         ----------
@@ -60,7 +84,8 @@ class LRPAttribution:
             ``(N, C, H, W)`` or ``(N, C, T, H, W)``. If they require a gradient, the relevance is differentiable with
             respect to them too.
         formulation : callable
-            ``formulation(logits) -> seeds (N, K, C)``, the explained quantities; a `Formulation`.
+            ``formulation(logits) -> seeds (N, K, C)``, the explained quantities; a `Formulation`. `Dual` is explained
+            by its second composite too.
         create_graph : bool, default True
             Whether the relevance can be differentiated.
 
@@ -69,25 +94,94 @@ class LRPAttribution:
         output
             What the model returned.
         relevance : dict of str to Tensor
-            ``{"input": R}`` with ``R`` of shape ``(N, K, C, …)``.
+            ``{"input": R}`` with ``R`` of shape ``(N, K, C, …)``, and the same for each of `layers`. With `Dual` the
+            relevance of the z⁺ composite follows under ``"input/positive"`` and the like.
 
         Raises
         ------
         UncoveredOperationError
             If the model runs operations that no rule covers.
         InvalidTypeError, InvalidValueError
-            If the model does not return logits.
+            If the model does not return logits, or a layer does not exist, is not spatial, or gets no relevance.
         """
-        # a view of images that was made without gradients says that it requires one, and gets none
-        follows = images.requires_grad and torch.is_grad_enabled()
-        source = images if follows else images.detach().requires_grad_()
-        with torch.enable_grad(), self.composite.context(model):
-            self.composite.set_input_gradient(follows)
+        if self.layers == AUTO:
+            self.layers = layer_per_resolution(model, images)
+        # with gradients off, images that require one would not be connected to their own graph
+        wants_images = images.requires_grad and torch.is_grad_enabled()
+        source = images if wants_images else images.detach().requires_grad_()
+        positive = getattr(formulation, "positive", None)
+        composites = {"": self.composite} if positive is None else {"": self.composite, "/positive": positive}
+        relevance: dict[str, Tensor] = {}
+        with torch.enable_grad(), ExitStack() as contexts:
+            for composite in composites.values():
+                contexts.enter_context(composite.context(model))
+            if isinstance(self.composite, LRPFlex):
+                self.composite.set_input_gradient(wants_images)
+            taps = contexts.enter_context(Taps(model, self.layers))
             output = model(source)
             logits = main_logits(output, source.shape[0])
             seeds = formulation(logits)
+            places = {INPUT: source, **taps.outputs}
+            for suffix, composite in composites.items():
+                with ExitStack() as others:
+                    for other in composites.values():
+                        if other is not composite:
+                            others.enter_context(other.inactive())
+                    found = propagate(composite, logits, seeds, places, create_graph)
+                relevance |= {f"{name}{suffix}": heatmaps for name, heatmaps in found.items()}
+        return output, relevance
+
+
+def propagate(
+    composite: SignalOrRelevance, logits: Tensor, seeds: Tensor, places: dict[str, Tensor], create_graph: bool
+) -> dict[str, Tensor]:
+    """Relevance ``(N, K, C, …)`` at each place, for seeds ``(N, K, C)`` of the signal at the logits."""
+    heatmaps: dict[str, list[Tensor]] = {name: [] for name in places}
+    for seed in seeds.unbind(1):
+        start = seed if isinstance(composite, LRPFlex) else composite.relevance_seed(logits, seed)
+        found = torch.autograd.grad(
+            logits, list(places.values()), start, create_graph=create_graph, retain_graph=True, allow_unused=True
+        )
+        for (name, activation), arrived in zip(places.items(), found, strict=True):
+            if arrived is None:
+                raise InvalidValueError(
+                    f"no relevance arrives at layer {name!r}: it lies inside of layers that one rule covers together "
+                    "(convolution, BatchNorm, activation), or does not influence the logits; supervise the activation"
+                )
+            # at the images the composite has turned the signal into relevance
+            is_signal = isinstance(composite, LRPFlex) and name != INPUT
+            heatmaps[name].append(activation * arrived if is_signal else arrived)
+    return {name: torch.stack(parts, dim=1) for name, parts in heatmaps.items()}
+
+
+class GradientTimesInput:
+    """Ablation: ``R = x ⊙ ∂q/∂x`` by the ordinary gradient, without any rule; use it with `SoftmaxGradient`.
+
+    References
+    ----------
+    Bassi, Dertkigil, Cavalli, Nat. Commun. 15 (2024) 291, ISNet Grad*Input.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torchvision.models import resnet18
+    >>> from zennit_isnet import GradientTimesInput, ISNetRegularizer, SoftmaxGradient
+    >>> model = resnet18(num_classes=3)
+    >>> regularizer = ISNetRegularizer(model, attribution=GradientTimesInput(), formulation=SoftmaxGradient())
+    >>> regularizer.heatmap(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 1, 3, 32, 32])
+    """
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, formulation: Callable[[Tensor], Tensor], *, create_graph: bool = True
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Run the model once, and one ordinary backward pass for each explained quantity."""
+        source = images if images.requires_grad and torch.is_grad_enabled() else images.detach().requires_grad_()
+        with torch.enable_grad():
+            output = model(source)
+            logits = main_logits(output, source.shape[0])
             heatmaps = [
-                torch.autograd.grad(logits, source, seed, create_graph=create_graph, retain_graph=True)[0]
-                for seed in seeds.unbind(1)
+                source * torch.autograd.grad(logits, source, seed, create_graph=create_graph, retain_graph=True)[0]
+                for seed in formulation(logits).unbind(1)
             ]
         return output, {INPUT: torch.stack(heatmaps, dim=1)}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zennit_isnet.errors import CalibrationError, InvalidValueError
+from zennit_isnet.errors import CalibrationError, InvalidValueError, RelevanceRangeWarning
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,22 @@ def ranges_from_state(state: Any) -> dict[str, RelevanceRange]:
     except (AttributeError, TypeError) as error:
         known = ", ".join(field.name for field in fields(RelevanceRange))
         raise InvalidValueError(f"ranges must map layers to numbers {known}, got {state!r}") from error
+
+
+_FAR = 10.0
+"""A total relevance this many times outside of the range draws a warning."""
+
+
+def warn_outside_default_range(layer: str, total: float, *, stacklevel: int = 2) -> None:
+    """Warn with `RelevanceRangeWarning` if a total |relevance| lies far outside of the default range."""
+    if not DEFAULT_RANGE.c1 / _FAR <= total <= DEFAULT_RANGE.c2 * _FAR:
+        warnings.warn(
+            f"the total relevance at {layer!r} is {total:.3g}, far outside of the default range "
+            f"({DEFAULT_RANGE.c1:g}, {DEFAULT_RANGE.c2:g}) of the heatmap loss, whose foreground term will drown "
+            "everything else; measure the range with calibrate(loader) on a plainly trained model",
+            RelevanceRangeWarning,
+            stacklevel=stacklevel,
+        )
 
 
 class RunningMoments:

@@ -7,12 +7,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from zennit.composites import register_composite
-from zennit.core import Composite
 
 from zennit_isnet.arguments import check_number
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.registration import ExclusiveComposite
 from zennit_isnet.signal.hook import FrozenGates
 from zennit_isnet.signal.mode import Rule
 from zennit_isnet.signal.table import RULES
@@ -21,7 +20,7 @@ Bound = float | Sequence[float] | Tensor
 
 
 @register_composite("lrp_flex")
-class LRPFlex(Composite):
+class LRPFlex(ExclusiveComposite):
     """LRP by frozen gates: gradient × input of the network whose gates are constant in the backward pass.
 
     Sees modules and functional calls alike, changes nothing of the model, and supplies relevance that is an exactly
@@ -84,7 +83,7 @@ class LRPFlex(Composite):
     ) -> None:
         check_number("epsilon", epsilon)
         self.epsilon = float(epsilon)
-        self.box = None if box is None else _box(box)
+        self.box = None if box is None else as_box(box)
         self.detach_statistics = detach_statistics
         self.rules: Mapping[Any, Rule] = {**RULES, **(rules or {})}
         super().__init__(module_map=self._rule_of_module)
@@ -92,10 +91,6 @@ class LRPFlex(Composite):
     def _rule_of_module(self, ctx: dict[str, Any], name: str, module: nn.Module) -> FrozenGates | None:
         # one hook sees all operations below it, so the root is the only module that gets one
         return None if name else FrozenGates(self.rules, self.epsilon, self.box, self.detach_statistics)
-
-    def register(self, module: nn.Module) -> None:
-        """Register with a model; see `zennit.core.Composite.register`."""
-        super().register(module.module if isinstance(module, DistributedDataParallel) else module)
 
     def set_input_gradient(self, wanted: bool) -> None:
         """Say whether ordinary backward passes of this registration need the gradient with respect to the images.
@@ -134,10 +129,10 @@ def box_from_normalization(mean: Bound, std: Bound) -> tuple[Tensor, Tensor]:
     center, scale = torch.as_tensor(mean, dtype=torch.float64), torch.as_tensor(std, dtype=torch.float64)
     if not bool((scale > 0).all()):
         raise InvalidValueError(f"std must be positive, got {scale.tolist()}")
-    return _box((-center / scale, (1 - center) / scale))
+    return as_box((-center / scale, (1 - center) / scale))
 
 
-def _box(box: tuple[Bound, Bound]) -> tuple[Tensor, Tensor]:
+def as_box(box: tuple[Bound, Bound]) -> tuple[Tensor, Tensor]:
     """Bounds as tensors that broadcast over ``(N, C, …)``; low ≤ high, with some width."""
     if not (isinstance(box, (list, tuple)) and len(box) == 2):
         raise InvalidTypeError(f"box must be a pair (low, high), got {box!r}")

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
-from zennit_isnet.attribution import INPUT, Attribution, LRPAttribution
-from zennit_isnet.calibration import DEFAULT_RANGE, RelevanceRange, RunningMoments, ranges_from_state
-from zennit_isnet.composites import LRPFlex
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError, RelevanceRangeWarning
+from zennit_isnet.arguments import check_number
+from zennit_isnet.attribution import INPUT, Attribution, LRPAttribution, SignalOrRelevance
+from zennit_isnet.calibration import (
+    DEFAULT_RANGE,
+    RelevanceRange,
+    RunningMoments,
+    ranges_from_state,
+    warn_outside_default_range,
+)
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.formulations import Selective, Target
-from zennit_isnet.functional import total_relevance, validate_foreground
+from zennit_isnet.functional import gwrp, total_relevance, validate_foreground
 from zennit_isnet.losses import HeatmapLoss
 from zennit_isnet.preservation import buffers_restored_on_error, detached, eval_mode
-from zennit_isnet.validation import check_callable, check_has_mask, check_images, check_in_box, check_model
-
-_FAR = 10.0
-"""A total relevance this many times outside of the range draws a warning."""
+from zennit_isnet.taps import find_layers, unwrapped
+from zennit_isnet.validation import check_callable, check_has_mask, check_images, check_in_box, check_masks, check_model
 
 
 class ISNetRegularizer:
@@ -41,13 +43,20 @@ class ISNetRegularizer:
     model : Module
         A classifier that returns logits ``(N, C)``, or a named tuple with them first. It may be wrapped in
         `DistributedDataParallel`. Mode (train or eval), device and dtype are the user's.
-    composite : LRPFlex, optional
-        The relevance rules. Default ``LRPFlex()``. Shorthand for ``attribution=LRPAttribution(composite)``.
+    composite : LRPFlex or DifferentiableComposite, optional
+        The relevance rules. Default ``LRPFlex()``. With `layers`, short for
+        ``attribution=LRPAttribution(composite, layers)``.
     formulation : callable, optional
         ``formulation(logits) -> seeds (N, K, C)``, the explained quantities. Default `Selective`, one heatmap an
         image whatever the number of classes.
     loss : callable, optional
         ``loss(relevance, foreground, c1, c2) -> (N,)``. Default `HeatmapLoss`.
+    layers : sequence of str or "auto", default ()
+        LRP deep supervision: names of inner layers, as in ``model.named_modules()``, whose relevance is penalised too;
+        ``"auto"`` takes one layer for each spatial resolution. The images are always among them. Masks are brought to
+        each resolution such that no foreground is ever called background.
+    layer_decay : float, default 0.9
+        Decay in (0, 1] of the ranked mean of the layers' losses, the highest first; 1 is the plain mean.
     attribution : callable, optional
         ``attribution(model, images, formulation, create_graph=…) -> output, {layer: relevance}``; replaces LRP.
     validate : bool, default False
@@ -57,7 +66,9 @@ class ISNetRegularizer:
     Raises
     ------
     InvalidTypeError
-        If `model` is no module, a part has the wrong type, or both `composite` and `attribution` are given.
+        If `model` is no module, a part has the wrong type, or `attribution` is given with `composite` or `layers`.
+    InvalidValueError
+        If a layer does not exist, or `layer_decay` is not in (0, 1].
     UnsupportedModelError
         If the model is compiled, scripted or a `DataParallel`.
 
@@ -82,20 +93,27 @@ class ISNetRegularizer:
         self,
         model: nn.Module,
         *,
-        composite: LRPFlex | None = None,
+        composite: SignalOrRelevance | None = None,
         formulation: Callable[[Tensor], Tensor] | None = None,
         loss: Callable[..., Tensor] | None = None,
+        layers: Sequence[str] | str = (),
+        layer_decay: float = 0.9,
         attribution: Attribution | None = None,
         validate: bool = False,
     ) -> None:
         check_model(model)
         check_callable(formulation=formulation, loss=loss, attribution=attribution)
-        if composite is not None and attribution is not None:
-            raise InvalidTypeError("give composite or attribution, not both: composite is short for LRPAttribution")
-        if not (composite is None or isinstance(composite, LRPFlex)):
-            raise InvalidTypeError(f"composite must be an LRPFlex, got {type(composite).__name__}")
+        check_number("layer_decay", layer_decay, high=1.0)
+        if attribution is not None and (composite is not None or layers):
+            raise InvalidTypeError(
+                "give attribution, or composite and layers; not both, they are short for LRPAttribution(…)"
+            )
+        if attribution is None:
+            attribution = LRPAttribution(composite, layers)
+            find_layers(model, () if isinstance(layers, str) else layers)
         self.model = model
-        self.attribution: Attribution = LRPAttribution(composite) if attribution is None else attribution
+        self.attribution: Attribution = attribution
+        self.layer_decay = layer_decay
         self.formulation: Callable[[Tensor], Tensor] = Selective() if formulation is None else formulation
         self.loss = HeatmapLoss() if loss is None else loss
         self.validate = validate
@@ -140,8 +158,8 @@ class ISNetRegularizer:
         with buffers_restored_on_error(self.model):
             output, relevance = self.attribution(self.model, images, self.formulation, create_graph=training)
             self._warn_outside_range(relevance)
-            losses = [self._layer_loss(name, heatmaps, masks, flags) for name, heatmaps in relevance.items()]
-            penalty = torch.stack(losses).mean()
+            losses = {name: self._layer_loss(name, heatmaps, masks, flags) for name, heatmaps in relevance.items()}
+            penalty = combined(losses, self.layer_decay)
         self._called = True
         return output if training else detached(output), penalty
 
@@ -242,7 +260,7 @@ class ISNetRegularizer:
     def _explain(self, images: Tensor, formulation: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """Make heatmaps without a graph, in eval mode."""
         # DistributedDataParallel would wait for all processes, of which perhaps only this one explains
-        model = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+        model = unwrapped(self.model)
         with eval_mode(model):
             _, relevance = self.attribution(model, images.detach(), formulation, create_graph=False)
         return {name: heatmaps.detach() for name, heatmaps in relevance.items()}
@@ -251,29 +269,19 @@ class ISNetRegularizer:
         # reading values makes an accelerator wait
         values = self.validate or not self._called or not isinstance(images, Tensor) or images.device.type == "cpu"
         images = self._checked_images(images, values=values)
-        if not isinstance(masks, Tensor):
-            raise InvalidTypeError(f"masks must be a Tensor (N, 1, H, W) or (N, H, W), got {type(masks).__name__}")
-        masks = masks.as_subclass(Tensor)
-        spatial = images.ndim - 2
-        if masks.ndim == spatial + 1:
-            masks = masks.unsqueeze(1)
-        if masks.ndim != spatial + 2 or masks.shape[1] != 1 or masks.shape[0] != images.shape[0]:
-            raise InvalidValueError(
-                f"masks must have shape (N, 1, H, W) or (N, H, W) with N = {images.shape[0]} (and T for videos) for "
-                f"images of shape {tuple(images.shape)}, got {tuple(masks.shape)}"
-            )
-        if masks.device != images.device:
-            raise InvalidValueError(f"masks must be on the images' device {images.device}, got {masks.device}")
+        masks = check_masks(masks, images)
         flags = check_has_mask(has_mask, images.shape[0], images.device)
         if values:
-            validate_foreground(torch.where(flags.view(-1, *(1,) * (spatial + 1)), masks, torch.ones_like(masks)))
+            validate_foreground(torch.where(flags.view(-1, *(1,) * (masks.ndim - 1)), masks, torch.ones_like(masks)))
         return images, masks, flags
 
     def _checked_images(self, images: Tensor, *, values: bool) -> Tensor:
         images = check_images(images, values=values)
         composite = getattr(self.attribution, "composite", None)
-        if values and isinstance(composite, LRPFlex) and composite.box is not None:
-            check_in_box(images, composite.box)
+        positive = getattr(self.formulation, "positive", None)
+        for box in (getattr(part, "box", None) for part in (composite, positive)):
+            if values and box is not None:
+                check_in_box(images, box)
         return images
 
     def _warn_outside_range(self, relevance: dict[str, Tensor]) -> None:
@@ -281,12 +289,12 @@ class ISNetRegularizer:
             return
         self._warned = True
         for name, heatmaps in relevance.items():
-            total = total_relevance(heatmaps.detach()).mean().item()
-            if not DEFAULT_RANGE.c1 / _FAR <= total <= DEFAULT_RANGE.c2 * _FAR:
-                warnings.warn(
-                    f"the total relevance at {name!r} is {total:.3g}, far outside of the default range "
-                    f"({DEFAULT_RANGE.c1:g}, {DEFAULT_RANGE.c2:g}) of the heatmap loss, whose foreground term will "
-                    "drown everything else; measure the range with calibrate(loader) on a plainly trained model",
-                    RelevanceRangeWarning,
-                    stacklevel=3,
-                )
+            warn_outside_default_range(name, total_relevance(heatmaps.detach()).mean().item(), stacklevel=4)
+
+
+def combined(losses: Mapping[str, Tensor], decay: float) -> Tensor:
+    """Mean over composites of the ranked mean of the layers' losses."""
+    groups: dict[str, list[Tensor]] = {}
+    for name, loss in losses.items():
+        groups.setdefault(name.partition("/")[2], []).append(loss)
+    return torch.stack([gwrp(torch.stack(group), decay) for group in groups.values()]).mean()

@@ -91,6 +91,30 @@ def check_images(images: Any, *, values: bool) -> Tensor:
     return images.as_subclass(Tensor)
 
 
+def check_masks(masks: Any, images: Tensor) -> Tensor:
+    """Return foreground masks as a plain tensor ``(N, 1, H, W)``, or ``(N, 1, T, H, W)`` for videos.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `masks` is no tensor.
+    InvalidValueError
+        If their number, dimensions or device do not fit the images.
+    """
+    if not isinstance(masks, Tensor):
+        raise InvalidTypeError(f"masks must be a Tensor (N, 1, H, W) or (N, H, W), got {type(masks).__name__}")
+    plain: Tensor = masks.as_subclass(Tensor)
+    result = plain.unsqueeze(1) if plain.ndim == images.ndim - 1 else plain
+    if result.ndim != images.ndim or result.shape[1] != 1 or result.shape[0] != images.shape[0]:
+        raise InvalidValueError(
+            f"masks must have shape (N, 1, H, W) or (N, H, W) with N = {images.shape[0]} (and T for videos) for "
+            f"images of shape {tuple(images.shape)}, got {tuple(plain.shape)}"
+        )
+    if result.device != images.device:
+        raise InvalidValueError(f"masks must be on the images' device {images.device}, got {result.device}")
+    return result
+
+
 def check_in_box(images: Tensor, box: tuple[Tensor, Tensor]) -> None:
     """Raise if an image leaves the box of the z^B rule.
 

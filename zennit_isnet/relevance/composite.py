@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-from zennit.canonizers import Canonizer, CompositeCanonizer, MergeBatchNorm
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+from zennit.canonizers import Canonizer, CompositeCanonizer, MergeBatchNorm, NamedMergeBatchNorm
 from zennit.core import Composite, Hook
-from zennit.types import BatchNorm
+from zennit.types import BatchNorm, Linear
 
-from zennit_isnet.errors import InvalidTypeError
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.registration import ExclusiveComposite
+from zennit_isnet.relevance.application import check_rule
 from zennit_isnet.relevance.canonizers import FuseBatchNorm, MakeFunctionsVisible
 from zennit_isnet.relevance.functions import VisibleFunctions
-from zennit_isnet.relevance.fusion import FusedBatchNorm, Fusion
-from zennit_isnet.relevance.hook import LiveRule, check_rule
-from zennit_isnet.validation import check_model
+from zennit_isnet.relevance.fusion import FusedBatchNorm, Fusion, UnruledLayer
+from zennit_isnet.relevance.hook import LiveRule
 
 
-class DifferentiableComposite(Composite):
+class DifferentiableComposite(ExclusiveComposite):
     """A Zennit composite whose relevance is a differentiable function of the parameters.
 
     Made by `differentiable`.
@@ -38,42 +39,56 @@ class DifferentiableComposite(Composite):
     """
 
     propagates: Literal["relevance"] = "relevance"
+    strict = False
+    """Whether operations without a rule are errors; Zennit gives them the ordinary gradient."""
 
     def __init__(self, composite: Composite, canonizers: Sequence[Canonizer] | None = None) -> None:
         self.composite = composite
         own = _flattened(composite.canonizers if canonizers is None else canonizers)
-        merging = (MergeBatchNorm, FuseBatchNorm)
-        self.fuse_batch_norm = any(isinstance(c, merging) for c in own)
+        for canonizer in own:
+            if not isinstance(canonizer, Canonizer):
+                raise InvalidTypeError(f"canonizers must be zennit.canonizers.Canonizer, got {canonizer!r}")
+        merging = [c for c in own if isinstance(c, (MergeBatchNorm, FuseBatchNorm))]
+        named = [c for c in merging if isinstance(c, NamedMergeBatchNorm)]
+        # None: whatever BatchNorm follows a layer
+        self._named_norms = {name for c in named for _, name in c.name_map} if merging == named else None
+        self._fuses_before = any(isinstance(c, FuseBatchNorm) for c in own)
+        self.fuse_batch_norm = bool(merging)
         self.visible_functions = any(isinstance(c, MakeFunctionsVisible) for c in own)
+        self.fusion: Fusion | None = None
         # what merges BatchNorm by writing to parameters is replaced by Fusion; the rest rewrites forward methods only
-        kept = [c for c in own if not isinstance(c, (*merging, MakeFunctionsVisible))]
+        kept = [c for c in own if c not in merging and not isinstance(c, MakeFunctionsVisible)]
         super().__init__(canonizers=kept)
 
-    def register(self, module: nn.Module) -> None:
+    def register_with(self, module: nn.Module) -> None:
         """Put the rules on a model; its parameters are never replaced or written to."""
-        check_model(module)
-        module = module.module if isinstance(module, DistributedDataParallel) else module
-        self.remove()
-        try:
-            for canonizer in self.canonizers:
-                self.handles += canonizer.apply(module)
-            self._register_rules(module)
-        except BaseException:
-            self.remove()
-            raise
+        if self.composite.handles:
+            raise InvalidValueError(
+                f"the {type(self.composite).__name__} in this composite is registered with a model itself, and its "
+                "hooks would act too; leave its context or call its remove() first"
+            )
+        for canonizer in self.canonizers:
+            self.handles += canonizer.apply(module)
+        self._register_rules(module)
+
+    def relevance_seed(self, logits: Tensor, seed: Tensor) -> Tensor:
+        """Return the relevance at the logits that a signal seed stands for: ``y ⊙ seed``."""
+        return logits * seed
 
     def _register_rules(self, module: nn.Module) -> None:
         context: dict[str, Any] = {}
-        fusion = Fusion() if self.fuse_batch_norm else None
+        fusion = self.fusion = Fusion(self._fuses_before) if self.fuse_batch_norm else None
         rules = {name: self.composite.module_map(context, name, child) for name, child in module.named_modules()}
         for name, child in module.named_modules():
             rule = rules[name]
             if rule is not None:
                 check_rule(name, child, rule)
-            if fusion is not None and isinstance(child, BatchNorm):
-                self._add(FusedBatchNorm(fusion, rule), child)
+            if fusion is not None and self._fuses(name, child):
+                self._add(FusedBatchNorm(name, fusion, rule), child)
             elif rule is not None:
-                self._add(LiveRule(rule, fusion), child)
+                self._add(LiveRule(name, rule, fusion), child)
+            elif fusion is not None and isinstance(child, Linear):
+                self._add(UnruledLayer(fusion), child)
         if self.visible_functions:
             by_module = {id(child): rules[name] for name, child in module.named_modules()}
 
@@ -81,7 +96,12 @@ class DifferentiableComposite(Composite):
                 known = id(child) in by_module
                 return by_module[id(child)] if known else self.composite.module_map(context, "", child)
 
-            self._add(VisibleFunctions(rule_of), module)
+            self._add(VisibleFunctions(rule_of, strict=self.strict), module)
+
+    def _fuses(self, name: str, child: nn.Module) -> bool:
+        if self._named_norms is not None:
+            return name in self._named_norms
+        return isinstance(child, BatchNorm) or (self._fuses_before and isinstance(child, FrozenBatchNorm2d))
 
     def _add(self, hook: Hook, module: nn.Module) -> None:
         self.hook_refs.add(hook)

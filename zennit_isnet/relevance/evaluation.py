@@ -17,9 +17,6 @@ from zennit.core import BasicHook, ParamMod, zero_wrap
 from zennit_isnet.errors import UnsupportedModelError
 from zennit_isnet.relevance.input_gradient import InputGradient
 
-Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
-"""Positional arguments after the input, and keyword arguments."""
-
 
 class _Unhooked(nn.Module):
     """Calls a module's forward without its hooks."""
@@ -32,15 +29,17 @@ class _Unhooked(nn.Module):
         return self.module.forward(*args, **kwargs)
 
 
-def evaluate(module: nn.Module, parameters: Mapping[str, Tensor | None], input: Tensor, arguments: Arguments) -> Tensor:
+def evaluate(
+    module: nn.Module, parameters: Mapping[str, Tensor | None], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Tensor:
     """Return the module's output with other parameters, and with copies of its buffers (running statistics)."""
     state: dict[str, Any] = {f"module.{name}": value for name, value in parameters.items()}
     state |= {f"module.{name}": buffer.clone() for name, buffer in module.named_buffers()}
-    args, kwargs = arguments
     if getattr(module, "inplace", False):
-        input = input.clone()
-    output: Tensor = torch.func.functional_call(_Unhooked(module), state, (input, *args), dict(kwargs))
-    return output
+        args = tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
+    output = torch.func.functional_call(_Unhooked(module), state, args, dict(kwargs))
+    result: Tensor = output[0] if isinstance(output, tuple) else output
+    return result
 
 
 def modified_parameters(
@@ -68,11 +67,11 @@ def basic_relevance(
     rule: BasicHook,
     module: nn.Module,
     parameters: Mapping[str, Tensor | None],
-    input: Tensor,
-    arguments: Arguments,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
     relevance: Tensor,
 ) -> Tensor:
-    """Relevance at the input of a module by a rule made of modifiers, gradient mapper and reducer.
+    """Relevance at the first input of a module by a rule made of modifiers, gradient mapper and reducer.
 
     Parameters
     ----------
@@ -82,10 +81,10 @@ def basic_relevance(
         The module, or one that computes the same with other `parameters`.
     parameters : mapping of str to Tensor
         Its own parameters, live; with a BatchNorm folded in where there is one.
-    input : Tensor
-        Input of the module in the forward pass, attached to the graph.
-    arguments : tuple
-        Its other arguments.
+    args : tuple
+        Inputs of the module in the forward pass, attached to the graph. The rule modifies the first one.
+    kwargs : mapping
+        Its keyword arguments.
     relevance : Tensor
         Relevance at the output.
 
@@ -94,6 +93,7 @@ def basic_relevance(
     Tensor
         Relevance at the input, differentiable with respect to parameters, input and incoming relevance.
     """
+    input, *others = args
     inputs, outputs = [], []
     evaluation = InputGradient()
     with torch.enable_grad(), evaluation:
@@ -105,7 +105,7 @@ def basic_relevance(
             modified = modified if modified.requires_grad else modified.requires_grad_()
             weights = modified_parameters(param_mod, module, parameters)
             inputs.append(modified)
-            outputs.append(out_mod(evaluate(module, weights, modified, arguments)))
+            outputs.append(out_mod(evaluate(module, weights, (modified, *others), kwargs)))
     create_graph = torch.is_grad_enabled()
     upper = rule.gradient_mapper(relevance, outputs)
     gradients = evaluation.gradient(outputs, inputs, upper, create_graph)
@@ -113,16 +113,19 @@ def basic_relevance(
     return result
 
 
-def plain_gradient(
+def plain_gradients(
     module: nn.Module,
     parameters: Mapping[str, Tensor | None],
-    input: Tensor,
-    arguments: Arguments,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
     upper: Tensor,
-) -> Tensor:
-    """Return the ordinary gradient at the module's input, which some hooks modify."""
+) -> tuple[Tensor | None, ...]:
+    """Return the ordinary gradient at each tensor among the inputs, None at those that have no part in it."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        alias = input.view_as(input) if input.requires_grad else input.detach().requires_grad_()
-        output = evaluate(module, parameters, alias, arguments)
-        return torch.autograd.grad(output, alias, upper, create_graph=create_graph)[0]
+        inputs = tuple(a.view_as(a) if isinstance(a, Tensor) else a for a in args)
+        tensors = [a for a in inputs if isinstance(a, Tensor)]
+        wanted = [t for t in tensors if t.requires_grad]
+        output = evaluate(module, parameters, inputs, kwargs)
+        found = iter(torch.autograd.grad(output, wanted, upper, create_graph=create_graph, allow_unused=True))
+    return tuple(next(found) if t.requires_grad else None for t in tensors)

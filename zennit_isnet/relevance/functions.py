@@ -9,15 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, resolve_name
 from zennit.core import Hook, RemovableHandle, RemovableHandleList
 from zennit.layer import Sum
 
-from zennit_isnet.relevance.hook import apply_rule
-from zennit_isnet.signal.provenance import tensors_in
-from zennit_isnet.signal.substitute import Substitute
+from zennit_isnet.errors import UncoveredOperationError
+from zennit_isnet.relevance.application import apply_rule, is_pass, see_forward
+from zennit_isnet.signal import rules
+from zennit_isnet.signal.provenance import module_path, tensors_in
+from zennit_isnet.signal.substitute import substitute
+from zennit_isnet.signal.table import RULES
 
 SUMS = frozenset({torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__})
+
+PLAIN = frozenset({rules.linear, rules.assignment, rules.constant, rules.dropout, rules.alias})
+"""Rules whose relevance is the ordinary gradient."""
 
 MODULES: Mapping[Any, Callable[..., nn.Module]] = MappingProxyType(
     {
@@ -48,11 +54,13 @@ class VisibleFunctions(Hook):
     ----------
     rule_of : callable
         ``rule_of(module) -> Hook or None``, the composite's map.
+    strict : bool
+        Whether operations on the way from the images that are neither linear nor have a rule are errors.
     """
 
-    def __init__(self, rule_of: Callable[[nn.Module], Hook | None]) -> None:
+    def __init__(self, rule_of: Callable[[nn.Module], Hook | None], strict: bool = False) -> None:
         super().__init__()
-        self.rule_of = rule_of
+        self.rule_of, self.strict = rule_of, strict
         self.active = False
         self.inside = 0
         self._mode: _FunctionMode | None = None
@@ -60,7 +68,7 @@ class VisibleFunctions(Hook):
 
     def copy(self) -> VisibleFunctions:
         """Return an unregistered hook."""
-        return VisibleFunctions(self.rule_of)
+        return VisibleFunctions(self.rule_of, self.strict)
 
     def register(self, module: nn.Module) -> RemovableHandleList:
         """Watch the functional calls of the module's forward passes."""
@@ -85,16 +93,19 @@ class VisibleFunctions(Hook):
     def _enter(self, module: nn.Module, args: Any) -> None:
         if self._mode is None and torch.is_grad_enabled():
             self.inside = 0
-            self._mode = _FunctionMode(self)
+            self._mode = _FunctionMode(self, module)
             self._mode.__enter__()  # type: ignore[no-untyped-call]
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._close()
+        mode = self._close()
+        if mode is not None and output is not None and mode.problems:
+            raise UncoveredOperationError(mode.problems)
 
-    def _close(self) -> None:
+    def _close(self) -> _FunctionMode | None:
         mode, self._mode = self._mode, None
         if mode is not None:
             mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        return mode
 
     def _into(self, module: nn.Module, args: Any) -> None:
         self.inside += 1
@@ -104,25 +115,36 @@ class VisibleFunctions(Hook):
 
 
 class _FunctionMode(TorchFunctionMode):
-    def __init__(self, hook: VisibleFunctions) -> None:
+    def __init__(self, hook: VisibleFunctions, root: nn.Module) -> None:
         super().__init__()
-        self.hook = hook
+        self.hook, self.root = hook, root
+        self.problems: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        operands = [t for t in tensors_in((*args, *kwargs.values())) if t.requires_grad]
-        if self.hook.inside or not operands:
+        operands = [t for t in tensors_in((*args, *kwargs.values())) if _carries(t)]
+        if self.hook.inside or not operands or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         if func in SUMS:
             return self._sum(func, *args, **kwargs)
         if func in MODULES:
             return self._call(func, *args, **kwargs)
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if self.hook.strict and RULES.get(func) not in PLAIN and next(tensors_in((result,)), None) is not None:
+            self._report(func)
+        return result
+
+    def _report(self, func: Any) -> None:
+        name = resolve_name(func) or repr(func)
+        remedy = "use LRPFlex, or differentiable(composite) with a rule for the module"
+        problem = f"{module_path(self.root)}: {name}: no relevance rule covers it; {remedy}"
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def _sum(self, func: Any, left: Any, right: Any = None, **kwargs: Any) -> Any:
         rule = self.hook.rule_of(Sum())
         right = kwargs.pop("other", right)
-        both = [t for t in (left, right) if isinstance(t, Tensor) and t.grad_fn is not None]
+        both = [t for t in (left, right) if _carries(t)]
         if rule is None or len(both) < 2 or kwargs:
             return func(left, right, **kwargs)
         inplace = func in (Tensor.add_, Tensor.__iadd__)
@@ -131,23 +153,36 @@ class _FunctionMode(TorchFunctionMode):
 
         def propagate(relevance: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, ...]:
             stacked = torch.stack(torch.broadcast_tensors(left, right), dim=-1)
-            parts = apply_rule(rule.copy(), module, {}, stacked, ((), {}), relevance).unbind(-1)
+            parts = _one(apply_rule(rule.copy(), module, {}, (stacked,), {}, relevance)).unbind(-1)
             return tuple(part.sum_to_size(t.shape) for part, t in zip(parts, (left, right), strict=True))
 
-        result: Tensor = Substitute.apply(self.hook, propagate, torch.add(*terms), *terms)
+        result = substitute(self.hook, propagate, torch.add(*terms), *terms)
         return left.copy_(result) if inplace else result
 
     def _call(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
         module = MODULES[func](*args, **kwargs)
         rule = self.hook.rule_of(module)
-        if rule is None or input.grad_fn is None:
+        if rule is None or not _carries(input):
             return func(input, *args, **kwargs)
         inplace = bool(kwargs.get("inplace", False))
         original = input.clone() if inplace else input
         output = module.forward(original)
+        applied = rule.copy()
+        see_forward(applied, module, (original,), {}, output)
 
-        def propagate(relevance: Tensor, input: Tensor) -> tuple[Tensor, ...]:
-            return (apply_rule(rule.copy(), module, {}, input, ((), {}), relevance),)
+        def propagate(relevance: Tensor, input: Tensor) -> tuple[Tensor | None, ...]:
+            return apply_rule(applied, module, {}, (input,), {}, relevance)
 
-        result: Tensor = Substitute.apply(self.hook, propagate, output, original)
+        result = substitute(self.hook, None if is_pass(rule) else propagate, output, original)
         return input.copy_(result) if inplace else result
+
+
+def _carries(value: Any) -> bool:
+    """Whether a value may carry relevance to the images; a parameter alone does not."""
+    return isinstance(value, Tensor) and value.requires_grad and not isinstance(value, nn.Parameter)
+
+
+def _one(relevance: tuple[Tensor | None, ...]) -> Tensor:
+    (single,) = relevance
+    assert single is not None
+    return single

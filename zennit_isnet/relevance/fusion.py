@@ -1,120 +1,136 @@
-"""BatchNorm folded into the layer before it, by the statistics of this forward pass and without writing anything."""
+"""BatchNorm folded into the layer before or after it, by the statistics of the forward pass and without writing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
-from zennit.core import BasicHook, Hook, RemovableHandle, RemovableHandleList
-from zennit.rules import Pass
-from zennit.types import ConvolutionTranspose
+from zennit.core import Hook, RemovableHandle, RemovableHandleList
+from zennit.types import Linear
 
 from zennit_isnet.errors import UnsupportedModelError
-from zennit_isnet.relevance.evaluation import Arguments, basic_relevance
-from zennit_isnet.signal.substitute import Substitute
+from zennit_isnet.relevance.application import apply_rule, is_pass
+from zennit_isnet.relevance.folding import Affine, exact_before
+from zennit_isnet.signal.substitute import substitute
 
 
-def affine_of(norm: Any, input: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``γ/σ`` and ``β − γμ/σ`` of a BatchNorm, with the statistics that its forward pass used on `input`.
+class LinearCall(NamedTuple):
+    """A call of a convolution or linear layer whose output a BatchNorm may read."""
 
-    In train mode they are functions of the input; `running_mean` and `running_var` are not touched.
-    """
-    by_batch = norm.running_mean is None or (norm.training and not _frozen(norm))
-    dims = [d for d in range(input.ndim) if d != 1]
-    mean = input.mean(dims) if by_batch else norm.running_mean
-    var = input.var(dims, unbiased=False) if by_batch else norm.running_var
-    scale = torch.rsqrt(var + norm.eps)
-    weight, bias = norm.weight, norm.bias
-    scale = scale if weight is None else weight * scale
-    return scale, -mean * scale if bias is None else bias - mean * scale
+    version: int
+    switch: Hook
+    rule: Hook | None
+    module: nn.Module
+    input: Tensor
+    before: Affine | None
 
-
-def _frozen(norm: Any) -> bool:
-    """Whether the type never uses the batch's statistics (torchvision's FrozenBatchNorm2d)."""
-    return not isinstance(norm, nn.modules.batchnorm._BatchNorm)
-
-
-def folded(module: nn.Module, parameters: Mapping[str, Tensor | None], scale: Tensor, shift: Tensor) -> dict[str, Any]:
-    """Return weight and bias of a convolution or linear layer followed by ``scale · y + shift``."""
-    weight, bias = parameters["weight"], parameters.get("bias")
-    assert weight is not None
-    transposed = isinstance(module, ConvolutionTranspose)
-    shape = (1, -1) if transposed else (-1,)
-    trailing = (1,) * (weight.ndim - len(shape))
-    if transposed and module.groups != 1:
-        raise UnsupportedModelError("a grouped transposed convolution before a BatchNorm cannot be fused")
-    return {
-        **parameters,
-        "weight": weight * scale.view(*shape, *trailing),
-        "bias": shift if bias is None else bias * scale + shift,
-    }
+    def parameters(self) -> dict[str, Tensor | None]:
+        """Return the layer's parameters, with a BatchNorm before it folded in."""
+        own = dict(self.module.named_parameters(recurse=False))
+        return own if self.before is None else self.before.folded_before(self.module, own, self.input)
 
 
 class Fusion:
-    """Notes layers with a rule, and folds a BatchNorm that reads their output into the rule."""
-
-    def __init__(self) -> None:
-        self._calls: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-
-    def note(
-        self, output: Tensor, switch: Hook, rule: BasicHook, module: nn.Module, input: Tensor, arguments: Arguments
-    ) -> None:
-        """Remember which call made `output`."""
-        self._calls[output] = (switch, rule, module, input, arguments)
-
-    def clear(self) -> None:
-        """Forget the calls of the last forward pass."""
-        self._calls = WeakTensorKeyDictionary()
-
-    def fold(self, norm: nn.Module, input: Tensor, output: Tensor) -> Tensor | None:
-        """Return a BatchNorm's output with the fused layer's rule, or None if no layer with a rule made its input."""
-        call = self._calls.get(input)
-        if call is None or "weight" not in dict(call[2].named_parameters(recurse=False)):
-            return None
-        switch, rule, module, layer_input, arguments = call
-        names = [name for name, _ in module.named_parameters(recurse=False)]
-
-        def propagate(relevance: Tensor, *operands: Tensor) -> tuple[Tensor | None, ...]:
-            layer_input, norm_input, *values = operands
-            scale, shift = affine_of(norm, norm_input)
-            parameters = folded(module, dict(zip(names, values, strict=True)), scale, shift)
-            return (
-                basic_relevance(rule, module, parameters, layer_input, arguments, relevance),
-                *(None for _ in operands[1:]),
-            )
-
-        parameters = [getattr(module, name) for name in names]
-        fused: Tensor = Substitute.apply(switch, propagate, output, layer_input, input, *parameters)
-        return fused
-
-
-class FusedBatchNorm(Hook):
-    """Hook of a BatchNorm module that hands it to `Fusion`, and keeps its own rule where there is nothing to fuse.
+    """Notes which call made a tensor, and folds BatchNorm into layers by the tensors that flow.
 
     Parameters
     ----------
-    fusion : Fusion
-        Shared by the registration.
-    inner : LiveRule, optional
-        The rule of the BatchNorm where it follows no layer with a rule.
+    before : bool
+        Whether a BatchNorm that follows no layer is folded into the layer that reads it.
     """
 
-    def __init__(self, fusion: Fusion, rule: Hook | None) -> None:
+    def __init__(self, before: bool) -> None:
+        self.before = before
+        self._linear: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._norms: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+    def note_linear(
+        self, output: Tensor, switch: Hook, rule: Hook | None, module: nn.Module, input: Tensor, before: Affine | None
+    ) -> None:
+        """Remember the layer that made `output`; `rule` None means that it has the ordinary gradient."""
+        if isinstance(module, Linear):
+            self._linear[output] = LinearCall(output._version, switch, rule, module, input, before)
+
+    def note_norm(self, output: Tensor, affine: Affine, input: Tensor) -> None:
+        """Remember the BatchNorm that made `output` and was folded into no layer before it."""
+        if self.before:
+            self._norms[output] = (output._version, affine, input)
+
+    def norm_before(self, module: nn.Module, input: Tensor) -> tuple[Tensor, Affine | None]:
+        """Return the input of the BatchNorm that made `input`, and what it did; `input` itself if there is none."""
+        version, affine, norm_input = self._norms.get(input, (None, None, input))
+        if version != input._version or not exact_before(module, input):
+            return input, None
+        return norm_input, affine
+
+    def call_of(self, output: Tensor) -> LinearCall | None:
+        """Return the call of a layer that made `output`, or None."""
+        call: LinearCall | None = self._linear.get(output)
+        # an in-place operation in between makes it another tensor
+        return None if call is None or call.version != output._version else call
+
+    def fold_after(self, affine: Affine, switch: Hook, input: Tensor, output: Tensor) -> Tensor | None:
+        """Return a BatchNorm's output with the fused layer's rule, or None if no layer made its input."""
+        call = self.call_of(input)
+        if call is None or input.ndim != call.module.weight.ndim:
+            return None
+        if call.rule is None:
+
+            def scale(relevance: Tensor, norm_input: Tensor) -> tuple[Tensor]:
+                return (relevance * affine.channels(affine(norm_input)[0], relevance),)
+
+            return substitute(switch, scale, output, input)
+        names = [name for name, _ in call.module.named_parameters(recurse=False)]
+        # not the call itself, which holds tensors that autograd has to see
+        rule, module, before = call.rule, call.module, call.before
+
+        def propagate(relevance: Tensor, *operands: Tensor) -> tuple[Tensor | None, ...]:
+            layer_input, norm_input, *values = operands
+            parameters: Mapping[str, Tensor | None] = dict(zip(names, values, strict=True))
+            if before is not None:
+                parameters = before.folded_before(module, parameters, layer_input)
+            parameters = affine.folded_after(module, parameters, norm_input)
+            (result,) = apply_rule(rule, module, parameters, (layer_input,), {}, relevance)
+            return result, *(None for _ in operands[1:])
+
+        values = [getattr(module, name) for name in names]
+        return substitute(call.switch, propagate, output, call.input, input, *values)
+
+
+class FusedBatchNorm(Hook):
+    """Hook of a BatchNorm module that folds it by `Fusion`, and keeps its own rule where there is nothing to fold it in.
+
+    Parameters
+    ----------
+    path : str
+        Name of the module in the model, for messages.
+    fusion : Fusion
+        Shared by the registration.
+    rule : zennit.core.Hook, optional
+        Pass, or None for the ordinary gradient.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the rule is another one, which would have to hold for a layer that is no longer there.
+    """
+
+    def __init__(self, path: str, fusion: Fusion, rule: Hook | None) -> None:
         super().__init__()
-        if rule is not None and type(rule).backward is not Pass.backward:
+        if rule is not None and not is_pass(rule):
             raise UnsupportedModelError(
-                f"a BatchNorm has the rule {type(rule).__name__} and a canonizer that merges it into the layer "
-                "before; give it Pass or no rule, or leave out the canonizer"
+                f"{path or '(the model)'}: a BatchNorm has the rule {type(rule).__name__} and a canonizer that merges "
+                "it into another layer; give it Pass or no rule, or leave out the canonizer"
             )
-        self.fusion, self.rule = fusion, rule
+        self.path, self.fusion, self.rule = path, fusion, rule
         self.active = False
 
     def copy(self) -> FusedBatchNorm:
         """Return an unregistered hook."""
-        return FusedBatchNorm(self.fusion, self.rule)
+        return FusedBatchNorm(self.path, self.fusion, self.rule)
 
     def register(self, module: nn.Module) -> RemovableHandleList:
         """Hook the BatchNorm."""
@@ -127,9 +143,38 @@ class FusedBatchNorm(Hook):
         super().remove()
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        if output.grad_fn is None:
+        if not torch.is_grad_enabled() or not args or not args[0].requires_grad:
             return None
-        fused = self.fusion.fold(module, args[0], output)
-        if fused is None and self.rule is not None:
-            fused = Substitute.apply(self, lambda relevance, _: (relevance,), output, args[0])
-        return fused
+        affine = Affine(module)
+        fused = self.fusion.fold_after(affine, self, args[0], output)
+        if fused is not None:
+            return fused
+        passed = output if self.rule is None else substitute(self, None, output, args[0])
+        self.fusion.note_norm(passed, affine, args[0])
+        return passed
+
+
+class UnruledLayer(Hook):
+    """Hook of a layer without a rule, whose gradient goes through the BatchNorm after it as through a fused layer.
+
+    Parameters
+    ----------
+    fusion : Fusion
+        Shared by the registration.
+    """
+
+    def __init__(self, fusion: Fusion) -> None:
+        super().__init__()
+        self.fusion = fusion
+
+    def copy(self) -> UnruledLayer:
+        """Return an unregistered hook."""
+        return UnruledLayer(self.fusion)
+
+    def register(self, module: nn.Module) -> RemovableHandleList:
+        """Hook the layer."""
+        return RemovableHandleList([RemovableHandle(self), module.register_forward_hook(self._after)])
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if torch.is_grad_enabled() and args and args[0].requires_grad:
+            self.fusion.note_linear(output, self, None, module, args[0], None)

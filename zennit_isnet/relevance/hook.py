@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from zennit.core import BasicHook, Hook, RemovableHandle, RemovableHandleList
-from zennit.rules import Pass
 
 from zennit_isnet.errors import UnsupportedModelError
-from zennit_isnet.relevance.evaluation import Arguments, basic_relevance, plain_gradient
-from zennit_isnet.signal.substitute import Substitute
+from zennit_isnet.relevance.application import apply_rule, is_pass, see_forward
+from zennit_isnet.signal.substitute import substitute
 
 if TYPE_CHECKING:
     from zennit_isnet.relevance.fusion import Fusion
-
-
-def check_rule(name: str, module: nn.Module, rule: Hook) -> None:
-    """Raise if a rule cannot be evaluated with live parameters on this module.
-
-    Raises
-    ------
-    UnsupportedModelError
-        If a rule built from modifiers replaces Zennit's ``backward`` (it may read ``param.data``), or re-evaluates a
-        module that draws random numbers.
-    """
-    where = f"{name or '(the model)'} ({type(module).__name__}): {type(rule).__name__}"
-    has_parameters = next(module.parameters(recurse=False), None) is not None
-    own_backward = isinstance(rule, BasicHook) and type(rule).backward is not BasicHook.backward
-    if own_backward and has_parameters:
-        raise UnsupportedModelError(
-            f"{where} overrides BasicHook.backward on a module with parameters, which may read param.data and lose "
-            "their gradient; express the rule by modifiers, gradient mapper and reducer, or as a plain Hook"
-        )
-    if isinstance(rule, BasicHook) and isinstance(module, nn.modules.dropout._DropoutNd):
-        raise UnsupportedModelError(f"{where} would draw another dropout mask; leave dropout without a rule, or Pass")
 
 
 class LiveRule(Hook):
@@ -45,22 +22,23 @@ class LiveRule(Hook):
 
     Parameters
     ----------
+    path : str
+        Name of the module in the model, for messages.
     rule : zennit.core.Hook
         Template of the rule; each call of the module gets its own copy.
     fusion : Fusion, optional
         Where calls are noted that a BatchNorm may be folded into.
     """
 
-    def __init__(self, rule: Hook, fusion: Fusion | None = None) -> None:
+    def __init__(self, path: str, rule: Hook, fusion: Fusion | None = None) -> None:
         super().__init__()
-        self.rule = rule
-        self.fusion = fusion
+        self.path, self.rule, self.fusion = path, rule, fusion
         self.active = False
         self._calls: list[tuple[Any, ...]] = []
 
     def copy(self) -> LiveRule:
         """Return an unregistered hook with the same rule."""
-        return LiveRule(self.rule, self.fusion)
+        return LiveRule(self.path, self.rule, self.fusion)
 
     def register(self, module: nn.Module) -> RemovableHandleList:
         """Hook the module and switch its rule on."""
@@ -88,68 +66,62 @@ class LiveRule(Hook):
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         args = self._calls.pop()
-        tensors = [a for a in args if isinstance(a, Tensor)]
-        single = output[0] if isinstance(output, tuple) else output
-        if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors) or single.grad_fn is None:
+        if not torch.is_grad_enabled():
             return None
-        ruled = self.attach(module, tensors, (args[1:], kwargs), args, single, kwargs)
-        return (ruled, *output[1:]) if isinstance(output, tuple) else ruled
+        if any(isinstance(value, Tensor) and value.requires_grad for value in kwargs.values()):
+            self._refuse(module, "got an input as a keyword argument; pass it by position, or give the module no rule")
+        if not any(isinstance(value, Tensor) and value.requires_grad for value in args):
+            return None
+        single = output[0] if isinstance(output, tuple) and output else output
+        if not isinstance(args[0], Tensor) or not isinstance(single, Tensor):
+            types = f"{type(args[0]).__name__} → {type(output).__name__}"
+            self._refuse(module, f"rules need a module that takes a tensor and returns one, this is {types}")
+        if single.grad_fn is None:
+            return None
+        ruled = self._attach(module, args, kwargs, single)
+        if not isinstance(output, tuple):
+            return ruled
+        return type(output)(ruled, *output[1:]) if hasattr(output, "_fields") else (ruled, *output[1:])
 
-    def attach(
-        self,
-        module: nn.Module,
-        tensors: list[Tensor],
-        arguments: Arguments,
-        args: tuple[Any, ...],
-        output: Tensor,
-        kwargs: Mapping[str, Any],
-    ) -> Tensor:
+    def _attach(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
         """Return the output with the rule attached."""
         rule = self.rule.copy()
-        _call_forward(rule, module, args, kwargs, output)
+        tensors = [a for a in args if isinstance(a, Tensor)]
+        if is_pass(rule):
+            return self._pass(module, tensors, output)
+        see_forward(rule, module, args, kwargs, output)
+        affine = None
+        if self.fusion is not None and isinstance(rule, BasicHook):
+            tensors[0], affine = self.fusion.norm_before(module, tensors[0])
+        # tensors are saved by autograd, which sees if one is overwritten
+        others = [None if isinstance(a, Tensor) else (a,) for a in args]
         names = [name for name, _ in module.named_parameters(recurse=False)]
         count = len(tensors)
 
         def propagate(relevance: Tensor, *operands: Tensor) -> tuple[Tensor | None, ...]:
-            inputs, parameters = operands[:count], dict(zip(names, operands[count:], strict=True))
-            result = apply_rule(rule, module, parameters, inputs[0], arguments, relevance)
-            shared = [result if i.shape == result.shape else None for i in inputs]
-            return (*shared, *(None for _ in parameters))
+            fresh = iter(operands[:count])
+            inputs = tuple(next(fresh) if other is None else other[0] for other in others)
+            parameters: Mapping[str, Tensor | None] = dict(zip(names, operands[count:], strict=True))
+            if affine is not None:
+                parameters = affine.folded_before(module, parameters, operands[0])
+            return *apply_rule(rule, module, parameters, inputs, kwargs, relevance), *(None for _ in names)
 
-        parameters = [getattr(module, name) for name in names]
-        ruled: Tensor = Substitute.apply(self, propagate, output, *tensors, *parameters)
-        if self.fusion is not None and isinstance(rule, BasicHook):
-            self.fusion.note(ruled, self, rule, module, tensors[0], arguments)
+        ruled = substitute(self, propagate, output, *tensors, *(getattr(module, n) for n in names))
+        if self.fusion is not None:
+            self.fusion.note_linear(ruled, self, rule, module, tensors[0], affine)
         return ruled
 
+    def _pass(self, module: nn.Module, tensors: list[Tensor], output: Tensor) -> Tensor:
+        sources = [t for t in tensors if t.requires_grad]
+        shapes = [tuple(t.shape) for t in sources]
+        if shapes != [tuple(output.shape)]:
+            self._refuse(
+                module,
+                f"Pass hands relevance of shape {tuple(output.shape)} on unchanged, to one input of the same shape, "
+                f"but the inputs are {shapes}; give the module another rule or none",
+            )
+        return substitute(self, None, output, sources[0])
 
-def apply_rule(
-    rule: Hook,
-    module: nn.Module,
-    parameters: Mapping[str, Tensor | None],
-    input: Tensor,
-    arguments: Arguments,
-    relevance: Tensor,
-) -> Tensor:
-    """Relevance at the input by any of Zennit's hooks; None from the hook means the ordinary gradient."""
-    if type(rule).backward is Pass.backward:
-        return relevance
-    if isinstance(rule, BasicHook) and type(rule).backward is BasicHook.backward:
-        return basic_relevance(rule, module, parameters, input, arguments, relevance)
-    gradient = plain_gradient(module, parameters, input, arguments, relevance)
-    rule.stored_tensors["grad_output"] = (relevance,)
-    changed = rule.backward(module, (gradient,), (relevance,))
-    if changed is None or changed[0] is None:
-        return gradient
-    result: Tensor = changed[0]
-    return result
-
-
-def _call_forward(rule: Hook, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Tensor) -> None:
-    """Let a hook see the forward pass: ``(module, input, output)``, or with keyword arguments since Zennit 1."""
-    if isinstance(rule, BasicHook) and type(rule).forward is BasicHook.forward:
-        return  # it stores the input, which is kept here anyway
-    if len(inspect.signature(rule.forward).parameters) == 3:
-        rule.forward(module, args, output)
-    else:
-        rule.forward(module, args, kwargs, output)
+    def _refuse(self, module: nn.Module, reason: str) -> None:
+        name = type(self.rule).__name__
+        raise UnsupportedModelError(f"{self.path or '(the model)'} ({type(module).__name__}): {name}: {reason}")

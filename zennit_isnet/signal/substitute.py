@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.overrides import handle_torch_function, has_torch_function
 
 
 class Switch(Protocol):
@@ -30,25 +31,39 @@ class Substitute(Function):
     ``output`` is what PyTorch computed from the operands by its own kernels, so values and ordinary gradients are
     PyTorch's. In a signal pass that computation gets no gradient at all; the rule jumps over it. The rule is made of
     differentiable operations on operands that are attached to the graph, so the signal is a function of the
-    parameters.
+    parameters. Without a rule (None) the signal goes to the first operand as it is, and nothing is kept.
     """
 
     @staticmethod
-    def forward(ctx: Any, switch: Switch, rule: SignalRule, output: Tensor, *operands: Tensor | None) -> Tensor:
-        ctx.switch, ctx.rule = switch, rule
+    def forward(ctx: Any, switch: Switch, rule: SignalRule | None, output: Tensor, *operands: Tensor | None) -> Tensor:
+        ctx.switch, ctx.rule, ctx.count = switch, rule, len(operands)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*operands)
+        if rule is not None:
+            ctx.save_for_backward(*operands)
         # a detached alias, because autograd forbids in-place changes of views that custom functions return
         return output.detach()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Any, ...]:
-        operands: tuple[Tensor | None, ...] = ctx.saved_tensors
         if grad is None:
-            return (None,) * (3 + len(operands))
-        if ctx.switch.active:
-            return (None, None, None, *ctx.rule(grad, *operands))
-        return (None, None, grad, *(None,) * len(operands))
+            return (None,) * (3 + ctx.count)
+        if not ctx.switch.active:
+            return (None, None, grad, *(None,) * ctx.count)
+        signals = [grad, *(None,) * (ctx.count - 1)] if ctx.rule is None else ctx.rule(grad, *ctx.saved_tensors)
+        return (None, None, None, *signals)
+
+
+def substitute(switch: Switch, rule: SignalRule | None, output: Tensor, *operands: Tensor | None) -> Tensor:
+    """Attach a rule to an output; see `Substitute`.
+
+    Modes that watch the forward pass see a call of this function, so that two composites can share one pass.
+    """
+    relevant = (output, *(t for t in operands if t is not None))
+    if has_torch_function(relevant):
+        result: Tensor = handle_torch_function(substitute, relevant, switch, rule, output, *operands)
+    else:
+        result = Substitute.apply(switch, rule, output, *operands)
+    return result
 
 
 class Hold(Function):
