@@ -12,7 +12,7 @@ from zennit.core import Hook, RemovableHandle, RemovableHandleList
 
 from zennit_isnet.errors import InvalidValueError, UncoveredOperationError
 from zennit_isnet.signal.mode import FrozenGateMode, Rule
-from zennit_isnet.signal.provenance import Kind, tensors_in
+from zennit_isnet.signal.provenance import tensors_in
 from zennit_isnet.signal.stem import Stem
 from zennit_isnet.signal.substitute import InputRelevance
 
@@ -100,16 +100,13 @@ class FrozenGates(Hook):
         mode = self._end_mode()
         if mode is None or output is None:
             return None
-        main = next(tensors_in(output.values() if isinstance(output, dict) else (output,)), None)
-        if main is not None and mode.kinds[main] is not Kind.SIGNAL:
-            name = "the model's output" if mode.kinds[main] is not Kind.HELD else "the model's output, behind a gate,"
-            remedy = "return logits, and connect them to the images by operations that have a rule"
-            mode.report(name, "carries no signal from the images", remedy)
         if mode.stem is not None and not mode.stem.passed:
             reason = "no convolution with equal padding on both sides reads the images"
-            mode.report("z^B", reason, "use box=None")
-        if mode.problems:
-            raise UncoveredOperationError(mode.problems)
+            mode.refuse("z^B", reason, "use box=None")
+        main = next(tensors_in(output.values() if isinstance(output, dict) else (output,)), None)
+        problems = [] if main is None else mode.conclude(main)
+        if problems:
+            raise UncoveredOperationError([str(problem) for problem in problems])
         return None
 
     def _end_mode(self) -> FrozenGateMode | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,6 +26,16 @@ class Kind(enum.IntEnum):
     """Has a gradient function that no observed operation made: a custom autograd function, for example."""
 
 
+Flaws = frozenset[int]
+"""Problems on a tensor's way from the images, as positions in a list of problems.
+
+They make the relevance wrong only if the signal passes there. Of a tensor that is held constant they are the problems
+behind the gate, where no signal passes.
+"""
+
+NO_FLAWS: Flaws = frozenset()
+
+
 def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
     """Yield the tensors among values, and those in lists and tuples among them."""
     for value in values:
@@ -36,10 +46,11 @@ def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
 
 
 class Provenance:
-    """Kinds of the tensors of one forward pass; holds no tensor alive."""
+    """Kinds and flaws of the tensors of one forward pass; holds no tensor alive."""
 
     def __init__(self) -> None:
         self._kinds: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._flaws: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._aliases: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def __getitem__(self, tensor: Tensor) -> Kind:
@@ -55,22 +66,55 @@ class Provenance:
     def __setitem__(self, tensor: Tensor, kind: Kind) -> None:
         self._kinds[tensor] = kind
 
-    def alias(self, tensor: Tensor, kind: Kind) -> None:
-        """Note the kind that a view made without gradients has if it turns out to be a backward hook's identity.
-
-        PyTorch gives a module's backward hooks their place in the graph by a custom function that returns its input,
-        so the model's own custom functions look alike until they have a gradient function.
-        """
-        self._aliases[tensor] = kind
-
     def known(self, tensor: Tensor) -> bool:
         """Whether the tensor was given a kind."""
         return tensor in self._kinds
 
+    def flaws(self, tensor: Tensor) -> Flaws:
+        """Return the flaws of one tensor."""
+        found: Flaws = self._flaws.get(tensor, NO_FLAWS)
+        return found
 
-def module_path(root: nn.Module) -> str:
-    """Return path and type of the innermost module of `root` whose ``forward`` is on the call stack."""
-    paths = {id(module): name for name, module in root.named_modules()}
+    def flaws_of(self, tensors: Iterable[Tensor], kind: Kind = Kind.SIGNAL) -> Flaws:
+        """Return the flaws of those tensors that are of a kind."""
+        return NO_FLAWS.union(*(self.flaws(t) for t in tensors if self[t] is kind))
+
+    def flaws_in_use(self) -> Flaws:
+        """Return the flaws of all tensors with a signal that the model still holds."""
+        return self.flaws_of(list(self._flaws))
+
+    def add_flaws(self, tensor: Tensor, flaws: Flaws) -> None:
+        """Note flaws of a tensor beside those that it has."""
+        if flaws:
+            self._flaws[tensor] = self.flaws(tensor) | flaws
+
+    def copy(self, tensor: Tensor, origin: Tensor) -> None:
+        """Note that a tensor is what another one is."""
+        self[tensor] = self[origin]
+        self.add_flaws(tensor, self.flaws(origin))
+
+    def alias(self, tensor: Tensor, origin: Tensor) -> None:
+        """Note what a view made without gradients is if it turns out to be a backward hook's identity.
+
+        PyTorch gives a module's backward hooks their place in the graph by a custom function that returns its input,
+        so the model's own custom functions look alike until they have a gradient function.
+        """
+        self._aliases[tensor] = self[origin]
+        self.add_flaws(tensor, self.flaws(origin))
+
+
+def module_path(root: nn.Module, paths: Mapping[int, str] | None = None) -> str:
+    """Return path and type of the innermost module of `root` whose ``forward`` is on the call stack.
+
+    Parameters
+    ----------
+    root : Module
+        The model.
+    paths : mapping of int to str, optional
+        Path of each of its modules by ``id``, for callers that ask often.
+    """
+    if paths is None:
+        paths = {id(module): name for name, module in root.named_modules()}
     frame = sys._getframe(1)
     while frame is not None:
         owner = frame.f_locals.get("self")

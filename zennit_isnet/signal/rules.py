@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zennit_isnet.signal.activation import ReLU, gate
+from zennit_isnet.signal.activation import Gate, ReLU
 from zennit_isnet.signal.batchnorm import BatchNorm
 from zennit_isnet.signal.convolution import Convolution, Geometry
 from zennit_isnet.signal.mode import FrozenGateMode
@@ -24,6 +24,8 @@ ELEMENTWISE: tuple[Callable[..., Any], ...] = (
     *(torch.tanh, Tensor.tanh, Tensor.hardshrink),
 )
 """Elementwise activations with ``a(0) = 0``."""
+
+RANDOM_ACTIVATIONS = frozenset({F.rrelu})
 
 IN_PLACE_RELUS = frozenset({F.relu_, torch.relu_, Tensor.relu_})
 
@@ -50,7 +52,7 @@ INPLACE_POSITION: Mapping[Any, int] = MappingProxyType(
 """Where the functions that can work in place take that argument."""
 
 
-def linear(mode: FrozenGateMode, func: Any, *args: Any, **kwargs: Any) -> Any:
+def linear(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Plain gradient: sums, concatenation, pooling, reshaping, linear layers."""
     if any(mode.kinds[t] is Kind.HELD for t in tensors_in((*args, *kwargs.values()))):
         reason = "adds a signal and something that is constant in the signal pass (a sigmoid gate, for example)"
@@ -61,10 +63,9 @@ def linear(mode: FrozenGateMode, func: Any, *args: Any, **kwargs: Any) -> Any:
 def assignment(mode: FrozenGateMode, func: Any, target: Tensor, index: Any, value: Any) -> None:
     """``target[index] = value`` is linear and makes the target carry the signal."""
     linear(mode, func, target, index, value)
-    mode.kinds[target] = Kind.SIGNAL
 
 
-def product(mode: FrozenGateMode, func: Any, *args: Any, **kwargs: Any) -> Any:
+def product(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Plain gradient of a product in which exactly one factor carries the signal; the others are constant."""
     if sum(mode.kinds[t] is Kind.SIGNAL for t in tensors_in((*args, *kwargs.values()))) > 1:
         reason = "multiplies two tensors that both carry the signal"
@@ -80,18 +81,47 @@ def quotient(mode: FrozenGateMode, func: Any, numerator: Any, denominator: Any, 
     return func(numerator, denominator, **kwargs)
 
 
-def hold(mode: FrozenGateMode, func: Any, *args: Any, **kwargs: Any) -> Tensor:
+def hold(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Tensor:
     """Gates such as the sigmoid, and attention weights: constant in the signal pass, alive for the parameters."""
-    held: Tensor = Hold.apply(mode.settings, func(*args, **kwargs))
-    mode.kinds[held] = Kind.HELD
+    operands = list(tensors_in((*args, *kwargs.values())))
+    versions = [t._version for t in operands]
+    held = held_constant(mode, func(*args, **kwargs), operands)
+    for tensor, version in zip(operands, versions, strict=True):
+        if tensor._version != version:
+            mode.kinds[tensor] = Kind.STALE
     return held
 
 
-def constant(mode: FrozenGateMode, func: Any, *args: Any, **kwargs: Any) -> Any:
+def held_constant(mode: FrozenGateMode, values: Tensor, operands: Iterable[Tensor]) -> Tensor:
+    """Return values computed from operands, constant in the signal pass; what is wrong with them ends here."""
+    held: Tensor = Hold.apply(mode.settings, values)
+    mode.kinds[held] = Kind.HELD
+    mode.kinds.add_flaws(held, mode.kinds.flaws_of(operands))
+    return held
+
+
+def shaped(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Plain gradient of functions that look only at the shape or dtype of their other operands."""
+    result: Tensor = func(input, *args, **kwargs)
+    if result is not input:
+        mode.kinds.copy(result, input)
+    return result
+
+
+def constant(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Results that have no gradient anyway, such as comparisons and ``detach``."""
     result = func(*args, **kwargs)
     for tensor in tensors_in((result,)):
         mode.kinds[tensor] = Kind.HELD if func in DETACH else Kind.CONSTANT
+    return result
+
+
+def alias(mode: FrozenGateMode, func: Any, switch: Any, rule: Any, output: Tensor, *operands: Tensor | None) -> Any:
+    """Another composite's rule on the same pass: here its result is what its output is."""
+    result = func(switch, rule, output, *operands)
+    mode.kinds.copy(result, output)
+    if mode.stem is not None and output is mode.stem.tail:
+        mode.stem.tail = result
     return result
 
 
@@ -187,10 +217,20 @@ def activation(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwa
     preactivation = input.clone() if overwrites else input
     output = func(preactivation, *args, **kwargs)
 
-    def rule(signal: Tensor, output: Tensor, preactivation: Tensor) -> tuple[None, Tensor]:
-        return None, signal * gate(output, preactivation, epsilon)
+    if func in RANDOM_ACTIVATIONS:
 
-    result: Tensor = Substitute.apply(mode.settings, rule, output, output, preactivation)
+        def rule(signal: Tensor, preactivation: Tensor, output: Tensor) -> tuple[Tensor, None]:
+            return Gate.apply(signal, output, preactivation, epsilon), None
+
+        operands: tuple[Tensor, ...] = (preactivation, output)
+    else:
+        # computed again instead of kept: the model may go on to write to the output in place
+
+        def rule(signal: Tensor, preactivation: Tensor) -> tuple[Tensor]:  # type: ignore[misc]
+            return (Gate.apply(signal, func(preactivation, *args, **kwargs), preactivation, epsilon),)
+
+        operands = (preactivation,)
+    result: Tensor = Substitute.apply(mode.settings, rule, output, *operands)
     if mode.stem is not None and input is mode.stem.tail:
         result = mode.stem.end(mode, output)
     if overwrites:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from zennit_isnet.signal.provenance import Kind, tensors_in
-from zennit_isnet.signal.rules import ACTIVATIONS, batch_norm, constant, convolution
+from zennit_isnet.signal.rules import ACTIVATIONS, alias, batch_norm, constant, convolution
 from zennit_isnet.signal.substitute import Substitute
 from zennit_isnet.signal.zbox import zbox_relevance
 
@@ -41,7 +41,7 @@ class Stem:
 
     def before(self, mode: FrozenGateMode, func: Any, rule: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Check an operation that is about to run; end the stem before one that does not belong to it."""
-        if rule is constant:
+        if rule in (constant, alias):
             return args, kwargs  # a look at the shape reads no values
         operands = list(tensors_in((*args, *kwargs.values())))
         if rule is not convolution and any(t is self.entry for t in operands):

@@ -10,18 +10,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zennit_isnet.signal import rules
+from zennit_isnet.signal import attention, normalization, rules
 from zennit_isnet.signal.mode import Rule
+from zennit_isnet.signal.substitute import substitute
 
 LINEAR = (
     *("add", "sub", "subtract", "neg", "negative", "rsub", "sum", "mean", "cumsum", "clone", "contiguous", "positive"),
     *("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "chunk", "split", "tensor_split"),
     *("split_with_sizes", "unbind", "narrow", "select", "index_select", "gather", "take_along_dim", "masked_fill"),
-    *("flatten", "unflatten", "reshape", "reshape_as", "view", "view_as", "ravel", "squeeze", "unsqueeze"),
+    *("flatten", "unflatten", "reshape", "view", "ravel", "squeeze", "unsqueeze"),
     *("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "adjoint", "roll", "flip", "fliplr"),
-    *("flipud", "rot90", "expand", "expand_as", "repeat", "repeat_interleave", "tile", "broadcast_to", "tril", "triu"),
+    *("flipud", "rot90", "expand", "repeat", "repeat_interleave", "tile", "broadcast_to", "tril", "triu"),
     *("diagonal", "unfold", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle"),
-    *("to", "type", "type_as", "float", "double", "half", "bfloat16", "cpu", "cuda", "requires_grad_"),
+    *("to", "type", "float", "double", "half", "bfloat16", "cpu", "cuda", "requires_grad_"),
     *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d"),
     *("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "max_pool1d", "max_pool2d", "max_pool3d"),
     *("max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices", "pad", "interpolate"),
@@ -30,6 +31,7 @@ LINEAR = (
 )
 """Operations whose plain gradient is the rule (maxima: the winner takes all)."""
 
+SHAPED = ("expand_as", "reshape_as", "view_as", "type_as")
 PRODUCT = ("mul", "multiply", "matmul", "bmm", "mm", "mv", "einsum", "baddbmm", "addmm", "__matmul__", "__rmatmul__")
 QUOTIENT = ("div", "divide", "true_divide")
 GATES = ("sigmoid", "hardsigmoid", "softmax", "log_softmax")
@@ -62,6 +64,7 @@ RULES: Mapping[Any, Rule] = _table(
         (_named(LINEAR), rules.linear),
         ([Tensor.__getitem__], rules.linear),
         ([Tensor.__setitem__], rules.assignment),
+        (_named(SHAPED), rules.shaped),
         (_named(PRODUCT), rules.product),
         (_named(QUOTIENT), rules.quotient),
         (_named(GATES), rules.hold),
@@ -70,6 +73,13 @@ RULES: Mapping[Any, Rule] = _table(
         (CONVOLUTIONS, rules.convolution),
         (DROPOUTS, rules.dropout),
         ([F.batch_norm], rules.batch_norm),
+        ([F.layer_norm], normalization.layer_norm),
+        ([F.rms_norm], normalization.rms_norm),
+        ([F.group_norm], normalization.group_norm),
+        ([F.instance_norm], normalization.instance_norm),
+        ([F.scaled_dot_product_attention], attention.scaled_dot_product_attention),
+        ([F.multi_head_attention_forward], attention.multi_head_attention),
+        ([substitute], rules.alias),
         (RELUS, rules.relu),
         (rules.ELEMENTWISE, rules.activation),
         (rules.IN_PLACE_ACTIVATIONS, rules.activation),
