@@ -18,6 +18,33 @@ def per_channel(vector: Tensor, like: Tensor) -> Tensor:
     return vector.to(like.dtype).view(1, -1, *(1,) * (like.ndim - 2))
 
 
+def channel_products(first: Tensor, second: Tensor) -> Tensor:
+    """Sum of the products of two tensors ``(N, C, …)`` over everything but the channels."""
+    if torch.is_grad_enabled():
+        return (first * second).sum([d for d in range(first.ndim) if d != 1])
+    # the gradient of γ at mean 0 and deviation 1 is this sum, by a kernel that makes no temporary
+    dtype = torch.promote_types(first.dtype, torch.float32)
+    zero = torch.zeros(first.shape[1], dtype=dtype, device=first.device)
+    one = torch.ones_like(zero)
+    mask = [False, True, False]
+    result: Tensor = aten.native_batch_norm_backward(first, second, one, None, None, zero, one, True, 0.0, mask)[1]
+    return result
+
+
+class Scaled(Function):
+    """``G_x = s ⊙ G_y`` with one scale for each channel, differentiable with respect to both."""
+
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(signal, scale)
+        return signal * per_channel(scale, signal)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        signal, scale = ctx.saved_tensors
+        return grad * per_channel(scale, grad), channel_products(grad, signal).to(scale.dtype)
+
+
 class BatchNorm(Function):
     """BatchNorm with the signal rule ``G_x = (γ/σ) ⊙ G_y``.
 
@@ -60,7 +87,7 @@ class BatchNorm(Function):
     def backward(ctx: Any, grad: Tensor | None, grad_scale: Tensor | None) -> tuple[Tensor | None, ...]:
         input, weight, mean, inverse_std, running_mean, running_var, scale = ctx.saved_tensors
         if ctx.switch.active:
-            return None, None if grad is None else grad * per_channel(scale, grad), *(None,) * 8
+            return None, None if grad is None else Scaled.apply(grad, scale), *(None,) * 8
         grad_input = grad_weight = grad_bias = None
         if grad is not None:
             mask = [ctx.needs_input_grad[1], weight is not None, ctx.needs_input_grad[3]]
@@ -79,6 +106,11 @@ class BatchNorm(Function):
                 # ∂(γ/σ)/∂x = −γ (x − μ) / (n σ³)
                 count = input.numel() // input.shape[1]
                 factor = -grad_scale * scale * inverse_std**2 / count
-                through_std = (input - per_channel(mean, input)) * per_channel(factor, input)
-                grad_input = through_std if grad_input is None else grad_input + through_std
+                centered, factor = input - per_channel(mean, input), per_channel(factor, input)
+                if grad_input is None:
+                    grad_input = centered * factor
+                elif torch.is_grad_enabled():
+                    grad_input = torch.addcmul(grad_input, centered, factor)
+                else:
+                    grad_input.addcmul_(centered, factor)
         return None, grad_input, grad_weight, grad_bias if ctx.needs_input_grad[3] else None, *(None,) * 6

@@ -114,4 +114,6 @@ def stabilize(values: Tensor, epsilon: float) -> Tensor:
     Tensor
         Same shape as `values`, nowhere zero.
     """
-    return values + torch.where(values < 0, -epsilon, epsilon)
+    # adding zero makes −0 positive; `torch.where` with numbers costs ten times as much
+    shift = torch.full((), epsilon, dtype=values.dtype, device=values.device)
+    return values + torch.copysign(shift, values.detach() + 0.0)
