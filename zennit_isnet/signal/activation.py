@@ -14,29 +14,55 @@ from zennit_isnet.signal.substitute import Switch, stabilize
 aten = torch.ops.aten
 
 
-def gate(output: Tensor, input: Tensor, epsilon: float) -> Tensor:
-    """Gate of an elementwise activation ``a = g·z``: ``g = a / (z + ε·sign z)``, with ``sign 0 = 1``."""
-    return output / stabilize(input, epsilon)
+def computed(tensor: Tensor) -> Tensor:
+    """Return float16 as float32: quotients by a large activation leave the range of float16."""
+    return tensor.float() if tensor.dtype == torch.float16 else tensor
+
+
+class Gate(Function):
+    """``G_z = G_a · a/(z + ε·sign z)`` with ``sign 0 = 1``, differentiable with respect to ``G_a``, ``a`` and ``z``."""
+
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, output: Tensor, input: Tensor, epsilon: float) -> Tensor:
+        ctx.epsilon = epsilon
+        ctx.save_for_backward(signal, output, input)
+        return stabilize(computed(input), epsilon).reciprocal_().mul_(output).mul_(signal).to(signal.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        signal, output, input = ctx.saved_tensors
+        inverse = stabilize(computed(input), ctx.epsilon).reciprocal()
+        gate = inverse * output
+        # ∂/∂a of a/z is 1/z, ∂/∂z is −(a/z)/z
+        grad_output = inverse * grad * signal
+        grad_input = -grad_output * gate
+        return (grad * gate).to(signal.dtype), grad_output.to(output.dtype), grad_input.to(input.dtype), None
 
 
 class ReLUGate(Function):
-    """``G_z = G_a · a/(a + ε)``: the gate of a ReLU needs its output only, so an in-place ReLU stays in place."""
+    """``G_z = G_a · a/(a + ε)``: the gate of a ReLU needs its output only, so an in-place ReLU stays in place.
+
+    Keeps the share ``G_a/(a + ε)``, of which both the result and the derivatives are products.
+    """
 
     @staticmethod
     def forward(ctx: Any, signal: Tensor, output: Tensor, epsilon: float) -> Tensor:
         ctx.epsilon = epsilon
-        ctx.save_for_backward(signal, output)
-        return signal * (output / (output + epsilon))
+        shifted = computed(output) + epsilon
+        share = torch.div(signal, shifted, out=shifted)
+        ctx.save_for_backward(share.to(signal.dtype), output)
+        return (share * output).to(signal.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        signal, output = ctx.saved_tensors
-        shifted = output + ctx.epsilon
-        grad_signal = grad * (output / shifted)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        share, output = ctx.saved_tensors
+        shifted = computed(output) + ctx.epsilon
+        quotient = torch.div(grad, shifted, out=shifted)
+        grad_signal = quotient * output
         # ∂/∂a of a/(a + ε) = ε/(a + ε)²
-        grad_output = signal * grad * (ctx.epsilon / shifted**2)
-        return grad_signal, grad_output, None
+        grad_output = quotient.mul_(share).mul_(ctx.epsilon)
+        return grad_signal.to(grad.dtype), grad_output.to(output.dtype), None
 
 
 class ReLU(Function):
