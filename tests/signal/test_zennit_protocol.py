@@ -15,6 +15,7 @@ from zennit.core import Composite
 
 from zennit_isnet.attribution import LRPAttribution
 from zennit_isnet.composites import LRPFlex
+from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.formulations import Target
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -183,19 +184,24 @@ def test_register_and_remove(problem):
     assert hooks_of(model) == before
 
 
-def test_registering_again_moves_to_the_other_model(problem):
+def test_registering_with_a_second_model_is_refused(problem):
+    """Zennit's composites leave the first model silently."""
     first, images = problem
     second = copy.deepcopy(first)
-    before, expected = hooks_of(first), relevance_of(first, images)
+    before, expected = hooks_of(second), relevance_of(first, images)
     composite = LRPFlex()
     composite.register(first)
-    composite.register(second)
-    assert hooks_of(first) == before
+    with pytest.raises(InvalidValueError, match=r"registered with another model \(ResidualNet\).*remove\(\)"):
+        composite.register(second)
+    assert hooks_of(second) == before
     images.requires_grad_()
+    (relevance,) = torch.autograd.grad(first(images), images, SEED)
+    assert torch.equal(relevance, expected)
+    composite.remove()
+    composite.register(second)
     (relevance,) = torch.autograd.grad(second(images), images, SEED)
     composite.remove()
     assert torch.equal(relevance, expected)
-    assert hooks_of(second) == before
 
 
 def test_registering_twice_on_one_model_registers_once(problem):

@@ -29,7 +29,7 @@ class LinearCall(NamedTuple):
 
     def parameters(self) -> dict[str, Tensor | None]:
         """Return the layer's parameters, with a BatchNorm before it folded in."""
-        own = dict(self.module.named_parameters(recurse=False))
+        own: dict[str, Tensor | None] = dict(self.module.named_parameters(recurse=False))
         return own if self.before is None else self.before.folded_before(self.module, own, self.input)
 
 
@@ -101,7 +101,7 @@ class Fusion:
 
 
 class FusedBatchNorm(Hook):
-    """Hook of a BatchNorm module that folds it by `Fusion`, and keeps its own rule where there is nothing to fold it in.
+    """Hook of a BatchNorm module that folds it by `Fusion`, and keeps its own rule where that cannot be.
 
     Parameters
     ----------
