@@ -31,12 +31,15 @@ class Gate(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         signal, output, input = ctx.saved_tensors
-        inverse = stabilize(computed(input), ctx.epsilon).reciprocal()
+        inverse = stabilize(computed(input), ctx.epsilon).reciprocal_()
         gate = inverse * output
+        # in place, fresh memory being what costs most, unless this gradient has to be differentiated itself
+        times = Tensor.mul if torch.is_grad_enabled() else Tensor.mul_
         # ∂/∂a of a/z is 1/z, ∂/∂z is −(a/z)/z
-        grad_output = inverse * grad * signal
-        grad_input = -grad_output * gate
-        return (grad * gate).to(signal.dtype), grad_output.to(output.dtype), grad_input.to(input.dtype), None
+        grad_output = times(times(inverse, grad), signal)
+        grad_input = (grad_output * gate).neg_()
+        grad_signal = times(gate, grad)
+        return grad_signal.to(signal.dtype), grad_output.to(output.dtype), grad_input.to(input.dtype), None
 
 
 class ReLUGate(Function):

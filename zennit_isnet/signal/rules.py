@@ -37,6 +37,9 @@ IN_PLACE_ACTIVATIONS: Mapping[Any, Callable[..., Any]] = MappingProxyType(
 )
 """Functions that always work in place, and the same out of place."""
 
+PRODUCTS = frozenset({torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__})
+"""Elementwise products that make a new tensor."""
+
 REFLECTED_QUOTIENTS = frozenset({Tensor.__rdiv__, Tensor.__rtruediv__})
 """Methods of the denominator."""
 
@@ -70,7 +73,16 @@ def product(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> An
     if sum(mode.kinds[t] is Kind.SIGNAL for t in tensors_in((*args, *kwargs.values()))) > 1:
         reason = "multiplies two tensors that both carry the signal"
         mode.report(func, reason, "hold one factor constant (a gate), or register a rule for the module")
-    return func(*args, **kwargs)
+    output = func(*args, **kwargs)
+    factors = dict(zip((mode.kinds[t] for t in tensors_in(args)), tensors_in(args), strict=True))
+    if func in PRODUCTS and set(factors) == {Kind.SIGNAL, Kind.HELD} and output.shape == factors[Kind.SIGNAL].shape:
+        # the plain gradient would be computed for the gate too, and then stopped
+        return Substitute.apply(mode.settings, _times_gate, output, factors[Kind.SIGNAL], factors[Kind.HELD])
+    return output
+
+
+def _times_gate(signal: Tensor, _: Tensor, held: Tensor) -> tuple[Tensor, None]:
+    return signal * held, None
 
 
 def quotient(mode: FrozenGateMode, func: Any, numerator: Any, denominator: Any, **kwargs: Any) -> Any:
