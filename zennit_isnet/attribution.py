@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
 from zennit_isnet.composites import LRPFlex
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError, UnsupportedModelError
 from zennit_isnet.relevance.composite import DifferentiableComposite
 from zennit_isnet.taps import AUTO, Taps, layer_per_resolution
 from zennit_isnet.validation import main_logits
@@ -117,7 +118,9 @@ class LRPAttribution:
                 contexts.enter_context(composite.context(model))
             if isinstance(self.composite, LRPFlex):
                 self.composite.set_input_gradient(wants_images)
-            taps = contexts.enter_context(Taps(model, self.layers))
+            fusions = [getattr(composite, "fusion", None) for composite in composites.values()]
+            on_copy = [fusion.note_copy for fusion in fusions if fusion is not None]
+            taps = contexts.enter_context(Taps(model, self.layers, on_copy))
             output = model(source)
             logits = main_logits(output, source.shape[0])
             seeds = formulation(logits)
@@ -139,9 +142,16 @@ def propagate(
     heatmaps: dict[str, list[Tensor]] = {name: [] for name in places}
     for seed in seeds.unbind(1):
         start = seed if isinstance(composite, LRPFlex) else composite.relevance_seed(logits, seed)
-        found = torch.autograd.grad(
-            logits, list(places.values()), start, create_graph=create_graph, retain_graph=True, allow_unused=True
-        )
+        try:
+            found = torch.autograd.grad(
+                logits, list(places.values()), start, create_graph=create_graph, retain_graph=True, allow_unused=True
+            )
+        except CheckpointError as error:
+            raise UnsupportedModelError(
+                "a part of the model that torch.utils.checkpoint computes again does not follow the relevance rules; "
+                "call checkpoint(…, use_reentrant=False, context_fn=checkpoint_contexts) with "
+                "zennit_isnet.checkpoint_contexts, outside of the first layer if z^B is on"
+            ) from error
         for (name, activation), arrived in zip(places.items(), found, strict=True):
             if arrived is None:
                 raise InvalidValueError(

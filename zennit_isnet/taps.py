@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -54,6 +54,8 @@ class Taps:
         The model.
     layers : sequence of str
         Names of layers, each with one spatial output ``(N, C, H, W)`` or ``(N, C, T, H, W)``.
+    on_copy : sequence of callable
+        Called with each output and its copy.
 
     Attributes
     ----------
@@ -61,8 +63,11 @@ class Taps:
         Filled by a forward pass.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
+    def __init__(
+        self, model: nn.Module, layers: Sequence[str], on_copy: Sequence[Callable[[Tensor, Tensor], None]] = ()
+    ) -> None:
         self.layers = find_layers(model, layers)
+        self.on_copy = on_copy
         self.outputs: dict[str, Tensor] = {}
         self._handles: list[Any] = []
 
@@ -88,7 +93,10 @@ class Taps:
             if name in self.outputs:
                 raise InvalidValueError(f"a supervised layer must run once in a forward pass; {name!r} runs again")
             self.outputs[name] = output
-            return output.clone()
+            copy = output.clone()
+            for noted in self.on_copy:
+                noted(output, copy)
+            return copy
 
         return hook
 

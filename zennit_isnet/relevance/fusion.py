@@ -59,6 +59,15 @@ class Fusion:
         if self.before:
             self._norms[output] = (output._version, affine, input)
 
+    def note_copy(self, output: Tensor, copy: Tensor) -> None:
+        """Treat a copy of an output, which is watched, as the output itself."""
+        call = self.call_of(output)
+        if call is not None:
+            self._linear[copy] = call._replace(version=copy._version)
+        version, affine, norm_input = self._norms.get(output, (None, None, None))
+        if version == output._version:
+            self._norms[copy] = (copy._version, affine, norm_input)
+
     def norm_before(self, module: nn.Module, input: Tensor) -> tuple[Tensor, Affine | None]:
         """Return the input of the BatchNorm that made `input`, and what it did; `input` itself if there is none."""
         version, affine, norm_input = self._norms.get(input, (None, None, input))

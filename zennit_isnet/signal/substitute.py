@@ -49,6 +49,7 @@ class Substitute(Function):
             return (None,) * (3 + ctx.count)
         if not ctx.switch.active:
             return (None, None, grad, *(None,) * ctx.count)
+        signals: list[Any] | tuple[Any, ...]
         signals = [grad, *(None,) * (ctx.count - 1)] if ctx.rule is None else ctx.rule(grad, *ctx.saved_tensors)
         return (None, None, None, *signals)
 
