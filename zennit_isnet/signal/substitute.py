@@ -49,8 +49,9 @@ class Substitute(Function):
             return (None,) * (3 + ctx.count)
         if not ctx.switch.active:
             return (None, None, grad, *(None,) * ctx.count)
-        signals: list[Any] | tuple[Any, ...]
-        signals = [grad, *(None,) * (ctx.count - 1)] if ctx.rule is None else ctx.rule(grad, *ctx.saved_tensors)
+        if ctx.rule is None:
+            return (None, None, None, grad, *(None,) * (ctx.count - 1))
+        signals: tuple[Any, ...] = ctx.rule(grad, *ctx.saved_tensors)
         return (None, None, None, *signals)
 
 
