@@ -25,6 +25,7 @@ from zennit_isnet.regularizer import ISNetRegularizer
 from zennit_isnet.relevance.canonizers import FuseBatchNorm, MakeFunctionsVisible
 from zennit_isnet.relevance.composite import DifferentiableComposite, differentiable
 from zennit_isnet.relevance.ready import EpsilonZBox, ZPlus
+from zennit_isnet.signal.recomputation import checkpoint_contexts
 
 __version__ = version("zennit-isnet")
 
@@ -57,5 +58,6 @@ __all__ = [
     "ZPlus",
     "__version__",
     "box_from_normalization",
+    "checkpoint_contexts",
     "differentiable",
 ]

@@ -39,7 +39,21 @@ def buffers_restored_on_error(model: nn.Module) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
+        _restore(before)
         raise
+
+
+@contextmanager
+def buffers_restored(model: nn.Module) -> Iterator[None]:
+    """Give buffers (running statistics) their values back after the block."""
+    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        _restore(before)
+
+
+def _restore(before: list[tuple[Tensor, Tensor]]) -> None:
+    with torch.no_grad():
+        for buffer, value in before:
+            buffer.copy_(value)
