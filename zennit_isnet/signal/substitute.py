@@ -45,12 +45,13 @@ class Substitute(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Any, ...]:
+        count: int = ctx.count
         if grad is None:
-            return (None,) * (3 + ctx.count)
+            return (None,) * (3 + count)
         if not ctx.switch.active:
-            return (None, None, grad, *(None,) * ctx.count)
+            return (None, None, grad, *(None,) * count)
         if ctx.rule is None:
-            return (None, None, None, grad, *(None,) * (ctx.count - 1))
+            return (None, None, None, grad, *(None,) * (count - 1))
         signals: tuple[Any, ...] = ctx.rule(grad, *ctx.saved_tensors)
         return (None, None, None, *signals)
 

@@ -1,0 +1,81 @@
+"""Zennit's image functions render our heatmaps, and formulations are seeds for its attributors."""
+
+from __future__ import annotations
+
+import nets
+import numpy as np
+import pytest
+import torch
+from zennit.attribution import Gradient, IntegratedGradients, SmoothGrad
+from zennit.image import imgify
+
+from zennit_isnet import (
+    Dual,
+    EpsilonZBox,
+    InvalidValueError,
+    ISNetRegularizer,
+    LRPFlex,
+    Original,
+    Selective,
+    SoftmaxGradient,
+    Stochastic,
+    Target,
+)
+
+
+@pytest.fixture
+def net(generator: torch.Generator) -> torch.nn.Module:
+    return nets.make("residual", generator, training=False)
+
+
+def test_heatmaps_become_images(net: torch.nn.Module, generator: torch.Generator) -> None:
+    heatmap = ISNetRegularizer(net).heatmap(nets.make_images(generator), target=1)[:, 0].sum(1)
+    picture = imgify(heatmap, symmetric=True, cmap="coldnhot", grid=(2, 2))
+    assert picture.size == (2 * heatmap.shape[2], 2 * heatmap.shape[1])
+    # indices into the palette, zero in the middle
+    indices = np.asarray(picture).astype(float)
+    rows = [torch.cat([heatmap[2 * row], heatmap[2 * row + 1]], dim=1) for row in range(2)]
+    signs = torch.cat(rows).sign().numpy()
+    large = torch.cat(rows).abs().numpy() > 0.02 * heatmap.abs().max().item()
+    assert (np.sign(indices - 127.5)[large] == signs[large]).all()
+
+
+@pytest.mark.parametrize("composite", [LRPFlex(), EpsilonZBox()], ids=["signal", "relevance"])
+@pytest.mark.parametrize(
+    "formulation", [Selective(), Stochastic(torch.Generator()), Target(2), SoftmaxGradient()], ids=repr
+)
+def test_formulations_are_seeds_of_attributors(composite, formulation, net, generator) -> None:
+    images = nets.make_images(generator)
+    for attributor in (
+        Gradient(net, composite, attr_output=formulation.attr_output),
+        SmoothGrad(net, composite, attr_output=formulation.attr_output, n_iter=2),
+        IntegratedGradients(net, composite, attr_output=formulation.attr_output, n_iter=2),
+    ):
+        with attributor:
+            logits, relevance = attributor(images)
+        assert relevance.shape == images.shape
+        assert torch.isfinite(relevance).all()
+        assert relevance.abs().sum() > 0
+        assert logits.shape == (len(images), nets.CLASSES)
+
+
+def test_gradient_gives_the_regularizers_heatmap(net: torch.nn.Module, generator: torch.Generator) -> None:
+    images = nets.make_images(generator)
+    with Gradient(net, LRPFlex(), attr_output=Selective().attr_output) as attributor:
+        _, relevance = attributor(images)
+    torch.testing.assert_close(relevance, ISNetRegularizer(net).heatmap(images)[:, 0])
+
+
+def test_the_sum_of_all_logits_is_one_heatmap(net: torch.nn.Module, generator: torch.Generator) -> None:
+    images = nets.make_images(generator)
+    with Gradient(net, LRPFlex(), attr_output=Dual().attr_output) as attributor:
+        _, relevance = attributor(images)
+    torch.testing.assert_close(relevance, ISNetRegularizer(net).heatmap(images, Original()).sum(1))
+
+
+def test_several_heatmaps_do_not_fit_an_attributor(net: torch.nn.Module, generator: torch.Generator) -> None:
+    with (
+        Gradient(net, LRPFlex(), attr_output=Original().attr_output) as attributor,
+        pytest.raises(InvalidValueError, match="3"),
+    ):
+        attributor(nets.make_images(generator))
