@@ -21,9 +21,10 @@ from zennit_isnet.calibration import (
 )
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.formulations import Selective, Target
-from zennit_isnet.functional import gwrp, total_relevance, validate_foreground
-from zennit_isnet.losses import HeatmapLoss
+from zennit_isnet.functional import total_relevance, validate_foreground
+from zennit_isnet.losses import HeatmapLoss, combined_loss
 from zennit_isnet.preservation import buffers_restored_on_error, detached, eval_mode
+from zennit_isnet.schedule import EveryNth
 from zennit_isnet.taps import find_layers, unwrapped
 from zennit_isnet.validation import check_callable, check_has_mask, check_images, check_in_box, check_masks, check_model
 
@@ -59,6 +60,8 @@ class ISNetRegularizer:
         Decay in (0, 1] of the ranked mean of the layers' losses, the highest first; 1 is the plain mean.
     attribution : callable, optional
         ``attribution(model, images, formulation, create_graph=…) -> output, {layer: relevance}``; replaces LRP.
+    every : int, default 1
+        Penalise every n-th training call only, with n times the weight; the others cost a plain step and return 0.
     validate : bool, default False
         Whether values (NaN, masks, the box) are checked at every call on accelerators too, where that waits for the
         device. On the CPU, and at the first call, they always are.
@@ -68,7 +71,7 @@ class ISNetRegularizer:
     InvalidTypeError
         If `model` is no module, a part has the wrong type, or `attribution` is given with `composite` or `layers`.
     InvalidValueError
-        If a layer does not exist, or `layer_decay` is not in (0, 1].
+        If a layer does not exist, `layer_decay` is not in (0, 1], or `every` is smaller than 1.
     UnsupportedModelError
         If the model is compiled, scripted or a `DataParallel`.
 
@@ -99,6 +102,7 @@ class ISNetRegularizer:
         layers: Sequence[str] | str = (),
         layer_decay: float = 0.9,
         attribution: Attribution | None = None,
+        every: int = 1,
         validate: bool = False,
     ) -> None:
         check_model(model)
@@ -116,10 +120,10 @@ class ISNetRegularizer:
         self.layer_decay = layer_decay
         self.formulation: Callable[[Tensor], Tensor] = Selective() if formulation is None else formulation
         self.loss = HeatmapLoss() if loss is None else loss
+        self.schedule = EveryNth(every)
         self.validate = validate
         self.ranges: dict[str, RelevanceRange] = {}
-        self._called = False
-        self._warned = False
+        self._called = self._warned = False
 
     def __call__(self, images: Tensor, masks: Tensor, has_mask: Any = None) -> tuple[Any, Tensor]:
         """Run the model once and return its output and the penalty.
@@ -155,13 +159,20 @@ class ISNetRegularizer:
         """
         images, masks, flags = self._checked(images, masks, has_mask)
         training = torch.is_grad_enabled()
+        if training and not self.schedule.due:
+            output = self.model(images)
+            self.schedule.advance()
+            return output, images.new_zeros(())
         with buffers_restored_on_error(self.model):
             output, relevance = self.attribution(self.model, images, self.formulation, create_graph=training)
             self._warn_outside_range(relevance)
             losses = {name: self._layer_loss(name, heatmaps, masks, flags) for name, heatmaps in relevance.items()}
-            penalty = combined(losses, self.layer_decay)
+            penalty = combined_loss(losses, self.layer_decay)
         self._called = True
-        return output if training else detached(output), penalty
+        if not training:
+            return detached(output), penalty
+        self.schedule.advance()
+        return output, self.schedule.every * penalty
 
     def heatmap(self, images: Tensor, target: int | Tensor | Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Explain images; the model runs in eval mode and gets its modes back.
@@ -226,10 +237,10 @@ class ISNetRegularizer:
         return dict(self.ranges)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return ranges and the formulation's state as plain numbers and tensors."""
+        """Return ranges, the number of training calls and the formulation's state as plain numbers and tensors."""
         ranges = {name: dataclasses.asdict(measured) for name, measured in self.ranges.items()}
-        state: Any = getattr(self.formulation, "state_dict", dict)()
-        return {"ranges": ranges, "formulation": state}
+        formulation: Any = getattr(self.formulation, "state_dict", dict)
+        return {"ranges": ranges, "formulation": formulation(), "calls": self.schedule.calls}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned.
@@ -241,27 +252,25 @@ class ISNetRegularizer:
         CalibrationError
             If a range is empty.
         """
-        if not isinstance(state, Mapping) or set(state) != {"ranges", "formulation"}:
+        if not isinstance(state, Mapping) or set(state) - {"calls"} != {"ranges", "formulation"}:
             came = list(state) if isinstance(state, Mapping) else type(state).__name__
             raise InvalidValueError(f"state must be a mapping with the keys 'ranges' and 'formulation', got {came}")
         ranges = ranges_from_state(state["ranges"])
+        schedule = EveryNth(self.schedule.every, state.get("calls", 0))
         if hasattr(self.formulation, "load_state_dict"):
             self.formulation.load_state_dict(state["formulation"])
-        self.ranges = ranges
+        self.ranges, self.schedule = ranges, schedule
 
     def _layer_loss(self, name: str, heatmaps: Tensor, masks: Tensor, flags: Tensor) -> Tensor:
         """Mean loss over the images that have a mask."""
         measured = self.ranges.get(name, DEFAULT_RANGE)
-        # an all-foreground mask is always legal, and its loss finite, where no mask is given
-        foreground = torch.where(flags.view(-1, *(1,) * (masks.ndim - 1)), masks, torch.ones_like(masks))
-        losses = self.loss(heatmaps, foreground, measured.c1, measured.c2)
+        losses = self.loss(heatmaps, masks, measured.c1, measured.c2)
         return torch.where(flags, losses, 0.0).sum() / flags.sum().clamp(min=1)
 
     def _explain(self, images: Tensor, formulation: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """Make heatmaps without a graph, in eval mode."""
         # DistributedDataParallel would wait for all processes, of which perhaps only this one explains
-        model = unwrapped(self.model)
-        with eval_mode(model):
+        with eval_mode(model := unwrapped(self.model)):
             _, relevance = self.attribution(model, images.detach(), formulation, create_graph=False)
         return {name: heatmaps.detach() for name, heatmaps in relevance.items()}
 
@@ -270,31 +279,23 @@ class ISNetRegularizer:
         values = self.validate or not self._called or not isinstance(images, Tensor) or images.device.type == "cpu"
         images = self._checked_images(images, values=values)
         masks = check_masks(masks, images)
-        flags = check_has_mask(has_mask, images.shape[0], images.device)
+        flags = check_has_mask(has_mask, len(images), images.device)
+        # an all-foreground mask is always legal, and its loss finite, where no mask is given
+        masks = torch.where(flags.view(-1, *(1,) * (masks.ndim - 1)), masks, torch.ones_like(masks))
         if values:
-            validate_foreground(torch.where(flags.view(-1, *(1,) * (masks.ndim - 1)), masks, torch.ones_like(masks)))
+            validate_foreground(masks)
         return images, masks, flags
 
     def _checked_images(self, images: Tensor, *, values: bool) -> Tensor:
         images = check_images(images, values=values)
-        composite = getattr(self.attribution, "composite", None)
-        positive = getattr(self.formulation, "positive", None)
-        for box in (getattr(part, "box", None) for part in (composite, positive)):
+        parts = getattr(self.attribution, "composite", None), getattr(self.formulation, "positive", None)
+        for box in (getattr(part, "box", None) for part in parts):
             if values and box is not None:
                 check_in_box(images, box)
         return images
 
     def _warn_outside_range(self, relevance: dict[str, Tensor]) -> None:
-        if self._warned or self.ranges:
-            return
-        self._warned = True
-        for name, heatmaps in relevance.items():
-            warn_outside_default_range(name, total_relevance(heatmaps.detach()).mean().item(), stacklevel=4)
-
-
-def combined(losses: Mapping[str, Tensor], decay: float) -> Tensor:
-    """Mean over composites of the ranked mean of the layers' losses."""
-    groups: dict[str, list[Tensor]] = {}
-    for name, loss in losses.items():
-        groups.setdefault(name.partition("/")[2], []).append(loss)
-    return torch.stack([gwrp(torch.stack(group), decay) for group in groups.values()]).mean()
+        if not (self._warned or self.ranges):
+            self._warned = True
+            for name, heatmaps in relevance.items():
+                warn_outside_default_range(name, total_relevance(heatmaps.detach()).mean().item(), stacklevel=4)

@@ -1,4 +1,4 @@
-"""Activation checkpointing gives the same logits, penalty, gradients and running statistics, with fewer tensors kept."""
+"""Activation checkpointing gives the same logits, penalty, gradients and buffers, and keeps fewer tensors."""
 
 import copy
 
