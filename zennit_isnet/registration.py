@@ -47,9 +47,9 @@ class ExclusiveComposite(Composite):
                 "context or call remove() first, or use one composite for each model"
             )
         self.remove()
-        self._model = weakref.ref(module)
         try:
             self.register_with(module)
+            self._model = weakref.ref(module)
         except BaseException:
             self.remove()
             raise

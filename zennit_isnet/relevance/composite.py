@@ -50,6 +50,8 @@ class DifferentiableComposite(ExclusiveComposite):
                 raise InvalidTypeError(f"canonizers must be zennit.canonizers.Canonizer, got {canonizer!r}")
         merging = [c for c in own if isinstance(c, (MergeBatchNorm, FuseBatchNorm))]
         named = [c for c in merging if isinstance(c, NamedMergeBatchNorm)]
+        if any(len(names) != 1 for c in named for names, _ in c.name_map):
+            raise InvalidValueError("NamedMergeBatchNorm must merge into one layer at a time here, got several layers")
         # None: whatever BatchNorm follows a layer
         self._named_norms = {name for c in named for _, name in c.name_map} if merging == named else None
         self._fuses_before = any(isinstance(c, FuseBatchNorm) for c in own)

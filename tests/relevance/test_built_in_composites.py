@@ -1,0 +1,104 @@
+"""Zennit's built-in composites: stock values in eval mode, and exact gradients in both modes."""
+
+from __future__ import annotations
+
+import copy
+
+import nets
+import pytest
+import torch
+from built_in import MAKERS, ours
+from explanations import assert_exact_gradients, assert_same, itself, relevance_of, weighted_square
+from torch import nn
+from zennit.torchvision import ResNetCanonizer, VGGCanonizer
+
+from zennit_isnet.relevance.canonizers import FuseBatchNorm, MakeFunctionsVisible
+from zennit_isnet.relevance.composite import differentiable
+
+SEEDS = range(5)
+CANONIZERS = {"vgg11_bn": VGGCanonizer, "resnet18": ResNetCanonizer}
+OURS = {"Zennit's canonizers": None, "ours": [FuseBatchNorm(), MakeFunctionsVisible()]}
+
+
+@pytest.fixture(scope="module")
+def torchvision_models():
+    """In eval mode; ε of BatchNorm is 0, which Zennit's canonizer forgets in the bias."""
+    generator = torch.Generator().manual_seed(0)
+    models = {name: nets.torchvision_net(name, generator) for name in CANONIZERS}
+    for model in models.values():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = 0
+    return models
+
+
+@pytest.mark.parametrize("composite", MAKERS)
+@pytest.mark.parametrize("name", CANONIZERS)
+def test_values_on_torchvision_models_are_those_of_stock_zennit(name, composite, torchvision_models, generator):
+    model, images = torchvision_models[name], nets.make_images(generator, 2, 32) - 0.5
+    stock = MAKERS[composite](canonizers=[CANONIZERS[name]()])
+    expected = relevance_of(stock, copy.deepcopy(model), images, torch.Tensor.detach, create_graph=False)
+    for canonizers in OURS.values():
+        relevance = relevance_of(differentiable(stock, canonizers=canonizers), model, images, itself)
+        assert_same(relevance.detach(), expected)
+
+
+@pytest.mark.parametrize("composite", MAKERS)
+@pytest.mark.parametrize("name", CANONIZERS)
+def test_every_parameter_of_torchvision_models_has_a_gradient(name, composite, torchvision_models, generator):
+    model, images = torchvision_models[name], nets.make_images(generator, 2, 32) - 0.5
+    relevance = relevance_of(ours(composite), model, images, itself)
+    gradients = torch.autograd.grad(weighted_square(relevance), list(model.parameters()), materialize_grads=True)
+    assert [name for (name, _), g in zip(model.named_parameters(), gradients, strict=True) if not g.any()] == []
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("composite", MAKERS)
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("net", ["residual", "concatenating"])
+def test_gradients_are_those_of_finite_differences(net, training, composite, seed, generator):
+    model, images = nets.make(net, generator, training=training), nets.make_images(generator)
+    seed = torch.randn(4, nets.CLASSES, generator=generator, dtype=torch.float64)
+    composite = ours(composite, epsilon=1e-2)
+
+    def value():
+        torch.manual_seed(0)  # dropout draws the same masks
+        return weighted_square(relevance_of(composite, model, images, seed))
+
+    assert_exact_gradients(value, {"parameters": list(model.parameters())}, generator)
+
+
+@pytest.mark.parametrize("composite", MAKERS)
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_gradients_with_respect_to_images_and_seeds(training, composite, generator):
+    model, images = nets.make("residual", generator, training=training), nets.make_images(generator).requires_grad_()
+    seed = torch.randn(4, nets.CLASSES, generator=generator, dtype=torch.float64).requires_grad_()
+    composite = ours(composite, epsilon=1e-2)
+
+    def value():
+        torch.manual_seed(0)
+        return weighted_square(relevance_of(composite, model, images, seed))
+
+    groups = {"seed": [seed]}
+    relevance = relevance_of(composite, model, images, seed)
+    (of_the_images,) = torch.autograd.grad(weighted_square(relevance), images, materialize_grads=True)
+    # piecewise linear nets with gradient rules do not depend on the images in eval mode
+    if of_the_images.any():
+        groups["images"] = [images]
+    assert_exact_gradients(value, groups, generator)
+
+
+@pytest.mark.parametrize("composite", MAKERS)
+def test_a_wrong_gradient_is_seen(composite, generator):
+    model, images = nets.make("residual", generator), nets.make_images(generator)
+    composite = ours(composite, epsilon=1e-2)
+    leaves = list(model.parameters())
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+
+    def value():
+        # the derivative lacks what goes through `scale`
+        hidden = 1 + 1e-4 * (scale.detach() - leaves[0].detach().sum())
+        return weighted_square(relevance_of(composite, model, images, itself)) * hidden
+
+    with pytest.raises(AssertionError):
+        assert_exact_gradients(value, {"parameters": leaves}, generator)

@@ -1,0 +1,362 @@
+"""The user's model is sacred: what training with a differentiable composite leaves of it is what it was."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+
+import nets
+import pytest
+import torch
+from built_in import MAKERS, ours
+from explanations import changed_values, itself, relevance_of, state_of, values_of, weighted_square
+from stock_zennit import MAJOR
+from torch import nn
+from torch.nn import functional as F
+from zennit.canonizers import Canonizer
+from zennit.composites import EpsilonPlus, LayerMapComposite
+from zennit.rules import Epsilon
+
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError, UnsupportedModelError
+from zennit_isnet.relevance.canonizers import FuseBatchNorm, MakeFunctionsVisible
+from zennit_isnet.relevance.composite import differentiable
+
+STEPS = 10
+LABELS = torch.tensor([0, 1, 2, 0])
+
+both_nets = pytest.mark.parametrize("net", ["residual", "concatenating"])
+composites = pytest.mark.parametrize("composite", MAKERS)
+both_modes = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+
+
+@pytest.fixture
+def problem(generator):
+    return nets.make("residual", generator), nets.make_images(generator)
+
+
+def loss_gradients(logits, model, images):
+    loss = F.cross_entropy(logits, LABELS)
+    return torch.autograd.grad(loss, [images, *model.parameters()], retain_graph=True, materialize_grads=True)
+
+
+def plain_gradients(model, images):
+    torch.manual_seed(0)
+    images = images.detach().clone().requires_grad_()
+    return loss_gradients(model(images), model, images)
+
+
+def assert_same_gradients(actual, expected):
+    assert max(gradient.abs().max() for gradient in expected) > 0
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+
+
+def unmoved_by_training(composite, model, images, optimizer):
+    """Names of the parameters that ten training steps with the relevance in the loss left where they were."""
+    before = values_of(model)
+    for _ in range(STEPS):
+        source = images.clone().requires_grad_()
+        with composite.context(model):
+            logits = model(source)
+            (relevance,) = torch.autograd.grad(logits, source, logits, create_graph=True)
+        loss = F.cross_entropy(logits, LABELS) + weighted_square(relevance).log1p()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])]
+
+
+TAKEN_OUT = {"residual": {"grouped.bias"}, "concatenating": {"stem.bias", "depthwise.bias"}}
+"""Biases before a BatchNorm, which the mean of the batch takes out: they have no gradient in any training."""
+
+
+@both_modes
+@composites
+@both_nets
+def test_an_optimizer_built_before_moves_every_parameter(net, composite, training, generator):
+    model, images = nets.make(net, generator, training=training), nets.make_images(generator)
+    held = [id(parameter) for parameter in model.parameters()]
+    keys = list(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    unmoved = unmoved_by_training(ours(composite, 1e-2), model, images, optimizer)
+    assert set(unmoved) <= (TAKEN_OUT[net] if training else set())
+    assert [id(parameter) for parameter in model.parameters()] == held
+    assert list(model.state_dict()) == keys
+
+
+def test_with_stock_zennit_1_the_optimizer_moves_nothing(generator):
+    """It holds parameters that the model no longer has. Zennit 0.5 keeps them (and gives them wrong gradients)."""
+    model, images = nets.make("plain", generator, training=True), nets.make_images(generator)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    unmoved = unmoved_by_training(EpsilonPlus(), model, images, optimizer)
+    rules = [name for name, _ in model.named_parameters() if not name.startswith("7.")]  # all but BatchNorm
+    assert unmoved == (rules if MAJOR > 0 else [])
+
+
+@composites
+@both_modes
+@both_nets
+def test_nothing_is_left_on_the_model(net, training, composite, generator):
+    model, images = nets.make(net, generator, training=training), nets.make_images(generator)
+    plain = copy.deepcopy(model)
+    model.register_forward_hook(lambda module, args, output: None)
+    model.stem.register_full_backward_hook(lambda module, grad_input, grad_output: None)
+    before = state_of(model)
+    torch.manual_seed(0)
+    with torch.enable_grad():
+        expected = plain(images)
+    torch.manual_seed(0)
+    source = images.clone().requires_grad_()
+    with ours(composite).context(model):
+        logits = model(source)
+        torch.autograd.grad(logits, source, logits, create_graph=True)
+    assert torch.equal(logits, expected)
+    assert state_of(model) == before
+    # running statistics too are those of one plain forward
+    assert changed_values(model, values_of(plain)) == []
+
+
+@pytest.mark.parametrize("canonizers", [None, [FuseBatchNorm()], [FuseBatchNorm(), MakeFunctionsVisible()]])
+def test_an_error_in_the_model_leaves_it_usable(canonizers, problem):
+    model, images = problem
+    composite = differentiable(EpsilonPlus(), canonizers=canonizers)
+    before, values, expected = state_of(model), values_of(model), plain_gradients(model, images)
+    handle = model.grouped_norm.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="the model's own"):
+        relevance_of(composite, model, images, itself)
+    handle.remove()
+    assert state_of(model) == before
+    assert changed_values(model, values) == []
+    assert_same_gradients(plain_gradients(model, images), expected)
+
+
+def fail(*args):
+    raise RuntimeError("the model's own")
+
+
+class Renaming(Canonizer):
+    """Sets an attribute, as Zennit's canonizers of blocks do."""
+
+    def __init__(self, model=None):
+        self.model = model
+
+    def apply(self, root_module):
+        root_module.renamed = True
+        return [Renaming(root_module)]
+
+    def register(self):
+        pass
+
+    def remove(self):
+        del self.model.renamed
+
+
+class Failing(Renaming):
+    def apply(self, root_module):
+        raise RuntimeError("the canonizer's own")
+
+
+class FailingMap(LayerMapComposite):
+    def mapping(self, ctx, name, module):
+        if name == "head":
+            raise RuntimeError("the map's own")
+        return super().mapping(ctx, name, module)
+
+
+FAILURES = {
+    "canonizer": (
+        LayerMapComposite([(nn.Conv2d, Epsilon())], [Renaming(), Failing()]),
+        RuntimeError,
+        "canonizer's own",
+    ),
+    "map": (FailingMap([(nn.Conv2d, Epsilon())], [Renaming()]), RuntimeError, "map's own"),
+    "rule": (
+        LayerMapComposite([(nn.Conv2d, Epsilon()), (nn.Dropout, Epsilon())], [Renaming()]),
+        UnsupportedModelError,
+        "dropout",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_a_registration_that_fails_leaves_no_hooks(case, problem):
+    model, images = problem
+    composite, error, message = FAILURES[case]
+    before, expected = state_of(model), plain_gradients(model, images)
+    with pytest.raises(error, match=message):
+        differentiable(composite).register(model)
+    assert state_of(model) == before
+    assert_same_gradients(plain_gradients(model, images), expected)
+
+
+@both_modes
+@both_nets
+def test_inactive_makes_backward_ordinary(net, training, generator):
+    model, images = nets.make(net, generator, training=training), nets.make_images(generator)
+    expected = plain_gradients(model, images)
+    images.requires_grad_()
+    composite = ours("EpsilonPlus")
+    with composite.context(model):
+        torch.manual_seed(0)
+        logits = model(images)
+        with composite.inactive():
+            gradients = loss_gradients(logits, model, images)
+        (relevance,) = torch.autograd.grad(logits, images, logits)
+    assert_same_gradients(gradients, expected)
+    assert not torch.allclose(relevance, expected[0])
+
+
+def test_the_gradient_of_relevance_may_be_taken_inside_while_inactive(problem):
+    model, images = problem
+    parameters = list(model.parameters())
+    value = weighted_square(relevance_of(ours("EpsilonPlus"), model, images, itself))
+    expected = torch.autograd.grad(value, parameters, materialize_grads=True)
+    composite, source = ours("EpsilonPlus"), images.clone().requires_grad_()
+    with composite.context(model):
+        logits = model(source)
+        (relevance,) = torch.autograd.grad(logits, source, logits, create_graph=True)
+        with composite.inactive():
+            gradients = torch.autograd.grad(weighted_square(relevance), parameters, materialize_grads=True)
+    assert_same_gradients(gradients, expected)
+
+
+@both_modes
+@both_nets
+@composites
+def test_backward_of_an_old_graph_is_ordinary_after_the_context(net, training, composite, generator):
+    model, images = nets.make(net, generator, training=training), nets.make_images(generator)
+    expected = plain_gradients(model, images)
+    images.requires_grad_()
+    composite = ours(composite)
+    with composite.context(model):
+        torch.manual_seed(0)
+        logits = model(images)
+    assert_same_gradients(loss_gradients(logits, model, images), expected)
+    with composite.context(model):  # another registration does not wake the old graph
+        assert_same_gradients(loss_gradients(logits, model, images), expected)
+
+
+def test_register_and_remove(problem):
+    model, images = problem
+    before, expected = state_of(model), relevance_of(ours("EpsilonPlus"), model, images, itself)
+    composite = ours("EpsilonPlus")
+    for _ in range(2):  # again on the same model starts afresh
+        composite.register(model)
+    assert state_of(model) != before
+    source = images.clone().requires_grad_()
+    logits = model(source)
+    assert torch.equal(torch.autograd.grad(logits, source, logits)[0], expected)
+    for _ in range(2):
+        composite.remove()
+        assert state_of(model) == before
+
+
+def test_registering_with_a_second_model_is_refused(problem):
+    model, images = problem
+    second = nets.make("concatenating", torch.Generator().manual_seed(1))
+    before, composite = state_of(second), ours("EpsilonPlus")
+    expected = relevance_of(composite, model, images, itself)
+    with composite.context(model):
+        with pytest.raises(InvalidValueError, match=r"registered with another model \(ResidualNet\).*remove\(\)"):
+            composite.register(second)
+        source = images.clone().requires_grad_()
+        logits = model(source)
+        assert torch.equal(torch.autograd.grad(logits, source, logits)[0], expected)
+    assert state_of(second) == before
+    relevance_of(composite, second, images, itself)
+
+
+def test_a_model_that_is_gone_blocks_nothing(problem):
+    model, images = problem
+    composite = ours("EpsilonPlus")
+    composite.register(nets.plain_net())
+    assert relevance_of(composite, model, images, itself).any()
+
+
+def test_a_wrapped_composite_that_is_registered_itself_is_refused(problem):
+    model, _ = problem
+    stock = EpsilonPlus()
+    with stock.context(model):
+        before = state_of(model)
+        with pytest.raises(InvalidValueError, match="EpsilonPlus in this composite is registered with a model itself"):
+            differentiable(stock).register(model)
+        assert state_of(model) == before
+
+
+BAD_MODELS = {
+    "function": (lambda model: torch.relu, InvalidTypeError, "model must be a torch.nn.Module, got"),
+    "DataParallel": (nn.DataParallel, UnsupportedModelError, "DataParallel.*use DistributedDataParallel"),
+    "compiled": (torch.compile, UnsupportedModelError, "torch.compile has no double backward.*_orig_mod"),
+    "compiled in place": (lambda m: (m.compile(), m)[1], UnsupportedModelError, r"do not call `compile\(\)`"),
+    "part compiled": (lambda m: (m.stem.compile(), m)[1], UnsupportedModelError, r"stem \(Conv2d\).*compile"),
+    "scripted": (lambda m: torch.jit.trace(m, torch.rand(2, 3, 8, 8).double()), UnsupportedModelError, "scripted"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("case", BAD_MODELS)
+def test_models_that_cannot_be_seen_are_refused(case, problem):
+    wrap, error, message = BAD_MODELS[case]
+    model = wrap(problem[0])
+    before = state_of(problem[0])
+    with pytest.raises(error, match=message):
+        ours("EpsilonPlus").register(model)
+    assert state_of(problem[0]) == before
+
+
+def test_the_forward_pass_is_untouched_whether_or_not_it_has_gradients(problem):
+    model, images = problem
+    expected = model(images)
+    with ours("EpsilonPlus").context(model):
+        with torch.no_grad():
+            assert torch.equal(model(images.clone().requires_grad_()), expected)
+        assert torch.equal(model(images), expected)
+
+
+def test_images_keep_their_values_and_flags(generator):
+    """Also where the first operation works in place."""
+    model = nn.Sequential(nn.ReLU(inplace=True), nets.plain_net()).double().eval()
+    images = nets.make_images(generator) - 0.5
+    before, source = images.clone(), images.clone().requires_grad_()
+    with ours("EpsilonPlus").context(model):
+        logits = model(source + 0)
+        torch.autograd.grad(logits, source, logits)
+    assert torch.equal(source, before)
+    assert source.grad is None
+
+
+class Kept:
+    """What autograd keeps of a tensor."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+@both_modes
+@composites
+def test_graphs_are_freed_without_the_garbage_collector(composite, training, generator):
+    """A rule that keeps its relevance, whose graph keeps the rule, would keep all activations of each step."""
+    model, images = nets.make("residual", generator, training=training), nets.make_images(generator)
+    kept = weakref.WeakSet()
+
+    def keep(tensor):
+        holder = Kept(tensor.detach())
+        kept.add(holder)
+        return holder
+
+    gc.collect()
+    gc.disable()
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda holder: holder.tensor):
+            relevance = relevance_of(ours(composite), model, images, itself, create_graph=False)
+        assert not relevance.requires_grad
+        assert len(kept) == 0
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda holder: holder.tensor):
+            with ours(composite).context(model):
+                source = images.clone().requires_grad_()
+                logits = model(source)
+            assert len(kept) > 0
+        del logits
+        assert len(kept) == 0
+    finally:
+        gc.enable()
