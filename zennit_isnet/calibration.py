@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -162,3 +163,34 @@ class RunningMoments:
     def std(self) -> float:
         """Sample standard deviation; NaN for fewer than two values."""
         return math.sqrt(self._squares / (self.count - 1)) if self.count > 1 else math.nan
+
+
+def measured_ranges(batches: Iterable[Mapping[str, Tensor]]) -> dict[str, RelevanceRange]:
+    """Return the range of each layer from the total |relevance| of images.
+
+    Parameters
+    ----------
+    batches : iterable of mapping of str to Tensor
+        For each batch, the total of each image ``(N,)`` by layer.
+
+    Returns
+    -------
+    dict of str to RelevanceRange
+
+    Raises
+    ------
+    CalibrationError
+        If there are fewer than two images, a total is not finite, or a range is empty.
+
+    Examples
+    --------
+    >>> measured_ranges([{"input": torch.tensor([3.0, 5.0])}, {"input": torch.tensor([4.0])}])["input"].mean
+    4.0
+    """
+    moments: dict[str, RunningMoments] = {}
+    for totals in batches:
+        for layer, values in totals.items():
+            moments.setdefault(layer, RunningMoments()).update(values)
+    if not moments:
+        raise CalibrationError("measuring the relevance range needs at least 2 images, got 0")
+    return {layer: RelevanceRange.from_statistics(m.mean, m.std, m.count) for layer, m in moments.items()}

@@ -10,15 +10,10 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from zennit_isnet import calibration
 from zennit_isnet.arguments import check_number
 from zennit_isnet.attribution import INPUT, Attribution, LRPAttribution, SignalOrRelevance
-from zennit_isnet.calibration import (
-    DEFAULT_RANGE,
-    RelevanceRange,
-    RunningMoments,
-    ranges_from_state,
-    warn_outside_default_range,
-)
+from zennit_isnet.calibration import DEFAULT_RANGE, RelevanceRange
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.formulations import Selective, Target
 from zennit_isnet.functional import total_relevance, validate_foreground
@@ -225,15 +220,16 @@ class ISNetRegularizer:
         InvalidTypeError, InvalidValueError
             If a batch does not begin with images. After any error the former range stays in use.
         """
-        moments: dict[str, RunningMoments] = {}
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        for batch in tqdm(loader, desc="calibrating", unit="batch", disable=not progress, leave=False):
+
+        def totals(batch: Any) -> dict[str, Tensor]:
             images = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
             images = self._checked_images(images, values=True).to(device)
-            for name, heatmaps in self._explain(images, self.formulation).items():
-                moments.setdefault(name, RunningMoments()).update(total_relevance(heatmaps))
-        moments = moments or {INPUT: RunningMoments()}
-        self.ranges = {n: RelevanceRange.from_statistics(m.mean, m.std, m.count) for n, m in moments.items()}
+            relevance = self._explain(images, self.formulation)
+            return {name: total_relevance(heatmaps) for name, heatmaps in relevance.items()}
+
+        batches = tqdm(loader, desc="calibrating", unit="batch", disable=not progress, leave=False)
+        self.ranges = calibration.measured_ranges(map(totals, batches))
         return dict(self.ranges)
 
     def state_dict(self) -> dict[str, Any]:
@@ -255,7 +251,7 @@ class ISNetRegularizer:
         if not isinstance(state, Mapping) or set(state) - {"calls"} != {"ranges", "formulation"}:
             came = list(state) if isinstance(state, Mapping) else type(state).__name__
             raise InvalidValueError(f"state must be a mapping with the keys 'ranges' and 'formulation', got {came}")
-        ranges = ranges_from_state(state["ranges"])
+        ranges = calibration.ranges_from_state(state["ranges"])
         schedule = EveryNth(self.schedule.every, state.get("calls", 0))
         if hasattr(self.formulation, "load_state_dict"):
             self.formulation.load_state_dict(state["formulation"])
@@ -298,4 +294,6 @@ class ISNetRegularizer:
         if not (self._warned or self.ranges):
             self._warned = True
             for name, heatmaps in relevance.items():
-                warn_outside_default_range(name, total_relevance(heatmaps.detach()).mean().item(), stacklevel=4)
+                calibration.warn_outside_default_range(
+                    name, total_relevance(heatmaps.detach()).mean().item(), stacklevel=4
+                )
