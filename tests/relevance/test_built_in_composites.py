@@ -35,7 +35,7 @@ def torchvision_models():
 @pytest.mark.parametrize("composite", MAKERS)
 @pytest.mark.parametrize("name", CANONIZERS)
 def test_values_on_torchvision_models_are_those_of_stock_zennit(name, composite, torchvision_models, generator):
-    model, images = torchvision_models[name], nets.make_images(generator, 2, 32) - 0.5
+    model, images = torchvision_models[name], nets.make_images(generator, 1, 32) - 0.5
     stock = MAKERS[composite](canonizers=[CANONIZERS[name]()])
     expected = relevance_of(stock, copy.deepcopy(model), images, torch.Tensor.detach, create_graph=False)
     for canonizers in OURS.values():
@@ -44,9 +44,8 @@ def test_values_on_torchvision_models_are_those_of_stock_zennit(name, composite,
 
 
 @pytest.mark.parametrize("composite", MAKERS)
-@pytest.mark.parametrize("name", CANONIZERS)
-def test_every_parameter_of_torchvision_models_has_a_gradient(name, composite, torchvision_models, generator):
-    model, images = torchvision_models[name], nets.make_images(generator, 2, 32) - 0.5
+def test_every_parameter_of_a_torchvision_model_has_a_gradient(composite, torchvision_models, generator):
+    model, images = torchvision_models["resnet18"], nets.make_images(generator, 1, 32) - 0.5
     relevance = relevance_of(ours(composite), model, images, itself)
     gradients = torch.autograd.grad(weighted_square(relevance), list(model.parameters()), materialize_grads=True)
     assert [name for (name, _), g in zip(model.named_parameters(), gradients, strict=True) if not g.any()] == []

@@ -26,7 +26,11 @@ class _Request(Canonizer):
 
 
 class FuseBatchNorm(_Request):
-    """Fold each BatchNorm into the convolution or linear layer whose output it reads.
+    """Fold each BatchNorm into the layer whose output it reads, or else into the layer that reads it.
+
+    Into the layer behind it only where that is exact: not where a convolution pads with zeros, which the BatchNorm does
+    not shift, and not for transposed convolutions. There it keeps its own rule, usually Pass. torchvision's
+    `FrozenBatchNorm2d` is folded too.
 
     Uses the statistics of the forward pass (the batch's in train mode, the running ones in eval mode), finds pairs by
     the tensors that flow instead of by the order of the modules, and writes to no parameter.

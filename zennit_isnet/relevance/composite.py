@@ -129,10 +129,19 @@ def differentiable(composite: Composite, *, canonizers: Sequence[Canonizer] | No
     Raises
     ------
     InvalidTypeError
-        If `composite` is not a Zennit composite or propagates signals already.
+        If `composite` is not a Zennit composite or propagates signals already, or a canonizer is none.
+    InvalidValueError
+        If a canonizer merges several layers into one BatchNorm.
+    UnsupportedModelError
+        From entering the context, if a rule cannot be evaluated with live parameters or on a module's type; from the
+        forward pass, if a module with a rule gets its input as a keyword.
 
     Notes
     -----
+    Between entering and leaving the context every backward pass propagates relevance, except under ``inactive()``:
+    call ``loss.backward()`` after leaving it. Modules that work in place get copies of their inputs, which rules read;
+    stock Zennit reads what was overwritten.
+
     Zennit's rules read ``param.data``: their relevance is right and its gradient with respect to the parameters is
     not. Zennit 1.0 also replaces the model's Parameter objects.
 
