@@ -221,15 +221,10 @@ def test_graphs_are_freed_without_the_garbage_collector(composite, training, gen
     gc.disable()
     try:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda holder: holder.tensor):
-            relevance = relevance_of(ours(composite), model, images, itself, create_graph=False)
-        assert not relevance.requires_grad
-        assert len(kept) == 0
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda holder: holder.tensor):
-            with ours(composite).context(model):
-                source = images.clone().requires_grad_()
-                logits = model(source)
-            assert len(kept) > 0
-        del logits
+            relevance = relevance_of(ours(composite), model, images, itself)
+        assert relevance.requires_grad
+        assert len(kept) > 0
+        del relevance
         assert len(kept) == 0
     finally:
         gc.enable()
