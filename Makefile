@@ -43,7 +43,7 @@ test: $(READY) ## the fast tests and the examples in the docstrings
 	@$(MAKE) --no-print-directory doctest
 
 test-slow: $(READY) ## the tests that take long
-	$(PYTEST) -m slow -n $(WORKERS) $(PYTEST_ARGS) $(MAY_BE_EMPTY)
+	$(PYTEST) -m "slow and not huge" -n $(WORKERS) $(PYTEST_ARGS) $(MAY_BE_EMPTY)
 
 test-zennit1: $(READY) $(ZENNIT1_DIR)/.ready ## the fast tests with Zennit 1 instead of the installed Zennit
 	PYTHONPATH=$(ZENNIT1_DIR) EXPECTED_ZENNIT=$(ZENNIT1) $(PYTEST) $(FAST) $(PYTEST_ARGS)

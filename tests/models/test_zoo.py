@@ -1,0 +1,71 @@
+"""All image classifiers of torchvision: conservation, logits, gradients for every parameter, an untouched model."""
+
+from __future__ import annotations
+
+import properties
+import pytest
+import torch
+import zoo
+from torchvision import models
+
+TOLERANCE = 1e-8
+
+
+def names(*lists, marks=()):
+    return [pytest.param(name, marks=marks) for group in lists for name in group]
+
+
+small = pytest.mark.parametrize("name", zoo.SMALL)
+every = pytest.mark.parametrize(
+    "name",
+    [
+        *names(zoo.SMALL),
+        *names(zoo.LARGE, zoo.VIDEO, marks=pytest.mark.slow),
+        *names(zoo.HUGE, marks=[pytest.mark.slow, pytest.mark.huge]),
+    ],
+)
+
+
+def test_no_classifier_is_left_out():
+    assert sorted((*zoo.SMALL, *zoo.LARGE, *zoo.HUGE)) == sorted(zoo.NAMES)
+    assert set(zoo.VIDEO) | {"swin3d_s", "swin3d_b"} == set(models.list_models(module=models.video))
+
+
+@every
+def test_the_relevance_of_a_model_without_biases_sums_to_the_logit(name, generator):
+    model = zoo.without_biases(zoo.make(name, generator))
+    assert properties.conservation_error(model, zoo.make_images(name, generator)) <= TOLERANCE
+
+
+@small
+def test_biases_take_what_the_images_do_not(name, generator):
+    model = zoo.make(name, generator)
+    error, share = properties.conservation_error_with_biases(model, zoo.make_images(name, generator))
+    assert share > 1e-4, "no bias takes part"
+    assert error <= TOLERANCE
+
+
+@every
+def test_logits_are_the_plain_models_and_the_model_is_untouched(name, generator):
+    model, images = zoo.make(name, generator), zoo.make_images(name, generator)
+    before = zoo.State(model)
+    difference = properties.logit_difference(model, images)
+    assert difference <= (1e-5 if name.startswith(zoo.FUSED_ATTENTION) else 0.0)
+    assert zoo.State(model) == before
+
+
+@pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")
+@small
+def test_every_parameter_that_influences_the_logits_gets_a_gradient(name, generator):
+    model, images = zoo.make(name, generator), zoo.make_images(name, generator)
+    assert properties.parameters_without_gradient(model, images) == []
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["r3d_18", "mvit_v2_s", "swin3d_t"])
+def test_heatmaps_of_videos_have_frames(name, generator):
+    images = zoo.make_images(name, generator, 1)
+    _, relevance = properties.LRPAttribution()(zoo.make(name, generator), images, properties.Selective())
+    assert relevance["input"].shape == (1, 1, *images.shape[1:])
+    assert torch.isfinite(relevance["input"]).all()
