@@ -66,7 +66,7 @@ def check_images(images: Any, *, values: bool) -> Tensor:
     Raises
     ------
     InvalidTypeError
-        If `images` is no floating tensor.
+        If `images` is no floating tensor, or float16 outside of autocast.
     InvalidValueError
         If the shape is wrong or a value is NaN or infinite, or in or from `torch.inference_mode`.
     """
@@ -78,6 +78,11 @@ def check_images(images: Any, *, values: bool) -> Tensor:
         raise InvalidValueError("images must be normal tensors, got one made in torch.inference_mode; clone it")
     if not images.is_floating_point():
         raise InvalidTypeError(f"images must be floating point (scale them first), got {images.dtype}")
+    if images.dtype == torch.float16 and not torch.is_autocast_enabled(images.device.type):
+        raise InvalidTypeError(
+            "signals leave the range of float16; keep model and images in float32 and call within "
+            f"torch.autocast({images.device.type!r}, torch.float16), or use bfloat16; got images of torch.float16"
+        )
     if images.ndim not in (4, 5) or images.numel() == 0:
         raise InvalidValueError(
             f"images must have shape (N, C, H, W) or (N, C, T, H, W), none of them 0, got {tuple(images.shape)}"

@@ -12,7 +12,7 @@ from zennit.core import Hook, RemovableHandle, RemovableHandleList
 
 from zennit_isnet.errors import InvalidValueError, UncoveredOperationError
 from zennit_isnet.signal.mode import FrozenGateMode, Rule
-from zennit_isnet.signal.provenance import tensors_in
+from zennit_isnet.signal.provenance import exchanged, tensors_in
 from zennit_isnet.signal.stem import Stem
 from zennit_isnet.signal.substitute import InputRelevance
 
@@ -79,12 +79,6 @@ class FrozenGates(Hook):
             return None
         mode = FrozenGateMode(module, self, self.rules)
         entries = {id(t): InputRelevance.apply(self, t) for t in images}
-
-        def swap(value: Any) -> Any:
-            if isinstance(value, (list, tuple)):
-                return type(value)(map(swap, value))
-            return entries.get(id(value), value)
-
         for entry in entries.values():
             mode.enter(entry)
         if self.box is not None:
@@ -93,7 +87,7 @@ class FrozenGates(Hook):
             mode.stem = Stem(images[0], mode.entries[0], self.box)
         self._mode = mode
         self._stack.enter_context(mode)
-        return swap(args), {key: swap(value) for key, value in kwargs.items()}
+        return exchanged(args, entries), {key: exchanged(value, entries) for key, value in kwargs.items()}
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> Any:
         """End the pass and raise what it found."""

@@ -45,6 +45,13 @@ def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from tensors_in(value)
 
 
+def exchanged(value: Any, replacements: Mapping[int, Tensor]) -> Any:
+    """Return a value, or lists and tuples of values, with the tensors that have a replacement by ``id`` replaced."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(exchanged(item, replacements) for item in value)
+    return replacements.get(id(value), value)
+
+
 class Provenance:
     """Kinds and flaws of the tensors of one forward pass; holds no tensor alive."""
 

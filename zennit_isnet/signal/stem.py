@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from zennit_isnet.signal.provenance import Kind, tensors_in
+from zennit_isnet.signal.provenance import Kind, exchanged, tensors_in
 from zennit_isnet.signal.rules import ACTIVATIONS, alias, batch_norm, constant, convolution
 from zennit_isnet.signal.substitute import Substitute
 from zennit_isnet.signal.zbox import zbox_relevance
@@ -52,14 +52,8 @@ class Stem:
         belongs = (rule is batch_norm and self.scale is None) or rule in ACTIVATIONS
         if self.tail is None or belongs or all(t is not self.tail for t in operands):
             return args, kwargs
-        tail, ended = self.tail, self.end(mode, self.tail)
-
-        def swap(value: Any) -> Any:
-            if isinstance(value, (list, tuple)):
-                return type(value)(map(swap, value))
-            return ended if value is tail else value
-
-        return swap(args), {key: swap(value) for key, value in kwargs.items()}
+        ended = {id(self.tail): self.end(mode, self.tail)}
+        return exchanged(args, ended), {key: exchanged(value, ended) for key, value in kwargs.items()}
 
     def start(self, output: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> None:
         """Note the first layer."""
