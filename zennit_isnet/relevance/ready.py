@@ -20,9 +20,9 @@ from zennit_isnet.relevance.evaluation import evaluate, modified_parameters
 
 
 class PositiveWeights(BasicHook):
-    """z⁺ rule of Dual ISNet: ``R_i = a_i Σ_k w⁺_ik R_k / stab(Σ_i a_i w⁺_ik + b⁺_k)``.
+    """z⁺ rule of Dual ISNet: ``R_i = a⁺_i Σ_k w⁺_ik R_k / stab(Σ_i a⁺_i w⁺_ik + b⁺_k)``.
 
-    For inputs that are not negative, as behind a ReLU.
+    Behind a ReLU ``a⁺ = a``; behind a linear bottleneck what is negative gets no relevance, as in sums of branches.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class PositiveWeights(BasicHook):
     def __init__(self, stabilizer: float = 1e-6) -> None:
         stabilize = Stabilizer.ensure(stabilizer)
         super().__init__(
-            input_modifiers=[lambda input: input],
+            input_modifiers=[lambda input: input.clamp(min=0)],
             param_modifiers=[ClampMod(min=0.0)],
             output_modifiers=[lambda output: output],
             gradient_mapper=lambda upper, outputs: upper / stabilize(outputs[0]),
@@ -134,7 +134,7 @@ class ZPlus(_Ready):
     """LRP-z⁺ for all layers, z^B at the first one if there is a box: the second pass of Dual ISNet.
 
     Positive weights and positive biases with a BatchNorm folded in, in the last layer too; sums are split by positive
-    parts. Made for activations that are not negative. Without a box, negative pixel values need images from 0 on.
+    parts. All of it is positive. Without a box, pixels below 0 get no relevance.
 
     Parameters
     ----------
@@ -178,4 +178,5 @@ class ZPlus(_Ready):
             return super().relevance_seed(logits, seed)
         with torch.enable_grad():
             positive = modified_parameters(call.rule.param_modifiers[0], call.module, call.parameters())
-            return evaluate(call.module, positive, (call.input,), {}) * seed
+            inputs = (call.rule.input_modifiers[0](call.input),)
+            return evaluate(call.module, positive, inputs, {}) * seed

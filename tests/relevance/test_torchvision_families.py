@@ -1,0 +1,41 @@
+"""Canonizers by mechanism instead of by architecture: relevance is conserved on each family of ReLU networks."""
+
+from __future__ import annotations
+
+import nets
+import pytest
+import torch
+
+from zennit_isnet import Dual, EpsilonZBox, LRPAttribution, Target, ZPlus
+
+FAMILIES = {
+    "vgg11_bn": (32, {}),
+    "resnet18": (32, {}),
+    "resnext50_32x4d": (32, {}),
+    "densenet121": (32, {}),
+    "googlenet": (48, {"init_weights": False}),
+    "inception_v3": (96, {"init_weights": False}),
+    "regnet_x_400mf": (32, {}),
+    "mnasnet0_5": (32, {}),
+    "shufflenet_v2_x0_5": (32, {}),
+    "mobilenet_v2": (32, {}),
+    "squeezenet1_1": (32, {}),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_epsilon_relevance_is_the_logit_and_positive_relevance_is_not_negative(
+    name: str, generator: torch.Generator
+) -> None:
+    size, options = FAMILIES[name]
+    model = nets.without_biases(nets.torchvision_net(name, generator, **options))
+    images = nets.make_images(generator, count=1, size=size)
+    strongest = model(images).abs().argmax(1)
+    logits, relevance = LRPAttribution(EpsilonZBox(epsilon=1e-13))(model, images, Target(strongest), create_graph=False)
+    logit = logits.gather(1, strongest[:, None])[:, 0]
+    assert logit.abs() > 1e-6
+    torch.testing.assert_close(relevance["input"].flatten(1).sum(1), logit, rtol=1e-8, atol=1e-12)
+    _, dual = LRPAttribution()(model, images, Dual(ZPlus(epsilon=1e-13)), create_graph=False)
+    positive = dual["input/positive"]
+    assert (positive >= 0).all()
+    assert positive.sum() > 0
