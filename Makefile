@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 WORKERS ?= 2
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 PYTEST_ARGS ?=
 
 VENV := .venv
@@ -23,7 +24,7 @@ FAST := -m "not slow" -n $(WORKERS)
 MAY_BE_EMPTY = || { code=$$?; [ $$code -eq 5 ] && echo "NOTE: nothing ran: '$@' has no tests yet"; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-zennit1 doctest lint format typecheck ci clean
+.PHONY: help setup demo test test-slow test-zennit1 doctest lint format typecheck ci bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 15
@@ -67,6 +68,9 @@ format: $(READY) ## let ruff repair what it can
 
 typecheck: $(READY) ## mypy --strict
 	$(BIN)/mypy
+
+bench: $(READY) ## what the penalty costs: table, numbers and plot in benchmarks/results
+	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
 ci: ## everything that must pass before a change is merged, in order
 	@for target in lint typecheck test test-zennit1 test-slow; do \

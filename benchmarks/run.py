@@ -1,0 +1,90 @@
+"""Measures what the penalty costs: ``python benchmarks/run.py`` writes a table, its numbers and a plot."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import paired_ratios, peak_memory_of_process
+from report import plot, table
+from steps import VARIANTS, Case
+
+ALL = [name for name in VARIANTS if name != "plain"]
+ONE_HEATMAP = ["RRR", "Selective", "Selective, z^B", "Stochastic"]
+TIMES: list[tuple[Case, list[str]]] = [
+    (Case("resnet18", 16, 128), ALL),
+    (Case("resnet18", 16, 128, classes=100), ONE_HEATMAP),
+    (Case("resnet18", 16, 128, classes=1000), ONE_HEATMAP),
+    (Case("resnet18", 16, 128, bf16=True), ["RRR", "Selective"]),
+    (Case("resnet50", 8, 128), ["RRR", "Selective"]),
+    (Case("densenet121", 8, 96), ["RRR", "Selective"]),
+    (Case("vgg11_bn", 8, 96), ["RRR", "Selective"]),
+    (Case("efficientnet_b0", 8, 128), ["RRR", "Selective"]),
+    (Case("convnext_tiny", 4, 128), ["RRR", "Selective"]),
+    (Case("vit_b_32", 4, 224), ["Selective"]),
+]
+"""RRR is left out for ViT: PyTorch's fused attention has no second derivative."""
+
+MEMORY: list[tuple[Case, list[str]]] = [
+    (Case("resnet18", 32, 128), ["plain", "RRR", "Selective", "Selective, z^B"]),
+    (Case("resnet50", 8, 128), ["plain", "RRR", "Selective"]),
+]
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the GPU with its cuDNN, or of the CPU."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name()}, cuDNN {torch.backends.cudnn.version()}"
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.processor()}, {len(models) or '?'} core(s)"
+
+
+def main() -> None:
+    """Run the cases and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9, help="measurements of each variant (default 9)")
+    parser.add_argument("--models", nargs="*", help="only these models")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch on the CPU")
+    parser.add_argument("--skip-memory", action="store_true", help="measure times only")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of the results")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    results: dict[str, Any] = {
+        "device": device_name(device),
+        "torch": torch.__version__,
+        "threads": options.threads,
+        "command": f"python benchmarks/run.py --rounds {options.rounds} --threads {options.threads}",
+        "times": [],
+        "memory": [],
+    }
+    print(results["device"])
+    options.output.mkdir(parents=True, exist_ok=True)
+
+    def save() -> None:
+        (options.output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        (options.output / "results.md").write_text(table(results))
+
+    for case, names in [] if options.skip_memory else MEMORY:
+        if not options.models or case.model in options.models:
+            peaks = {name: peak_memory_of_process(case, name) for name in names}
+            results["memory"].append({"case": case.__dict__, "peaks": peaks})
+            print(case, {name: f"{peak:.0f} MiB" for name, peak in peaks.items()}, flush=True)
+    for case, names in TIMES:
+        if not options.models or case.model in options.models:
+            results["times"].append(paired_ratios(case, names, options.rounds, device))
+            ratios = {name: f"{row['ratio']:.2f}" for name, row in results["times"][-1]["ratios"].items()}
+            print(case, ratios, flush=True)
+            save()
+    save()
+    if any(entry["case"]["model"] == "resnet18" for entry in results["times"]):
+        plot(results, options.output / "ratio_by_classes.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The training steps that are compared: each does forward pass, loss, backward pass and update on the same batch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zennit_isnet import Dual, ISNetRegularizer, LRPFlex, Original, Stochastic
+
+WEIGHT = 0.7
+"""P: weight of the penalty in ``(1 − P)·cross-entropy + P·penalty``."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model on one batch size, image size, number of classes and precision."""
+
+    model: str
+    batch: int
+    size: int
+    classes: int = 10
+    bf16: bool = False
+
+    def __str__(self) -> str:
+        precision = ", bf16" if self.bf16 else ""
+        return f"{self.model}, batch {self.batch}, {self.size}², {self.classes} classes{precision}"
+
+
+def regularized(make: Callable[[nn.Module], ISNetRegularizer]) -> Callable[..., Callable[[], None]]:
+    """Step with the penalty of a regularizer, loss included."""
+
+    def build(model: nn.Module, images: Tensor, masks: Tensor, labels: Tensor, precision: Any) -> Callable[[], None]:
+        regularizer, optimizer = make(model), torch.optim.SGD(model.parameters(), lr=1e-4)
+
+        def step() -> None:
+            optimizer.zero_grad()
+            with precision():
+                logits, penalty = regularizer(images, masks)
+                loss = (1 - WEIGHT) * F.cross_entropy(logits, labels) + WEIGHT * penalty
+            loss.backward()
+            optimizer.step()
+
+        return step
+
+    return build
+
+
+def plain(model: nn.Module, images: Tensor, masks: Tensor, labels: Tensor, precision: Any) -> Callable[[], None]:
+    """Cross-entropy alone."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with precision():
+            loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def rrr(model: nn.Module, images: Tensor, masks: Tensor, labels: Tensor, precision: Any) -> Callable[[], None]:
+    """Right for the Right Reasons (Ross et al. 2017): squared input gradient of Σ log p on the background."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        source = images.detach().requires_grad_()
+        with precision():
+            logits = model(source)
+            (gradient,) = torch.autograd.grad(logits.log_softmax(1).sum(), source, create_graph=True)
+            penalty = (gradient * (1 - masks)).square().flatten(1).sum(1).mean()
+            loss = (1 - WEIGHT) * F.cross_entropy(logits, labels) + WEIGHT * penalty
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+VARIANTS: dict[str, Callable[..., Callable[[], None]]] = {
+    "plain": plain,
+    "RRR": rrr,
+    "Selective": regularized(ISNetRegularizer),
+    "Selective, z^B": regularized(lambda m: ISNetRegularizer(m, composite=LRPFlex(box=(0.0, 1.0)))),
+    "Stochastic": regularized(lambda m: ISNetRegularizer(m, formulation=Stochastic())),
+    "Original": regularized(lambda m: ISNetRegularizer(m, formulation=Original())),
+    "Dual": regularized(lambda m: ISNetRegularizer(m, formulation=Dual())),
+    "LDS": regularized(lambda m: ISNetRegularizer(m, layers="auto")),
+    "Selective, every=4": regularized(lambda m: ISNetRegularizer(m, every=4)),
+}
+
+PERIODS = {"Selective, every=4": 4}
+"""How many steps of a variant are one measurement, where they differ; plain steps are measured as many at once."""
+
+
+def build(case: Case, names: list[str], device: torch.device) -> dict[str, Callable[[], None]]:
+    """Return the steps of a case; all of them train one model."""
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(case.model, num_classes=case.classes).to(device).train()
+    images = torch.rand(case.batch, 3, case.size, case.size, device=device)
+    masks = torch.zeros(case.batch, 1, case.size, case.size, device=device)
+    quarter = case.size // 4
+    masks[..., quarter:-quarter, quarter:-quarter] = 1
+    labels = torch.randint(case.classes, (case.batch,), device=device)
+
+    def precision() -> Any:
+        return torch.autocast(device.type, torch.bfloat16) if case.bf16 else contextlib.nullcontext()
+
+    return {name: VARIANTS[name](model, images, masks, labels, precision) for name in names}
