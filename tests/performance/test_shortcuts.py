@@ -1,0 +1,179 @@
+"""Every shortcut of the signal pass equals the plain computation it stands for."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from zennit_isnet import LRPFlex
+from zennit_isnet.signal.activation import Gate, ReLUGate
+from zennit_isnet.signal.batchnorm import Scaled, channel_products
+from zennit_isnet.signal.convolution import Geometry, TransposedSignal, input_gradient, transposed_signal
+from zennit_isnet.signal.substitute import stabilize
+
+
+def seeded(*shape):
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("size", [(9, 9), (12, 10), (16, 7)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [
+        ((7, 7), (2, 2), (3, 3)),
+        ((3, 3), (2, 2), (1, 1)),
+        ((3, 3), (2, 2), (0, 0)),
+        ((4, 4), (4, 4), (0, 0)),
+        ((1, 1), (2, 2), (0, 0)),
+        ((2, 3), (3, 2), (1, 2)),
+        ((5, 3), (1, 2), (2, 0)),
+        ((3, 2), (4, 3), (2, 1)),
+        ((2, 2), (5, 5), (0, 0)),
+    ],
+)
+def test_the_signal_of_a_strided_first_layer_by_phases(kernel, stride, padding, size):
+    images, weight = seeded(2, 3, *size), seeded(5, 3, *kernel)
+    geometry = Geometry(stride, padding, (1, 1), False, (0, 0), 1)
+    output = F.conv2d(images, weight, None, stride, padding)
+    signal = torch.randn_like(output)
+    expected = torch.nn.grad.conv2d_input(images.shape, weight, signal, stride, padding)
+    torch.testing.assert_close(input_gradient(signal, images, weight, geometry), expected)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_the_signal_of_other_convolutions_is_pytorchs(groups, dilation):
+    images, weight = seeded(2, 4, 9, 9), seeded(6, 4 // groups, 3, 3)
+    geometry = Geometry((2, 2), (1, 1), (dilation, dilation), False, (0, 0), groups)
+    output = F.conv2d(images, weight, None, 2, 1, dilation, groups)
+    signal = torch.randn_like(output)
+    expected = torch.nn.grad.conv2d_input(images.shape, weight, signal, 2, 1, dilation, groups)
+    torch.testing.assert_close(input_gradient(signal, images, weight, geometry), expected)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5), (2, 3, 5, 5), (2, 3, 2, 4, 4)])
+def test_products_summed_for_each_channel(shape):
+    first, second = seeded(*shape).requires_grad_(), seeded(*shape)
+    expected = (first * second).sum([d for d in range(len(shape)) if d != 1])
+    with torch.no_grad():
+        torch.testing.assert_close(channel_products(first, second), expected)
+    torch.testing.assert_close(channel_products(first, second), expected)
+    assert torch.autograd.gradgradcheck(Scaled.apply, (first, seeded(3).requires_grad_()))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_scaled_signal_has_the_same_derivatives_when_the_weights_carry_the_scale(stride, groups):
+    images, weight = seeded(2, 4, 8, 8), seeded(6, 4 // groups, 3, 3).requires_grad_()
+    geometry = Geometry((stride, stride), (1, 1), (1, 1), False, (0, 0), groups)
+    signal = torch.randn_like(F.conv2d(images, weight, None, stride, 1, 1, groups)).requires_grad_()
+    scale = seeded(6)
+    scale[0] = 0.0  # as γ of a block that starts as the identity
+    scale.requires_grad_()
+    operands = (signal, scale, weight)
+
+    def plain(signal, scale, weight):
+        return TransposedSignal.apply(signal * scale.view(1, -1, 1, 1), weight, images, geometry)
+
+    def folded(signal, scale, weight):
+        return transposed_signal(Scaled.apply(signal, scale), weight, images, geometry)
+
+    assert folded(*operands).grad_fn.name() == "ScaledTransposedSignalBackward"
+    direction = seeded(2, 4, 8, 8)
+    expected = torch.autograd.grad(plain(*operands), operands, direction)
+    torch.testing.assert_close(torch.autograd.grad(folded(*operands), operands, direction), expected)
+    assert torch.autograd.gradcheck(folded, operands)
+
+
+def test_the_signal_between_convolution_and_batchnorm_can_still_be_asked_for():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).double()
+    images, seen = seeded(3, 3, 6, 6).requires_grad_(), []
+    handles = [model[i].register_forward_hook(lambda *call: seen.append(call[-1])) for i in range(3)]
+    with LRPFlex(epsilon=0.1).context(model):
+        logits = model(images)
+        found = torch.autograd.grad(logits[:, 0].sum(), [*seen, images], create_graph=True)
+    for handle in handles:
+        handle.remove()
+    (convolved, _, activated), (at_convolved, at_normalised, at_activated, relevance) = seen, found
+    scale = model[1].weight / (convolved.var((0, 2, 3), unbiased=False) + model[1].eps).sqrt()
+    gate = activated / (activated + 0.1)
+    torch.testing.assert_close(at_activated, model[4].weight[0].view(1, 4, 4, 4).expand(3, -1, -1, -1))
+    torch.testing.assert_close(at_normalised, at_activated * gate)
+    torch.testing.assert_close(at_convolved, at_normalised * scale.view(1, -1, 1, 1))
+    expected = images * F.conv_transpose2d(at_convolved, model[0].weight)
+    torch.testing.assert_close(relevance, expected)
+    # and so can its derivatives
+    parameters = list(model.parameters())[:3]
+    for got, other in zip((at_convolved, relevance), (at_normalised * scale.view(1, -1, 1, 1), expected), strict=True):
+        torch.testing.assert_close(
+            torch.autograd.grad(got.square().sum(), parameters, retain_graph=True),
+            torch.autograd.grad(other.square().sum(), parameters, retain_graph=True),
+        )
+
+
+def test_a_convolution_whose_output_two_operations_read_gets_both_signals():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(64, 2)
+
+        def forward(self, x):
+            z = self.conv(x)
+            return self.head((self.norm(z) + 2 * z).flatten(1))
+
+    model, images = Branching().double(), seeded(3, 3, 6, 6).requires_grad_()
+    with LRPFlex().context(model):
+        (relevance,) = torch.autograd.grad(model(images)[:, 0].sum(), images, create_graph=True)
+    z = model.conv(images)
+    scale = model.norm.weight / (z.var((0, 2, 3), unbiased=False) + model.norm.eps).sqrt()
+    signal = model.head.weight[0].view(1, 4, 4, 4) * (scale.view(1, -1, 1, 1) + 2)
+    expected = images * F.conv_transpose2d(signal.expand(3, -1, -1, -1), model.conv.weight)
+    torch.testing.assert_close(relevance, expected)
+    weights = (model.conv.weight, model.norm.weight)
+    torch.testing.assert_close(
+        torch.autograd.grad(relevance.square().sum(), weights, retain_graph=True),
+        torch.autograd.grad(expected.square().sum(), weights),
+    )
+
+
+def test_gates_and_their_derivatives():
+    signal, values = seeded(40), seeded(40)
+    values = (values + 0.3 * values.sign()).requires_grad_()  # away from the jump of sign(z)
+    signal.requires_grad_()
+    output, positive = (f(values.detach()).requires_grad_() for f in (torch.tanh, torch.abs))
+    assert torch.autograd.gradcheck(lambda g, a, z: Gate.apply(g, a, z, 0.1), (signal, output, values))
+    assert torch.autograd.gradgradcheck(lambda g, a, z: Gate.apply(g, a, z, 0.1), (signal, output, values))
+    assert torch.autograd.gradcheck(lambda g, a: ReLUGate.apply(g, a, 0.1), (signal, positive))
+    closed = ReLUGate.apply(signal, torch.zeros_like(values), 0.1)
+    assert torch.equal(closed, torch.zeros_like(closed))
+
+
+def test_the_stabilizer_moves_away_from_zero():
+    values = torch.tensor([-2.0, -0.0, 0.0, 3.0])
+    torch.testing.assert_close(stabilize(values, 0.5), torch.tensor([-2.5, 0.5, 0.5, 3.5]))
+
+
+def test_a_gate_that_multiplies_gets_no_signal_and_keeps_its_gradient():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.value, self.gate = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.value(x) * torch.sigmoid(self.gate(x))
+
+    model, images = Gated().double(), seeded(5, 4).requires_grad_()
+    with LRPFlex().context(model):
+        (relevance,) = torch.autograd.grad(model(images)[:, 0].sum(), images, create_graph=True)
+    expected = images * (torch.sigmoid(model.gate(images))[:, :1] * model.value.weight[0])
+    torch.testing.assert_close(relevance, expected)
+    weights = (model.value.weight, model.gate.weight)
+    torch.testing.assert_close(
+        torch.autograd.grad(relevance.square().sum(), weights, retain_graph=True),
+        torch.autograd.grad(expected.square().sum(), weights),
+    )
