@@ -9,6 +9,7 @@ from importlib.metadata import version
 from zennit_isnet.attribution import GradientTimesInput, LRPAttribution
 from zennit_isnet.calibration import RelevanceRange
 from zennit_isnet.composites import LRPFlex, box_from_normalization
+from zennit_isnet.coverage import Report, check
 from zennit_isnet.errors import (
     CalibrationError,
     InvalidTypeError,
@@ -49,6 +50,7 @@ __all__ = [
     "Original",
     "RelevanceRange",
     "RelevanceRangeWarning",
+    "Report",
     "Selective",
     "SoftmaxGradient",
     "Stochastic",
@@ -58,6 +60,7 @@ __all__ = [
     "ZPlus",
     "__version__",
     "box_from_normalization",
+    "check",
     "checkpoint_contexts",
     "differentiable",
 ]

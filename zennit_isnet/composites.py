@@ -14,6 +14,7 @@ from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.registration import ExclusiveComposite
 from zennit_isnet.signal.hook import FrozenGates
 from zennit_isnet.signal.mode import Rule
+from zennit_isnet.signal.modules import Declared, ModuleRule, ModuleRules, function_rules
 from zennit_isnet.signal.table import RULES
 
 Bound = float | Sequence[float] | Tensor
@@ -38,7 +39,12 @@ class LRPFlex(ExclusiveComposite):
         Whether ``σ`` of a BatchNorm in train mode is constant also as a function of the parameters. By default it
         is alive, so that parameter gradients agree with finite differences.
     rules : mapping of function to rule, optional
-        Rules for further operations, ``rule(mode, func, *args, **kwargs)``; they come before the built-in ones.
+        Rules for further operations, which come before the built-in ones: ``"linear"`` (plain gradient),
+        ``"activation"`` (elementwise with ``a(0) = 0``), ``"gate"`` (held constant, may multiply a signal), or a
+        function ``rule(mode, func, *args, **kwargs)``.
+    modules : mapping of module type to rule, optional
+        Rules for modules that are not looked into: one of the same words, or a function
+        ``rule(module, input, output, signal)`` that returns the signal at the input.
 
     Attributes
     ----------
@@ -69,6 +75,13 @@ class LRPFlex(ExclusiveComposite):
     ...     logits, relevance = attributor(torch.rand(2, 3, 32, 32), torch.eye(3)[[0, 2]])
     >>> relevance.shape
     torch.Size([2, 3, 32, 32])
+
+    A module of your own gets its rule in one line:
+
+    >>> class Cube(torch.nn.Module):
+    ...     def forward(self, features):
+    ...         return features**3
+    >>> composite = LRPFlex(modules={Cube: "activation"})
     """
 
     propagates: Literal["signal"] = "signal"
@@ -79,18 +92,20 @@ class LRPFlex(ExclusiveComposite):
         box: tuple[Bound, Bound] | None = None,
         *,
         detach_statistics: bool = False,
-        rules: Mapping[Any, Rule] | None = None,
+        rules: Mapping[Any, Rule | Declared] | None = None,
+        modules: Mapping[type[nn.Module], ModuleRule] | None = None,
     ) -> None:
         check_number("epsilon", epsilon)
         self.epsilon = float(epsilon)
         self.box = None if box is None else as_box(box)
         self.detach_statistics = detach_statistics
-        self.rules: Mapping[Any, Rule] = {**RULES, **(rules or {})}
+        self.rules: Mapping[Any, Rule] = {**RULES, **function_rules(rules)}
+        self.modules = ModuleRules(modules)
         super().__init__(module_map=self._rule_of_module)
 
     def _rule_of_module(self, ctx: dict[str, Any], name: str, module: nn.Module) -> FrozenGates | None:
         # one hook sees all operations below it, so the root is the only module that gets one
-        return None if name else FrozenGates(self.rules, self.epsilon, self.box, self.detach_statistics)
+        return None if name else FrozenGates(self.rules, self.epsilon, self.box, self.detach_statistics, self.modules)
 
     def set_input_gradient(self, wanted: bool) -> None:
         """Say whether ordinary backward passes of this registration need the gradient with respect to the images.

@@ -27,8 +27,8 @@ every = pytest.mark.parametrize(
 
 
 def test_no_classifier_is_left_out():
-    assert sorted((*zoo.SMALL, *zoo.LARGE, *zoo.HUGE)) == sorted(zoo.NAMES)
-    assert set(zoo.VIDEO) | {"swin3d_s", "swin3d_b"} == set(models.list_models(module=models.video))
+    images, videos = set(zoo.NAMES), set(models.list_models(module=models.video)) - {"swin3d_s", "swin3d_b"}
+    assert sorted((*zoo.SMALL, *zoo.LARGE, *zoo.HUGE, *zoo.VIDEO)) == sorted(images | videos)
 
 
 @every
@@ -63,7 +63,7 @@ def test_every_parameter_that_influences_the_logits_gets_a_gradient(name, genera
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["r3d_18", "mvit_v2_s", "swin3d_t"])
+@pytest.mark.parametrize("name", ["r3d_18", "swin3d_t"])
 def test_heatmaps_of_videos_have_frames(name, generator):
     images = zoo.make_images(name, generator, 1)
     _, relevance = properties.LRPAttribution()(zoo.make(name, generator), images, properties.Selective())

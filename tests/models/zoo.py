@@ -29,12 +29,12 @@ SMALL = (
 )
 """A small model of each family; tiny MaxViTs and ViTs are in `families`, narrowed AlexNets and VGGs in `nets`."""
 
-HUGE = ("convnext_large", "maxvit_t", "regnet_y_128gf", "vit_h_14", "vit_l_16", "vit_l_32")
+HUGE = ("convnext_large", "maxvit_t", "mvit_v1_b", "mvit_v2_s", "regnet_y_128gf", "vit_h_14", "vit_l_16", "vit_l_32")
 """Too much memory for two beside each other, or too much time; run by hand."""
 
 LARGE = tuple(name for name in NAMES if name not in (*SMALL, *HUGE))
 
-VIDEO = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v1_b", "mvit_v2_s", "swin3d_t")
+VIDEO = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d", "swin3d_t")
 
 SIZES = {"alexnet": 63, "inception_v3": 75, "vit_h_14": 28}
 SIZES |= dict.fromkeys(("maxvit_t", "s3d", "mvit_v1_b", "mvit_v2_s"), 224)
@@ -82,7 +82,7 @@ def make(name: str, generator: torch.Generator) -> nn.Module:
 
 def make_images(name: str, generator: torch.Generator, count: int = 2) -> Tensor:
     size = size_of(name)
-    frames = (FRAMES.get(name, 4),) if name in VIDEO else ()
+    frames = (FRAMES.get(name, 4),) if name not in NAMES else ()
     return torch.randn(count, 3, *frames, size, size, generator=generator, dtype=torch.float64)
 
 

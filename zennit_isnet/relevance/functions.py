@@ -22,7 +22,7 @@ from zennit_isnet.signal.table import RULES
 
 SUMS = frozenset({torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__})
 
-PLAIN = frozenset({rules.linear, rules.assignment, rules.constant, rules.dropout, rules.alias})
+PLAIN = frozenset({rules.linear, rules.assignment, rules.constant, rules.dropout, rules.alias, rules.shaped})
 """Rules whose relevance is the ordinary gradient."""
 
 MODULES: Mapping[Any, Callable[..., nn.Module]] = MappingProxyType(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from zennit.core import Hook, RemovableHandle, RemovableHandleList
 
 from zennit_isnet.errors import InvalidValueError, UncoveredOperationError
-from zennit_isnet.signal.mode import FrozenGateMode, Rule
+from zennit_isnet.signal.mode import FrozenGateMode, Observation, Rule
+from zennit_isnet.signal.modules import ModuleRules
 from zennit_isnet.signal.provenance import exchanged, tensors_in
 from zennit_isnet.signal.stem import Stem
 from zennit_isnet.signal.substitute import InputRelevance
@@ -33,6 +34,10 @@ class FrozenGates(Hook):
         Bounds of the images for z^B at the first layer; None for no z^B.
     detach_statistics : bool
         Whether ``σ`` of a BatchNorm is constant also as a function of the parameters.
+    modules : ModuleRules, optional
+        Rules of module types, which are not looked into.
+    observe : callable, optional
+        Gets each operation on the signal; see `FrozenGateMode`.
     """
 
     def __init__(
@@ -41,8 +46,11 @@ class FrozenGates(Hook):
         epsilon: float,
         box: tuple[Tensor, Tensor] | None,
         detach_statistics: bool,
+        modules: ModuleRules | None = None,
+        observe: Callable[[Observation], None] | None = None,
     ) -> None:
         super().__init__()
+        self.modules, self.observe = ModuleRules() if modules is None else modules, observe
         self.rules, self.epsilon, self.box, self.detach_statistics = rules, epsilon, box, detach_statistics
         self.active = False
         self.input_gradient = True
@@ -51,7 +59,7 @@ class FrozenGates(Hook):
 
     def copy(self) -> FrozenGates:
         """Return an unregistered hook with the same settings."""
-        return FrozenGates(self.rules, self.epsilon, self.box, self.detach_statistics)
+        return FrozenGates(self.rules, self.epsilon, self.box, self.detach_statistics, self.modules, self.observe)
 
     def register(self, module: nn.Module) -> RemovableHandleList:
         """Hook the root module and switch the signal pass on."""
@@ -61,6 +69,7 @@ class FrozenGates(Hook):
                 RemovableHandle(self),
                 module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True),
                 module.register_forward_hook(self._leave, always_call=True),
+                *self.modules.register(module, lambda: self._mode),
             ]
         )
 
@@ -77,7 +86,7 @@ class FrozenGates(Hook):
         images = [t for t in tensors_in((*args, *kwargs.values())) if t.requires_grad]
         if not images:
             return None
-        mode = FrozenGateMode(module, self, self.rules)
+        mode = FrozenGateMode(module, self, self.rules, self.observe)
         entries = {id(t): InputRelevance.apply(self, t) for t in images}
         for entry in entries.values():
             mode.enter(entry)

@@ -125,6 +125,21 @@ class FrozenGateMode(TorchFunctionMode):
         self._mark(result, operands, kind, flaws, here)
         return result
 
+    def declare(self, name: str, rule: str, operands: list[Tensor], output: Any, attach: Callable[[], Any]) -> Any:
+        """Give the output of a module that was not looked into its declared rule."""
+        kind = max((self.kinds[t] for t in operands), default=Kind.CONSTANT)
+        if kind > Kind.SIGNAL:
+            self._explain_origin(name, operands)
+            kind = Kind.SIGNAL
+        flaws = self.kinds.flaws_of(operands, kind)
+        self._here = set()
+        result = attach() if kind is Kind.SIGNAL else output
+        here = frozenset(self._here)
+        if kind is Kind.SIGNAL and self.observe is not None:
+            self.observe(Observation(self._path(), name, rule, here))
+        self._mark(result, operands, kind, flaws, here)
+        return result
+
     def report(self, func: Any, reason: str, remedy: str) -> None:
         """Note a problem of the operation that runs; it counts if the signal that passes here reaches the output."""
         self._here.add(self._position(func, reason, remedy))
@@ -156,7 +171,8 @@ class FrozenGateMode(TorchFunctionMode):
             if self.stem is not None:
                 args, kwargs = self.stem.before(self, func, rule, args, kwargs)
             result = rule(self, func, *args, **kwargs)
-        if self.observe is not None:
+        moves_signal = self._here or func is Tensor.__setitem__ or any(t.requires_grad for t in tensors_in((result,)))
+        if self.observe is not None and moves_signal:
             name = None if rule is None else getattr(rule, "__name__", type(rule).__name__)
             self.observe(Observation(self._path(), _name(func), name, frozenset(self._here)))
         return result
