@@ -99,6 +99,8 @@ def check_images(images: Any, *, values: bool) -> Tensor:
 def check_masks(masks: Any, images: Tensor) -> Tensor:
     """Return foreground masks as a plain tensor ``(N, 1, H, W)``, or ``(N, 1, T, H, W)`` for videos.
 
+    A video's mask ``(N, 1, H, W)`` or ``(N, H, W)`` holds for all its frames.
+
     Raises
     ------
     InvalidTypeError
@@ -110,6 +112,10 @@ def check_masks(masks: Any, images: Tensor) -> Tensor:
         raise InvalidTypeError(f"masks must be a Tensor (N, 1, H, W) or (N, H, W), got {type(masks).__name__}")
     plain: Tensor = masks.as_subclass(Tensor)
     result = plain.unsqueeze(1) if plain.ndim == images.ndim - 1 else plain
+    if images.ndim == 5:
+        result = plain[:, None, None] if plain.ndim == 3 else result
+        one_for_all = result.ndim == 5 and result.shape[2] == 1
+        result = result.expand(-1, -1, images.shape[2], -1, -1) if one_for_all else result
     if result.ndim != images.ndim or result.shape[1] != 1 or result.shape[0] != images.shape[0]:
         raise InvalidValueError(
             f"masks must have shape (N, 1, H, W) or (N, H, W) with N = {images.shape[0]} (and T for videos) for "
@@ -120,6 +126,12 @@ def check_masks(masks: Any, images: Tensor) -> Tensor:
     return result
 
 
+def fitted_bound(bound: Tensor, images: Tensor) -> Tensor:
+    """Return a bound ``(C, H, W)`` or scalar in the images' dtype, broadcastable to videos if they are videos."""
+    bound = bound.to(images)
+    return bound.unsqueeze(1) if bound.ndim == 3 and images.ndim == 5 else bound
+
+
 def check_in_box(images: Tensor, box: tuple[Tensor, Tensor]) -> None:
     """Raise if an image leaves the box of the z^B rule.
 
@@ -128,9 +140,9 @@ def check_in_box(images: Tensor, box: tuple[Tensor, Tensor]) -> None:
     InvalidValueError
         If a value lies outside, or the box has bounds for another number of channels.
     """
-    low, high = (bound.to(images) for bound in box)
+    low, high = (fitted_bound(bound, images) for bound in box)
     for bound in (low, high):
-        if bound.ndim == 3 and bound.shape[0] not in (1, images.shape[1]):
+        if bound.ndim >= 3 and bound.shape[0] not in (1, images.shape[1]):
             raise InvalidValueError(f"box has bounds for {bound.shape[0]} channels, images have {images.shape[1]}")
     # room for the rounding of the normalisation
     slack = 1e-4 * (high - low)

@@ -10,6 +10,7 @@ from zennit_isnet.signal.provenance import Kind, exchanged, tensors_in
 from zennit_isnet.signal.rules import ACTIVATIONS, alias, batch_norm, constant, convolution
 from zennit_isnet.signal.substitute import Substitute
 from zennit_isnet.signal.zbox import zbox_relevance
+from zennit_isnet.validation import fitted_bound
 
 if TYPE_CHECKING:
     from zennit_isnet.signal.convolution import Geometry
@@ -33,7 +34,7 @@ class Stem:
 
     def __init__(self, images: Tensor, entry: Tensor, box: tuple[Tensor, Tensor]) -> None:
         self.images, self.entry = images, entry
-        self.low, self.high = (bound.to(images) for bound in box)
+        self.low, self.high = (fitted_bound(bound, images) for bound in box)
         self.first: tuple[Tensor, Tensor, Tensor | None, Geometry] | None = None
         self.scale: Tensor | None = None
         self.tail: Tensor | None = None
