@@ -97,6 +97,7 @@ class Stem:
             mode.settings, rule, output, output, self.images, preactivation, weight, bias, self.scale
         )
         mode.kinds[ended] = Kind.SIGNAL
+        mode.kinds.add_flaws(ended, mode.kinds.flaws_of((self.entry, self.tail)))
         self.passed += [self.tail, output]
         self.first = self.scale = self.tail = None
         return ended
