@@ -56,7 +56,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="resnet18", help="any torchvision classifier (default: resnet18)")
     parser.add_argument("--bias", choices=("patch", "texture"), default="patch", help="what gives the class away")
     parser.add_argument(
-        "--formulation", choices=(*FORMULATIONS, "original", "all"), default="stochastic", help="what the ISNet explains"
+        "--formulation", choices=(*FORMULATIONS, "original", "all"), default="stochastic", help="what ISNet explains"
     )
     parser.add_argument("--size", type=int, default=32, help="height and width of the images in pixels")
     parser.add_argument("--box", action="store_true", help="use the z^B rule at the first layer")

@@ -183,7 +183,7 @@ CASES: list[Case] = [
         "composite and attribution",
         with_parts(composite=LRPFlex(), attribution=LRPAttribution()),
         InvalidTypeError,
-        ["composite or attribution, not both"],
+        ["give attribution, or composite and layers; not both"],
     ),
     ("a composite's name", with_parts(composite="lrp_flex"), InvalidTypeError, ["must be an LRPFlex", "got str"]),
     *[

@@ -93,7 +93,7 @@ def test_every_part_can_be_replaced():
 
     formulation.weight = 3.0
     model, (images, masks) = tiny_net().eval(), batch(size=8)
-    regularizer = ISNetRegularizer(model, attribution=attribution, formulation=formulation, loss=loss)
+    regularizer = ISNetRegularizer(model, attribution=attribution, formulation=formulation, loss=loss, layer_decay=1.0)
     regularizer.ranges = {"deep": RelevanceRange(2.0, 3.0), "input": RelevanceRange(5.0, 7.0)}
     logits, penalty = regularizer(images, masks)
     torch.testing.assert_close(penalty, (2 * 3 * logits.sum(1).mean() + 5 * images.flatten(1).sum(1).mean()) / 2)
