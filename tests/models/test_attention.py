@@ -140,6 +140,16 @@ def test_the_signal_is_that_of_constant_weights(generator):
     torch.testing.assert_close(actual, torch.autograd.grad(expected.pow(3).sum(), parameters), rtol=1e-9, atol=1e-11)
 
 
+def test_what_only_queries_and_keys_read_needs_no_rule(generator):
+    def attend(tokens):
+        query = F.normalize(heads(tokens).exp(), dim=-1)
+        return F.scaled_dot_product_attention(query, query, heads(tokens)).transpose(1, 2).flatten(2)
+
+    images = torch.randn(N, 1, 1, LENGTH * WIDTH, generator=generator, dtype=torch.float64)
+    logits, relevance = LRPAttribution(LRPFlex(1e-30))(Attending(attend, generator), images, Target(1))
+    torch.testing.assert_close(relevance["input"].sum((1, 2, 3, 4)), logits[:, 1], rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_dropout_of_the_weights_is_drawn(seed, generator):
     model = Attending(Multihead({}, dropout=0.5), generator).train()
