@@ -183,8 +183,7 @@ class FrozenGateMode(TorchFunctionMode):
             if any(tensor is operand for operand in operands):
                 continue
             if self.kinds.known(tensor):
-                # what a rule made a gate ends the problems before it
-                self.kinds.add_flaws(tensor, here | flaws if self.kinds[tensor] is Kind.SIGNAL else here)
+                self.kinds.add_flaws(tensor, here)
             elif tensor.requires_grad and (kind is not Kind.CONSTANT or tensor.grad_fn is not None):
                 self.kinds[tensor] = kind
                 self.kinds.add_flaws(tensor, flaws | here)
