@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from zennit.types import ConvolutionTranspose
 
+from zennit_isnet.signal.batchnorm import BatchStatistics
+
 
 class Affine:
     """``y ↦ scale · y + shift``, what a BatchNorm did in one forward pass.
@@ -29,11 +31,11 @@ class Affine:
     def __call__(self, input: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``γ/σ`` and ``β − γμ/σ`` for the BatchNorm's input; running statistics are not touched."""
         norm = self.norm
-        dims = [d for d in range(input.ndim) if d != 1]
-        mean = input.mean(dims) if self.by_batch else norm.running_mean
-        var = input.var(dims, unbiased=False) if self.by_batch else norm.running_var
-        scale = torch.rsqrt(var + norm.eps)
-        scale = scale if norm.weight is None else norm.weight * scale
+        if self.by_batch:
+            mean, inverse_std = BatchStatistics.apply(input, norm.eps)
+        else:
+            mean, inverse_std = norm.running_mean, torch.rsqrt(norm.running_var + norm.eps)
+        scale = inverse_std if norm.weight is None else norm.weight * inverse_std
         return scale, -mean * scale if norm.bias is None else norm.bias - mean * scale
 
     def folded_after(

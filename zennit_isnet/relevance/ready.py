@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from zennit.composites import SpecialFirstLayerMapComposite, register_composite
-from zennit.core import BasicHook, Hook, Stabilizer
+from zennit.core import BasicHook, Hook
 from zennit.layer import Sum
-from zennit.rules import ClampMod, Epsilon, Norm, Pass, ZBox
+from zennit.rules import Epsilon, Norm, Pass, ZBox
 from zennit.types import Activation, AvgPool, BatchNorm, Linear
 
 from zennit_isnet.arguments import check_number
@@ -20,23 +20,22 @@ from zennit_isnet.relevance.evaluation import evaluate, modified_parameters
 
 
 class PositiveWeights(BasicHook):
-    """z⁺ rule of Dual ISNet: ``R_i = a⁺_i Σ_k w⁺_ik R_k / stab(Σ_i a⁺_i w⁺_ik + b⁺_k)``.
+    """z⁺ rule of Dual ISNet: ``R_i = a⁺_i Σ_k w⁺_ik R_k / (Σ_i a⁺_i w⁺_ik + b⁺_k + ε)``.
 
     Behind a ReLU ``a⁺ = a``; behind a linear bottleneck what is negative gets no relevance, as in sums of branches.
 
     Parameters
     ----------
     stabilizer : float, default 1e-6
-        Added to the denominator, with its sign.
+        ``ε``; the denominator is not negative.
     """
 
     def __init__(self, stabilizer: float = 1e-6) -> None:
-        stabilize = Stabilizer.ensure(stabilizer)
         super().__init__(
-            input_modifiers=[lambda input: input.clamp(min=0)],
-            param_modifiers=[ClampMod(min=0.0)],
+            input_modifiers=[torch.relu],
+            param_modifiers=[lambda parameter, name: torch.relu(parameter)],
             output_modifiers=[lambda output: output],
-            gradient_mapper=lambda upper, outputs: upper / stabilize(outputs[0]),
+            gradient_mapper=lambda upper, outputs: upper / (outputs[0] + stabilizer),
             reducer=lambda inputs, gradients: inputs[0] * gradients[0],
         )
 
@@ -47,16 +46,15 @@ class PositiveShare(BasicHook):
     Parameters
     ----------
     stabilizer : float, default 1e-6
-        Added to the denominator.
+        ``ε``.
     """
 
     def __init__(self, stabilizer: float = 1e-6) -> None:
-        stabilize = Stabilizer.ensure(stabilizer)
         super().__init__(
-            input_modifiers=[lambda input: input.clamp(min=0)],
+            input_modifiers=[torch.relu],
             param_modifiers=[lambda parameter, name: parameter],
             output_modifiers=[lambda output: output],
-            gradient_mapper=lambda upper, outputs: upper / stabilize(outputs[0]),
+            gradient_mapper=lambda upper, outputs: upper / (outputs[0] + stabilizer),
             reducer=lambda inputs, gradients: inputs[0] * gradients[0],
         )
 
