@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,8 @@ def main() -> None:
     lines = ["| model | covered | conservation error | rules, or why not |", "| --- | --- | --- | --- |"]
     lines += [row(*candidate) for candidate in tqdm(candidates(options), unit="model")]
     covered = sum("| yes |" in line for line in lines)
-    head = f"Command: `python benchmarks/coverage.py`; {covered} of {len(lines) - 2} models are covered."
+    arguments = " ".join(["", *sys.argv[1:]])
+    head = f"Command: `python benchmarks/coverage.py{arguments}`; {covered} of {len(lines) - 2} models are covered."
     options.output.write_text("\n".join([head, "", *lines, ""]))
     print(head)
 
