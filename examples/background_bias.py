@@ -125,7 +125,7 @@ def write(models: dict[str, nn.Module], results: dict[str, Result], options: arg
     columns = [int((data.labels == digit).nonzero()[0]) for digit in range(8)]
     images, masks, labels = data.images[columns], data.masks[columns], data.labels[columns]
     rows = {
-        f"relevance, {name}": ISNetRegularizer(model).heatmap(images, labels)[:, 0].sum(1)
+        f"relevance\n{name}": ISNetRegularizer(model).heatmap(images, labels)[:, 0].sum(1)
         for name, model in models.items()
         if name != "ceiling"
     }
