@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from zennit_isnet.composites import LRPFlex
-from zennit_isnet.preservation import eval_mode
+from zennit_isnet.preservation import eval_mode, unwrapped
 from zennit_isnet.signal.hook import FrozenGates
 from zennit_isnet.signal.mode import Observation, Problem
 from zennit_isnet.signal.provenance import tensors_in
@@ -106,7 +105,7 @@ def check(model: nn.Module, example: Tensor, composite: LRPFlex | None = None) -
     """
     check_model(model)
     example = check_images(example, values=True)
-    model = model.module if isinstance(model, DistributedDataParallel) else model
+    model = unwrapped(model)
     composite = LRPFlex() if composite is None else composite
     seen: list[Observation] = []
     hook = _Collecting(composite.rules, composite.epsilon, composite.box, False, composite.modules, observe=seen.append)

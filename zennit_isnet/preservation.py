@@ -1,4 +1,4 @@
-"""Contexts that give the user's model back as it was."""
+"""The user's model: what is inside of a wrapper, and contexts that give it back as it was."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside of `DistributedDataParallel`."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def detached(output: Any) -> Any:

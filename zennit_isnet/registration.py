@@ -5,10 +5,10 @@ from __future__ import annotations
 import weakref
 
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from zennit.core import Composite
 
 from zennit_isnet.errors import InvalidValueError
+from zennit_isnet.preservation import unwrapped
 from zennit_isnet.validation import check_model
 
 
@@ -39,7 +39,7 @@ class ExclusiveComposite(Composite):
             If the composite is registered with another model.
         """
         check_model(module)
-        module = module.module if isinstance(module, DistributedDataParallel) else module
+        module = unwrapped(module)
         other = None if self._model is None else self._model()
         if other is not None and other is not module:
             raise InvalidValueError(

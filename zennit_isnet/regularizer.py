@@ -18,9 +18,9 @@ from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.formulations import Selective, Target
 from zennit_isnet.functional import total_relevance, validate_foreground
 from zennit_isnet.losses import HeatmapLoss, combined_loss
-from zennit_isnet.preservation import buffers_restored_on_error, detached, eval_mode
+from zennit_isnet.preservation import buffers_restored_on_error, detached, eval_mode, unwrapped
 from zennit_isnet.schedule import EveryNth
-from zennit_isnet.taps import find_layers, unwrapped
+from zennit_isnet.taps import find_layers
 from zennit_isnet.validation import check_callable, check_has_mask, check_images, check_in_box, check_masks, check_model
 
 

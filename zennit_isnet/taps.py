@@ -9,18 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
-from zennit_isnet.preservation import eval_mode
+from zennit_isnet.preservation import eval_mode, unwrapped
 
 AUTO = "auto"
 """Choose one layer for each spatial resolution."""
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside of `DistributedDataParallel`."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def find_layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:

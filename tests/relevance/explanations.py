@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 from finite_differences import TOLERANCE, backward_gradients, worst_relative_error
+from torch.nn import functional as F
 
+LABELS = torch.tensor([0, 1, 2, 0])
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -63,3 +65,19 @@ def values_of(model):
 
 def changed_values(model, before):
     return [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
+
+
+def loss_gradients(logits, model, images):
+    loss = F.cross_entropy(logits, LABELS)
+    return torch.autograd.grad(loss, [images, *model.parameters()], retain_graph=True, materialize_grads=True)
+
+
+def plain_gradients(model, images):
+    torch.manual_seed(0)
+    images = images.detach().clone().requires_grad_()
+    return loss_gradients(model(images), model, images)
+
+
+def assert_same_gradients(actual, expected):
+    assert max(gradient.abs().max() for gradient in expected) > 0
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)

@@ -10,7 +10,18 @@ import nets
 import pytest
 import torch
 from built_in import MAKERS, ours
-from explanations import changed_values, itself, relevance_of, state_of, values_of, weighted_square
+from explanations import (
+    LABELS,
+    assert_same_gradients,
+    changed_values,
+    itself,
+    loss_gradients,
+    plain_gradients,
+    relevance_of,
+    state_of,
+    values_of,
+    weighted_square,
+)
 from stock_zennit import MAJOR
 from torch import nn
 from torch.nn import functional as F
@@ -20,7 +31,6 @@ from zennit_isnet.relevance.canonizers import FuseBatchNorm, MakeFunctionsVisibl
 from zennit_isnet.relevance.composite import differentiable
 
 STEPS = 10
-LABELS = torch.tensor([0, 1, 2, 0])
 
 both_nets = pytest.mark.parametrize("net", ["residual", "concatenating"])
 composites = pytest.mark.parametrize("composite", MAKERS)
@@ -30,22 +40,6 @@ both_modes = pytest.mark.parametrize("training", [False, True], ids=["eval", "tr
 @pytest.fixture
 def problem(generator):
     return nets.make("residual", generator), nets.make_images(generator)
-
-
-def loss_gradients(logits, model, images):
-    loss = F.cross_entropy(logits, LABELS)
-    return torch.autograd.grad(loss, [images, *model.parameters()], retain_graph=True, materialize_grads=True)
-
-
-def plain_gradients(model, images):
-    torch.manual_seed(0)
-    images = images.detach().clone().requires_grad_()
-    return loss_gradients(model(images), model, images)
-
-
-def assert_same_gradients(actual, expected):
-    assert max(gradient.abs().max() for gradient in expected) > 0
-    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
 
 
 def unmoved_by_training(composite, model, images, optimizer):

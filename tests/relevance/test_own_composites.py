@@ -8,6 +8,7 @@ import pytest
 import torch
 from explanations import assert_exact_gradients, assert_same, itself, relevance_of, weighted_square
 from torch import nn
+from user_rules import OwnBackward, Unchanged, make
 from zennit.composites import (
     LayerMapComposite,
     MixedComposite,
@@ -57,22 +58,6 @@ class Sharpened(Hook):
         return (grad_input[0] * torch.sigmoid(x) + 0 * grad_output[0].sum(),)
 
 
-class Unchanged(Hook):
-    """Returns nothing: the ordinary gradient."""
-
-
-class OwnBackward(BasicHook):
-    """Calls Zennit's own computation, which reads ``param.data``."""
-
-    def backward(self, module, grad_input, grad_output):
-        return tuple(2 * r for r in super().backward(module, grad_input, grad_output))
-
-
-class OwnRegistration(Epsilon):
-    def pre_forward(self, module, *args):
-        return None
-
-
 class MappedComposite(Composite):
     """A module map of the user's own."""
 
@@ -110,13 +95,6 @@ COMPOSITES = {
     "callable stabilizer": lambda: LayerMapComposite([(Linear, Epsilon(epsilon=Stabilizer(0.1, clip=True)))]),
     "no rules": lambda: LayerMapComposite([]),
 }
-
-
-def make(model, generator, shape=(4,), count=4):
-    model = copy.deepcopy(model).double()
-    for parameter in model.parameters():
-        parameter.data.normal_(generator=generator)
-    return model, torch.randn(count, *shape, generator=generator, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("composite", COMPOSITES)

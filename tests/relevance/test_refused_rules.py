@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-
 import nets
 import pytest
-import torch
 from explanations import itself, relevance_of, state_of
 from torch import nn
+from user_rules import OwnBackward, Unchanged, make
 from zennit.canonizers import NamedMergeBatchNorm
 from zennit.composites import (
     EpsilonPlus,
     LayerMapComposite,
 )
-from zennit.core import BasicHook, Hook, ParamMod
+from zennit.core import BasicHook, ParamMod
 from zennit.rules import Epsilon, Norm, ZPlus
 
 from zennit_isnet.composites import LRPFlex
@@ -23,27 +21,9 @@ from zennit_isnet.relevance.canonizers import FuseBatchNorm
 from zennit_isnet.relevance.composite import differentiable
 
 
-class Unchanged(Hook):
-    """Returns nothing: the ordinary gradient."""
-
-
-class OwnBackward(BasicHook):
-    """Calls Zennit's own computation, which reads ``param.data``."""
-
-    def backward(self, module, grad_input, grad_output):
-        return tuple(2 * r for r in super().backward(module, grad_input, grad_output))
-
-
 class OwnRegistration(Epsilon):
     def pre_forward(self, module, *args):
         return None
-
-
-def make(model, generator, shape=(4,), count=4):
-    model = copy.deepcopy(model).double()
-    for parameter in model.parameters():
-        parameter.data.normal_(generator=generator)
-    return model, torch.randn(count, *shape, generator=generator, dtype=torch.float64)
 
 
 REFUSED = {

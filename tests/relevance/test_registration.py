@@ -6,33 +6,14 @@ import nets
 import pytest
 import torch
 from built_in import ours
-from explanations import itself, relevance_of, state_of
+from explanations import assert_same_gradients, itself, plain_gradients, relevance_of, state_of
 from torch import nn
-from torch.nn import functional as F
 from zennit.canonizers import Canonizer
 from zennit.composites import EpsilonPlus, LayerMapComposite
 from zennit.rules import Epsilon
 
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError, UnsupportedModelError
 from zennit_isnet.relevance.composite import differentiable
-
-LABELS = torch.tensor([0, 1, 2, 0])
-
-
-def loss_gradients(logits, model, images):
-    loss = F.cross_entropy(logits, LABELS)
-    return torch.autograd.grad(loss, [images, *model.parameters()], retain_graph=True, materialize_grads=True)
-
-
-def plain_gradients(model, images):
-    torch.manual_seed(0)
-    images = images.detach().clone().requires_grad_()
-    return loss_gradients(model(images), model, images)
-
-
-def assert_same_gradients(actual, expected):
-    assert max(gradient.abs().max() for gradient in expected) > 0
-    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.fixture

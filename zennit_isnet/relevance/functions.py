@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Any
 
@@ -64,7 +65,7 @@ class VisibleFunctions(Hook):
         self.active = False
         self.inside = 0
         self._mode: _FunctionMode | None = None
-        self._depth = 0
+        self._stack = ExitStack()
 
     def copy(self) -> VisibleFunctions:
         """Return an unregistered hook."""
@@ -94,7 +95,7 @@ class VisibleFunctions(Hook):
         if self._mode is None and torch.is_grad_enabled():
             self.inside = 0
             self._mode = _FunctionMode(self, module)
-            self._mode.__enter__()  # type: ignore[no-untyped-call]
+            self._stack.enter_context(self._mode)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         mode = self._close()
@@ -104,7 +105,7 @@ class VisibleFunctions(Hook):
     def _close(self) -> _FunctionMode | None:
         mode, self._mode = self._mode, None
         if mode is not None:
-            mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self._stack.close()
         return mode
 
     def _into(self, module: nn.Module, args: Any) -> None:
