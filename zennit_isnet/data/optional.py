@@ -1,4 +1,4 @@
-"""Import of packages that only the benchmark needs."""
+"""Import of packages that only an extra brings."""
 
 from importlib import import_module
 from types import ModuleType
@@ -6,8 +6,8 @@ from types import ModuleType
 from zennit_isnet.errors import MissingDependencyError
 
 
-def import_optional(module: str, package: str) -> ModuleType:
-    """Import a module of the extra ``examples``, or say how to install it.
+def import_optional(module: str, package: str, extra: str = "examples") -> ModuleType:
+    """Import a module of an extra, or say how to install it.
 
     Parameters
     ----------
@@ -15,6 +15,8 @@ def import_optional(module: str, package: str) -> ModuleType:
         Dotted name to import, such as ``"skimage.data"``.
     package : str
         The distribution's name on the package index, such as ``"scikit-image"``.
+    extra : str, default="examples"
+        The extra of this package that brings it.
 
     Returns
     -------
@@ -36,5 +38,5 @@ def import_optional(module: str, package: str) -> ModuleType:
     except ImportError as error:
         raise MissingDependencyError(
             f"{package} is needed here but cannot be imported: "
-            f'run `pip install {package}` or `pip install "zennit-isnet[examples]"`'
+            f'run `pip install {package}` or `pip install "zennit-isnet[{extra}]"`'
         ) from error
