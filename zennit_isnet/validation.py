@@ -99,14 +99,15 @@ def check_images(images: Any, *, values: bool) -> Tensor:
 def check_masks(masks: Any, images: Tensor) -> Tensor:
     """Return foreground masks as a plain tensor ``(N, 1, H, W)``, or ``(N, 1, T, H, W)`` for videos.
 
-    A video's mask ``(N, 1, H, W)`` or ``(N, H, W)`` holds for all its frames.
+    A video's mask ``(N, 1, H, W)`` or ``(N, H, W)`` holds for all its frames. Masks may have another resolution than
+    the images, but not another number of frames.
 
     Raises
     ------
     InvalidTypeError
         If `masks` is no tensor.
     InvalidValueError
-        If their number, dimensions or device do not fit the images.
+        If their number, dimensions, frames or device do not fit the images.
     """
     if not isinstance(masks, Tensor):
         raise InvalidTypeError(f"masks must be a Tensor (N, 1, H, W) or (N, H, W), got {type(masks).__name__}")
@@ -120,6 +121,11 @@ def check_masks(masks: Any, images: Tensor) -> Tensor:
         raise InvalidValueError(
             f"masks must have shape (N, 1, H, W) or (N, H, W) with N = {images.shape[0]} (and T for videos) for "
             f"images of shape {tuple(images.shape)}, got {tuple(plain.shape)}"
+        )
+    if images.ndim == 5 and result.shape[2] != images.shape[2]:
+        raise InvalidValueError(
+            f"masks of videos must have one frame or T = {images.shape[2]} of them for videos of shape "
+            f"{tuple(images.shape)}, got {result.shape[2]} in {tuple(plain.shape)}"
         )
     if result.device != images.device:
         raise InvalidValueError(f"masks must be on the images' device {images.device}, got {result.device}")

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from zennit_isnet import ISNetRegularizer, LRPAttribution, LRPFlex, Target, box_from_normalization
+from zennit_isnet import (
+    InvalidValueError,
+    ISNetRegularizer,
+    LRPAttribution,
+    LRPFlex,
+    Target,
+    box_from_normalization,
+)
 
 FRAMES, SIZE = 3, 6
 
@@ -40,6 +47,17 @@ def test_one_mask_for_all_frames_is_that_mask_in_every_frame(model, videos):
     other = per_frame.clone()
     other[:, :, 0] = 0
     assert not torch.equal(regularizer(videos, other)[1], expected)
+
+
+@pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")
+@pytest.mark.parametrize("frames", [2, FRAMES + 1])
+def test_another_number_of_frames_is_refused_and_another_resolution_is_not(model, videos, frames):
+    regularizer = ISNetRegularizer(model)
+    for masks in (mask()[:, :, None].repeat(1, 1, frames, 1, 1), mask().repeat(1, frames, 1, 1)):
+        with pytest.raises(InvalidValueError, match=rf"one frame or T = {FRAMES} .* got {frames} in \(2, "):
+            regularizer(videos, masks)
+    coarse = mask()[:, :, None, ::2, ::2].expand(-1, -1, FRAMES, -1, -1)
+    assert regularizer(videos, coarse)[1].isfinite()
 
 
 def test_heatmaps_have_frames(model, videos):
