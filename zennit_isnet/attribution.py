@@ -124,7 +124,7 @@ class LRPAttribution:
             output = model(source)
             logits = main_logits(output, source.shape[0])
             seeds = formulation(logits)
-            places = {INPUT: source, **taps.outputs}
+            places = {INPUT: source, **taps.read()}
             for suffix, composite in composites.items():
                 with ExitStack() as others:
                     for other in composites.values():

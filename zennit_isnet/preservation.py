@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -60,6 +59,6 @@ def buffers_restored(model: nn.Module) -> Iterator[None]:
 
 
 def _restore(before: list[tuple[Tensor, Tensor]]) -> None:
-    with torch.no_grad():
-        for buffer, value in before:
-            buffer.copy_(value)
+    for buffer, value in before:
+        # through `.data`, so that graphs which keep the buffer stay valid
+        buffer.data.copy_(value)

@@ -77,6 +77,19 @@ class Taps:
             handle.remove()
         self._handles.clear()
 
+    def read(self) -> dict[str, Tensor]:
+        """Return `outputs`, complete.
+
+        Raises
+        ------
+        InvalidValueError
+            If a layer did not run.
+        """
+        for name in self.layers:
+            if name not in self.outputs:
+                raise InvalidValueError(f"layer {name!r} did not run in this forward pass; choose one that does")
+        return self.outputs
+
     def _keep(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> Tensor:
             if not isinstance(output, Tensor) or output.ndim not in (4, 5):
