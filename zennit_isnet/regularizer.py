@@ -46,7 +46,7 @@ class ISNetRegularizer:
         ``formulation(logits) -> seeds (N, K, C)``, the explained quantities. Default `Selective`, one heatmap an
         image whatever the number of classes.
     loss : callable, optional
-        ``loss(relevance, foreground, c1, c2) -> (N,)``. Default `HeatmapLoss`.
+        ``loss(relevance, foreground, c1, c2) -> (N,)``. Default `HeatmapLoss`. With `needs_range` False, no warning.
     layers : sequence of str or "auto", default ()
         LRP deep supervision: names of inner layers, as in ``model.named_modules()``, whose relevance is penalised too;
         ``"auto"`` takes one layer for each spatial resolution. The images are always among them. Masks are brought to
@@ -119,7 +119,7 @@ class ISNetRegularizer:
         self.schedule = EveryNth(every)
         self.validate = validate
         self.ranges: dict[str, RelevanceRange] = {}
-        self._called = self._warned = False
+        self._called, self._warned = False, not getattr(self.loss, "needs_range", True)
 
     def __call__(self, images: Tensor, masks: Tensor, has_mask: Any = None) -> tuple[Any, Tensor]:
         """Run the model once and return its output and the penalty.
@@ -183,7 +183,7 @@ class ISNetRegularizer:
         Returns
         -------
         Tensor
-            Relevance ``(N, K, C, H, W)`` without a graph; positive speaks for the explained quantity.
+            Relevance ``(N, K, C, H, W)``, no graph; positive speaks for the quantity. At a layer if not at the images.
 
         Raises
         ------
@@ -194,7 +194,8 @@ class ISNetRegularizer:
         """
         images = self._checked_images(images, values=True)
         formulation = self.formulation if target is None else Target(target) if not callable(target) else target
-        return self._explain(images, formulation)[INPUT]
+        heatmaps = self._explain(images, formulation)
+        return heatmaps.get(INPUT, next(iter(heatmaps.values())))
 
     def calibrate(self, loader: Iterable[Any], *, progress: bool = True) -> dict[str, RelevanceRange]:
         """Measure the range (C₁, C₂) of the total relevance of each layer, and use it from now on.
@@ -295,6 +296,5 @@ class ISNetRegularizer:
         if not (self._warned or self.ranges):
             self._warned = True
             for name, heatmaps in relevance.items():
-                calibration.warn_outside_default_range(
-                    name, total_relevance(heatmaps.detach()).mean().item(), stacklevel=4
-                )
+                total = total_relevance(heatmaps.detach()).mean().item()
+                calibration.warn_outside_default_range(name, total, stacklevel=4)

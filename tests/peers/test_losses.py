@@ -1,0 +1,111 @@
+"""The losses of the peers: values, gradients, scale, degenerate heatmaps and bad input."""
+
+import peers_oracle
+import pytest
+import torch
+
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.peers import RangeFreeLoss, energy_loss, gradmask_loss, rrr_loss
+
+LOSSES = [rrr_loss, gradmask_loss, energy_loss]
+ORACLES = [
+    (rrr_loss, peers_oracle.rrr),
+    (gradmask_loss, peers_oracle.gradmask),
+    (energy_loss, peers_oracle.energy),
+]
+
+
+def left_half(images=1, size=4):
+    foreground = torch.zeros(images, 1, size, size)
+    foreground[..., : size // 2] = 1
+    return foreground
+
+
+@pytest.mark.parametrize(("loss", "oracle"), ORACLES)
+def test_values_are_those_of_the_formula(loss, oracle, generator):
+    attribution = torch.randn(3, 2, 3, 4, 5, dtype=torch.float64, generator=generator)
+    foreground = (torch.rand(3, 1, 4, 5, generator=generator) < 0.4).double()
+    expected = [
+        sum(oracle(heatmap, mask) for heatmap in heatmaps) / len(heatmaps)
+        for heatmaps, mask in zip(attribution, foreground, strict=True)
+    ]
+    torch.testing.assert_close(loss(attribution, foreground), torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradients_agree_with_finite_differences(loss, generator):
+    attribution = torch.randn(2, 2, 2, 4, 4, dtype=torch.float64, generator=generator, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda r: loss(r, left_half(2)), (attribution,))
+
+
+@pytest.mark.parametrize(("loss", "power"), [(rrr_loss, 2), (gradmask_loss, 1), (energy_loss, 0)])
+@pytest.mark.parametrize("scale", [2.0**-20, 2.0**20])
+def test_each_loss_grows_with_its_own_power_of_the_scale(loss, power, scale, generator):
+    attribution = torch.randn(3, 1, 3, 4, 4, generator=generator)
+    scaled = loss(scale * attribution, left_half(3))
+    torch.testing.assert_close(scaled, scale**power * loss(attribution, left_half(3)), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(("loss", "value"), [(rrr_loss, 0.0), (gradmask_loss, 0.0), (energy_loss, -1.0)])
+def test_a_mask_without_background_is_the_best_case_and_pulls_nowhere(loss, value, generator):
+    attribution = torch.randn(2, 1, 3, 4, 4, generator=generator, requires_grad=True)
+    found = loss(attribution, torch.ones(2, 1, 4, 4))
+    found.sum().backward()
+    torch.testing.assert_close(found, torch.full((2,), value))
+    torch.testing.assert_close(attribution.grad, torch.zeros_like(attribution))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_heatmaps_without_positive_attribution_have_finite_gradients(loss, value):
+    attribution = torch.full((1, 1, 3, 4, 4), value, requires_grad=True)
+    found = loss(attribution, left_half())
+    found.sum().backward()
+    assert found.isfinite().all()
+    assert attribution.grad.isfinite().all()
+
+
+def test_energy_without_positive_attribution_is_the_worst_case():
+    assert energy_loss(torch.zeros(1, 1, 3, 4, 4), left_half()).tolist() == [0.0]
+
+
+def test_energy_lets_channels_cancel_before_it_looks_at_signs():
+    attribution = torch.zeros(1, 1, 2, 4, 4)
+    attribution[..., 0] = 1.0
+    attribution[:, :, 0, :, 3], attribution[:, :, 1, :, 3] = 5.0, -5.0
+    assert energy_loss(attribution, left_half()).tolist() == [-1.0]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_half_precision_is_computed_in_float32(loss, generator):
+    attribution = torch.randn(2, 1, 3, 4, 4, generator=generator).half()
+    found = loss(attribution, left_half(2).bool())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, loss(attribution.float(), left_half(2)))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_coarse_maps_call_no_foreground_background(loss, generator):
+    attribution = torch.rand(2, 1, 1, 2, 2, generator=generator)
+    thin = torch.zeros(2, 1, 8, 8)
+    thin[..., 0] = 1
+    torch.testing.assert_close(loss(attribution, thin), loss(attribution, left_half(2, 2)))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_bad_input_is_refused(loss):
+    with pytest.raises(InvalidTypeError, match=r"relevance must be a floating tensor; got torch.int64"):
+        loss(torch.ones(1, 1, 3, 4, 4).long(), left_half())
+    with pytest.raises(InvalidValueError, match=r"relevance must have shape \(N, K, C, H, W\).*got \(1, 3, 4, 4\)"):
+        loss(torch.ones(1, 3, 4, 4), left_half())
+    with pytest.raises(InvalidValueError, match="one mask for each of the 1 images; got 2"):
+        loss(torch.ones(1, 1, 3, 4, 4), left_half(2))
+    with pytest.raises(InvalidTypeError, match="foreground must be a tensor; got str"):
+        loss(torch.ones(1, 1, 3, 4, 4), "mask")
+
+
+def test_the_shell_ignores_the_range(generator):
+    attribution = torch.randn(2, 1, 3, 4, 4, generator=generator)
+    loss = RangeFreeLoss(rrr_loss)
+    assert torch.equal(loss(attribution, left_half(2), 1.0, 25.0), rrr_loss(attribution, left_half(2)))
+    assert not loss.needs_range

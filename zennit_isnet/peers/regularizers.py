@@ -1,0 +1,176 @@
+"""One constructor for each peer: its attribution, its explained quantity and its loss in the regularizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from zennit_isnet.attribution import Attribution, GradientTimesInput
+from zennit_isnet.attributions import GradCAM, InputGradient
+from zennit_isnet.formulations import Contrast, Label, LogProbabilities
+from zennit_isnet.peers.losses import energy_loss, gradmask_loss, rrr_loss
+from zennit_isnet.peers.range_free import RangeFreeLoss
+from zennit_isnet.regularizer import ISNetRegularizer
+
+
+def rrr(model: nn.Module, **options: Any) -> ISNetRegularizer:
+    """Right for the right reasons: the squared input gradient of the summed log-probabilities on the background.
+
+    The papers' terms are sums over the batch and this package's are means, so the ratio of the two terms is the
+    paper's.
+
+    Parameters
+    ----------
+    model : Module
+        A classifier with at least two classes.
+    **options
+        `every` and `validate` of `ISNetRegularizer`.
+
+    Returns
+    -------
+    ISNetRegularizer
+        Without anything to calibrate.
+
+    References
+    ----------
+    Ross, Hughes, Doshi-Velez, IJCAI 2017, arXiv:1703.03717.
+
+    Examples
+    --------
+    >>> import torch, torchvision
+    >>> from zennit_isnet import peers
+    >>> regularizer = peers.rrr(torchvision.models.resnet18(num_classes=3))
+    >>> images, masks = torch.rand(2, 3, 32, 32), torch.ones(2, 1, 32, 32)
+    >>> logits, penalty = regularizer(images, masks)
+    >>> penalty.item()
+    0.0
+    """
+    return _peer(model, InputGradient(), LogProbabilities(), rrr_loss, options)
+
+
+def gradmask(model: nn.Module, **options: Any) -> ISNetRegularizer:
+    """GradMask: the norm of the input gradient of the two highest logits' difference on the background.
+
+    Parameters
+    ----------
+    model : Module
+        A classifier with at least two classes.
+    **options
+        `every` and `validate` of `ISNetRegularizer`.
+
+    Returns
+    -------
+    ISNetRegularizer
+        Without anything to calibrate.
+
+    References
+    ----------
+    Simpson, Dutil, Bengio, Cohen, MIDL 2019, arXiv:1904.07478.
+
+    Examples
+    --------
+    >>> import torch, torchvision
+    >>> from zennit_isnet import peers
+    >>> regularizer = peers.gradmask(torchvision.models.resnet18(num_classes=3))
+    >>> images, masks = torch.rand(2, 3, 32, 32), torch.ones(2, 1, 32, 32)
+    >>> logits, penalty = regularizer(images, masks)
+    >>> penalty.item()
+    0.0
+    """
+    return _peer(model, InputGradient(), Contrast(), gradmask_loss, options)
+
+
+def energy(model: nn.Module, formulation: Callable[[Tensor], Tensor] | None = None, **options: Any) -> ISNetRegularizer:
+    """Energy loss on input × gradient: the share of positive attribution on the foreground.
+
+    Parameters
+    ----------
+    model : Module
+        A classifier.
+    formulation : callable, optional
+        The explained quantity. Default `Label`, the paper's: the labels are given around each call, as below.
+        `Predicted` needs none.
+    **options
+        `every` and `validate` of `ISNetRegularizer`.
+
+    Returns
+    -------
+    ISNetRegularizer
+        Without anything to calibrate. Its penalty lies between −1 and 0.
+
+    References
+    ----------
+    Rao, Böhle, Parchami-Araghi, Schiele, ICCV 2023, arXiv:2303.11932.
+
+    Examples
+    --------
+    >>> import torch, torchvision
+    >>> from zennit_isnet import peers
+    >>> from zennit_isnet.formulations import Label
+    >>> target = Label()
+    >>> regularizer = peers.energy(torchvision.models.resnet18(num_classes=3), target)
+    >>> images, masks, labels = torch.rand(2, 3, 32, 32), torch.ones(2, 1, 32, 32), torch.tensor([2, 0])
+    >>> with target.context(labels):
+    ...     logits, penalty = regularizer(images, masks)
+    >>> penalty.item()
+    -1.0
+    """
+    return _peer(model, GradientTimesInput(), Label() if formulation is None else formulation, energy_loss, options)
+
+
+def gradcam_guided(
+    model: nn.Module, layer: str, formulation: Callable[[Tensor], Tensor] | None = None, **options: Any
+) -> ISNetRegularizer:
+    """Energy loss on Grad-CAM maps: the share of the map that lies on the foreground.
+
+    A mask comes to the map's resolution such that no foreground is called background. On a coarse map the edge cells
+    therefore count as foreground, also with what they hold of the background.
+
+    Parameters
+    ----------
+    model : Module
+        A classifier.
+    layer : str
+        Name of the layer whose map is penalised, as in ``model.named_modules()``: the last one with spatial axes.
+    formulation : callable, optional
+        The explained quantity, as for `energy`.
+    **options
+        `every` and `validate` of `ISNetRegularizer`.
+
+    Returns
+    -------
+    ISNetRegularizer
+        Without anything to calibrate. Its penalty lies between −1 and 0.
+
+    References
+    ----------
+    Rao, Böhle, Parchami-Araghi, Schiele, ICCV 2023, arXiv:2303.11932, which guides Grad-CAM among others; the maps:
+    Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv:1610.02391.
+
+    Examples
+    --------
+    >>> import torch, torchvision
+    >>> from zennit_isnet import peers
+    >>> from zennit_isnet.formulations import Predicted
+    >>> model = torchvision.models.resnet18(num_classes=3)
+    >>> regularizer = peers.gradcam_guided(model, "layer4", Predicted())
+    >>> images, masks = torch.rand(2, 3, 64, 64), torch.ones(2, 1, 64, 64)
+    >>> logits, penalty = regularizer(images, masks)
+    >>> penalty.shape
+    torch.Size([])
+    """
+    return _peer(model, GradCAM(layer), Label() if formulation is None else formulation, energy_loss, options)
+
+
+def _peer(
+    model: nn.Module,
+    attribution: Attribution,
+    formulation: Callable[[Tensor], Tensor],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    options: dict[str, Any],
+) -> ISNetRegularizer:
+    return ISNetRegularizer(
+        model, attribution=attribution, formulation=formulation, loss=RangeFreeLoss(loss), **options
+    )
