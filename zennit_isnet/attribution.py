@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol
 
@@ -142,26 +142,44 @@ def propagate(
     heatmaps: dict[str, list[Tensor]] = {name: [] for name in places}
     for seed in seeds.unbind(1):
         start = seed if isinstance(composite, LRPFlex) else composite.relevance_seed(logits, seed)
-        try:
-            found = torch.autograd.grad(
-                logits, list(places.values()), start, create_graph=create_graph, retain_graph=True, allow_unused=True
-            )
-        except CheckpointError as error:
-            raise UnsupportedModelError(
-                "a part of the model that torch.utils.checkpoint computes again does not follow the relevance rules; "
-                "call checkpoint(…, use_reentrant=False, context_fn=checkpoint_contexts) with "
-                "zennit_isnet.checkpoint_contexts, outside of the first layer if z^B is on"
-            ) from error
-        for (name, activation), arrived in zip(places.items(), found, strict=True):
-            if arrived is None:
-                raise InvalidValueError(
-                    f"no relevance arrives at layer {name!r}: it lies inside of layers that one rule covers together "
-                    "(convolution, BatchNorm, activation), or does not influence the logits; supervise the activation"
-                )
-            # at the images the composite has turned the signal into relevance
-            is_signal = isinstance(composite, LRPFlex) and name != INPUT
-            heatmaps[name].append(activation * arrived if is_signal else arrived)
+        for name, heatmap in relevance_at(places, composite, logits, start, create_graph).items():
+            heatmaps[name].append(heatmap)
     return {name: torch.stack(parts, dim=1) for name, parts in heatmaps.items()}
+
+
+def relevance_at(
+    places: Mapping[str, Tensor],
+    composite: SignalOrRelevance,
+    output: Tensor,
+    start: Tensor,
+    create_graph: bool,
+    inputs: Collection[str] = (INPUT,),
+) -> dict[str, Tensor]:
+    """Relevance at each place, of its shape, for what the composite propagates from the output.
+
+    Of the places, `inputs` are what the model was called with.
+    """
+    try:
+        found = torch.autograd.grad(
+            output, list(places.values()), start, create_graph=create_graph, retain_graph=True, allow_unused=True
+        )
+    except CheckpointError as error:
+        raise UnsupportedModelError(
+            "a part of the model that torch.utils.checkpoint computes again does not follow the relevance rules; "
+            "call checkpoint(…, use_reentrant=False, context_fn=checkpoint_contexts) with "
+            "zennit_isnet.checkpoint_contexts, outside of the first layer if z^B is on"
+        ) from error
+    relevance = {}
+    for (name, activation), arrived in zip(places.items(), found, strict=True):
+        if arrived is None:
+            raise InvalidValueError(
+                f"no relevance arrives at layer {name!r}: it lies inside of layers that one rule covers together "
+                "(convolution, BatchNorm, activation), or does not influence the logits; supervise the activation"
+            )
+        # at the images the composite has turned the signal into relevance
+        is_signal = isinstance(composite, LRPFlex) and name not in inputs
+        relevance[name] = activation * arrived if is_signal else arrived
+    return relevance
 
 
 class GradientTimesInput:

@@ -1,4 +1,4 @@
-"""Reads the outputs of inner layers during a forward pass."""
+"""Reads the outputs, or the inputs, of inner layers during a forward pass."""
 
 from __future__ import annotations
 
@@ -40,16 +40,20 @@ def find_layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
 class Taps:
     """Context in which the outputs of layers are kept, so that their relevance can be asked for.
 
-    The model gets a copy of each output, so that in-place operations behind a layer do not change what is kept.
+    The model gets a copy of each output, so that in-place operations behind it do not change what is kept.
 
     Parameters
     ----------
     model : Module
         The model.
     layers : sequence of str
-        Names of layers, each with one spatial output ``(N, C, H, W)`` or ``(N, C, T, H, W)``.
+        Names of layers.
     on_copy : sequence of callable
         Called with each output and its copy.
+    of_inputs : bool, default False
+        Whether the layers' inputs are kept in place of their outputs.
+    spatial : bool, default True
+        Whether anything but ``(N, C, H, W)`` and ``(N, C, T, H, W)`` is an error.
 
     Attributes
     ----------
@@ -58,16 +62,27 @@ class Taps:
     """
 
     def __init__(
-        self, model: nn.Module, layers: Sequence[str], on_copy: Sequence[Callable[[Tensor, Tensor], None]] = ()
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        on_copy: Sequence[Callable[[Tensor, Tensor], None]] = (),
+        *,
+        of_inputs: bool = False,
+        spatial: bool = True,
     ) -> None:
         self.layers = find_layers(model, layers)
         self.on_copy = on_copy
+        self.of_inputs, self.spatial = of_inputs, spatial
         self.outputs: dict[str, Tensor] = {}
         self._handles: list[Any] = []
 
     def __enter__(self) -> Taps:
         for name, module in self.layers.items():
-            self._handles.append(module.register_forward_hook(self._keep(name)))
+            if self.of_inputs:
+                # before the composite's hooks, which attach a rule to the input that they see
+                self._handles.append(module.register_forward_pre_hook(self._keep_input(name), prepend=True))
+            else:
+                self._handles.append(module.register_forward_hook(self._keep_output(name)))
         return self
 
     def __exit__(
@@ -90,22 +105,34 @@ class Taps:
                 raise InvalidValueError(f"layer {name!r} did not run in this forward pass; choose one that does")
         return self.outputs
 
-    def _keep(self, name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> Tensor:
-            if not isinstance(output, Tensor) or output.ndim not in (4, 5):
-                came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                raise InvalidValueError(
-                    f"a supervised layer must have a spatial output (N, C, H, W); {name!r} returns {came}"
-                )
-            if name in self.outputs:
-                raise InvalidValueError(f"a supervised layer must run once in a forward pass; {name!r} runs again")
-            self.outputs[name] = output
-            copy = output.clone()
-            for noted in self.on_copy:
-                noted(output, copy)
-            return copy
+    def _keep_input(self, name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            return self._keep(name, args[0] if args else None), *args[1:]
 
         return hook
+
+    def _keep_output(self, name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> Tensor:
+            return self._keep(name, output)
+
+        return hook
+
+    def _keep(self, name: str, value: Any) -> Tensor:
+        """Keep a value and return its copy."""
+        if not isinstance(value, Tensor) or (self.spatial and value.ndim not in (4, 5)):
+            came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            needs = "a spatial output (N, C, H, W)" if self.spatial else "one tensor"
+            verb = "takes" if self.of_inputs else "returns"
+            raise InvalidValueError(f"a layer whose relevance is asked for must have {needs}; {name!r} {verb} {came}")
+        if name in self.outputs:
+            raise InvalidValueError(
+                f"a layer whose relevance is asked for must run once in a forward pass; {name!r} runs again"
+            )
+        self.outputs[name] = value
+        copy = value.clone()
+        for noted in self.on_copy:
+            noted(value, copy)
+        return copy
 
 
 def layer_per_resolution(model: nn.Module, images: Tensor) -> list[str]:

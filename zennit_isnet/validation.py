@@ -70,19 +70,7 @@ def check_images(images: Any, *, values: bool) -> Tensor:
     InvalidValueError
         If the shape is wrong or a value is NaN or infinite, or in or from `torch.inference_mode`.
     """
-    if torch.is_inference_mode_enabled():
-        raise InvalidValueError("heatmaps need gradients, which torch.inference_mode forbids; use torch.no_grad")
-    if not isinstance(images, Tensor):
-        raise InvalidTypeError(f"images must be a Tensor (N, C, H, W), got {type(images).__name__}")
-    if images.is_inference():
-        raise InvalidValueError("images must be normal tensors, got one made in torch.inference_mode; clone it")
-    if not images.is_floating_point():
-        raise InvalidTypeError(f"images must be floating point (scale them first), got {images.dtype}")
-    if images.dtype == torch.float16 and not torch.is_autocast_enabled(images.device.type):
-        raise InvalidTypeError(
-            "signals leave the range of float16; keep model and images in float32 and call within "
-            f"torch.autocast({images.device.type!r}, torch.float16), or use bfloat16; got images of torch.float16"
-        )
+    check_differentiable("images", images, " (N, C, H, W)")
     if images.ndim not in (4, 5) or images.numel() == 0:
         raise InvalidValueError(
             f"images must have shape (N, C, H, W) or (N, C, T, H, W), none of them 0, got {tuple(images.shape)}"
@@ -93,7 +81,33 @@ def check_images(images: Any, *, values: bool) -> Tensor:
             raise InvalidValueError(
                 f"images must be finite, got NaN or Inf in images {broken.nonzero()[:, 0].tolist()}"
             )
-    return images.as_subclass(Tensor)
+    plain: Tensor = images.as_subclass(Tensor)
+    return plain
+
+
+def check_differentiable(name: str, value: Any, shape: str = "") -> None:
+    """Raise for anything that heatmaps cannot be made of; `name` and `shape` are for the message.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `value` is no floating tensor, or float16 outside of autocast.
+    InvalidValueError
+        In `torch.inference_mode`, or for a tensor made in it.
+    """
+    if torch.is_inference_mode_enabled():
+        raise InvalidValueError("heatmaps need gradients, which torch.inference_mode forbids; use torch.no_grad")
+    if not isinstance(value, Tensor):
+        raise InvalidTypeError(f"{name} must be a Tensor{shape}, got {type(value).__name__}")
+    if value.is_inference():
+        raise InvalidValueError(f"{name} must be normal tensors, got one made in torch.inference_mode; clone it")
+    if not value.is_floating_point():
+        raise InvalidTypeError(f"{name} must be floating point (scale them first), got {value.dtype}")
+    if value.dtype == torch.float16 and not torch.is_autocast_enabled(value.device.type):
+        raise InvalidTypeError(
+            f"signals leave the range of float16; keep model and {name} in float32 and call within "
+            f"torch.autocast({value.device.type!r}, torch.float16), or use bfloat16; got {name} of torch.float16"
+        )
 
 
 def check_masks(masks: Any, images: Tensor) -> Tensor:
