@@ -29,7 +29,15 @@ def scatter(x):
     return placed
 
 
+@torch.no_grad()
+def without_gradient(function, x):
+    return function(x)
+
+
 CONSTANT = {
+    "divided by a norm without a gradient": lambda x: x / without_gradient(torch.norm, x),
+    "multiplied by values without a gradient": lambda x: x * without_gradient(torch.exp, x),
+    "zeros made without a gradient": lambda x: x + without_gradient(torch.zeros_like, x),
     "divided by its detached norm": lambda x: x / x.detach().norm(),
     "multiplied by its detached values": lambda x: x * x.detach(),
     "masked by a comparison": lambda x: x * (x > 0.5),
@@ -45,8 +53,18 @@ def test_relevance_is_conserved(middle, generator):
     torch.testing.assert_close(relevance["input"].sum((1, 2, 3, 4)), logits[:, 0], rtol=1e-8, atol=1e-12)
 
 
-def test_a_sum_with_detached_values_is_refused(generator):
-    model = Net(lambda x: x + x.detach()).double()
+ADDED = {
+    "detached": lambda x: x + x.detach(),
+    "made without a gradient": lambda x: x + without_gradient(torch.exp, x),
+    "detached without a gradient": lambda x: x + without_gradient(torch.detach, x),
+    "made in two steps": lambda x: x + 2 * without_gradient(lambda y: y.exp().mean(1, keepdim=True), x),
+    "concatenated": lambda x: torch.cat([x[:, :2], without_gradient(torch.exp, x[:, 2:])], 1),
+}
+
+
+@pytest.mark.parametrize("middle", ADDED)
+def test_a_sum_with_values_of_the_images_that_have_no_gradient_is_refused(middle, generator):
+    model = Net(ADDED[middle]).double()
     with pytest.raises(UncoveredOperationError, match="constant in the signal pass"):
         LRPAttribution()(model, nets.make_images(generator), Target(0))
 

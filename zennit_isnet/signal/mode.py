@@ -28,6 +28,13 @@ Rule = Callable[..., Any]
 """``rule(mode, func, *args, **kwargs)`` runs ``func`` and returns its result with the signal rule attached."""
 
 
+VALUE_FREE = (
+    *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones"),
+    *("new_empty", "new_full", "new_tensor"),
+)
+"""Functions that make tensors and read no values of the tensor they are called with."""
+
+
 class Problem(NamedTuple):
     """An operation that no rule covers."""
 
@@ -102,6 +109,8 @@ class FrozenGateMode(TorchFunctionMode):
             result = func(*args, **kwargs)
             if func is Tensor.view_as:
                 self.kinds.alias(result, args[0])
+            elif getattr(func, "__name__", None) not in VALUE_FREE:
+                self._mark_ungraded(result, [*tensors_in((*args, *kwargs.values()))])
             return result
         operands = list(tensors_in((*args, *kwargs.values())))
         kind = max((self.kinds[t] for t in operands), default=Kind.CONSTANT)
@@ -189,6 +198,13 @@ class FrozenGateMode(TorchFunctionMode):
                 self.kinds.add_flaws(tensor, flaws | here)
             elif kind is not Kind.CONSTANT and tensor.is_floating_point():
                 self.kinds[tensor] = Kind.HELD
+
+    def _mark_ungraded(self, result: Any, operands: list[Tensor]) -> None:
+        """Note which results of an operation without a gradient depend on the images."""
+        if any(self.kinds[t] in (Kind.HELD, Kind.SIGNAL) for t in operands):
+            for tensor in tensors_in((result,)):
+                if tensor.is_floating_point() and not any(tensor is operand for operand in operands):
+                    self.kinds.hold_ungraded(tensor)
 
     def _overwritten(self, tensor: Tensor, kind: Kind, flaws: Flaws) -> None:
         """Note what an operand is that the operation wrote to, and what it is a view of."""

@@ -59,13 +59,14 @@ class Provenance:
         self._kinds: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._flaws: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._aliases: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._ungraded: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def __getitem__(self, tensor: Tensor) -> Kind:
         kind: Kind | None = self._kinds.get(tensor)
         if kind is not None:
             return kind
         if tensor.grad_fn is None:
-            return Kind.CONSTANT
+            return Kind.HELD if tensor in self._ungraded else Kind.CONSTANT
         aliased: Kind | None = self._aliases.get(tensor)
         is_hook = aliased is not None and tensor.grad_fn.name() == "BackwardHookFunctionBackward"
         return aliased if is_hook else Kind.UNKNOWN  # type: ignore[return-value]
@@ -108,6 +109,13 @@ class Provenance:
         """
         self._aliases[tensor] = self[origin]
         self.add_flaws(tensor, self.flaws(origin))
+
+    def hold_ungraded(self, tensor: Tensor) -> None:
+        """Note that a tensor made without gradients depends on the images.
+
+        It counts while the tensor has no gradient function: what a custom function returns was made so too.
+        """
+        self._ungraded[tensor] = True
 
 
 def module_path(root: nn.Module, paths: Mapping[int, str] | None = None) -> str:

@@ -57,10 +57,14 @@ INPLACE_POSITION: Mapping[Any, int] = MappingProxyType(
 
 def linear(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Plain gradient: sums, concatenation, pooling, reshaping, linear layers."""
-    if any(mode.kinds[t] is Kind.HELD for t in tensors_in((*args, *kwargs.values()))):
+    _check_sum(mode, func, tensors_in((*args, *kwargs.values())))
+    return func(*args, **kwargs)
+
+
+def _check_sum(mode: FrozenGateMode, func: Any, terms: Iterable[Tensor]) -> None:
+    if any(mode.kinds[term] is Kind.HELD for term in terms):
         reason = "adds a signal and something that is constant in the signal pass (a sigmoid gate, for example)"
         mode.report(func, reason, "a gate may only multiply a signal; explain the model without this sum")
-    return func(*args, **kwargs)
 
 
 def assignment(mode: FrozenGateMode, func: Any, target: Tensor, index: Any, value: Any) -> None:
@@ -70,15 +74,29 @@ def assignment(mode: FrozenGateMode, func: Any, target: Tensor, index: Any, valu
 
 def product(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Plain gradient of a product in which exactly one factor carries the signal; the others are constant."""
-    if sum(mode.kinds[t] is Kind.SIGNAL for t in tensors_in((*args, *kwargs.values()))) > 1:
-        reason = "multiplies two tensors that both carry the signal"
-        mode.report(func, reason, "hold one factor constant (a gate), or register a rule for the module")
+    _check_product(mode, func, tensors_in((*args, *kwargs.values())))
     output = func(*args, **kwargs)
     factors = dict(zip((mode.kinds[t] for t in tensors_in(args)), tensors_in(args), strict=True))
     if func in PRODUCTS and set(factors) == {Kind.SIGNAL, Kind.HELD} and output.shape == factors[Kind.SIGNAL].shape:
         # the plain gradient would be computed for the gate too, and then stopped
         return Substitute.apply(mode.settings, _times_gate, output, factors[Kind.SIGNAL], factors[Kind.HELD])
     return output
+
+
+def _check_product(mode: FrozenGateMode, func: Any, factors: Iterable[Tensor]) -> None:
+    if sum(mode.kinds[factor] is Kind.SIGNAL for factor in factors) > 1:
+        reason = "multiplies two tensors that both carry the signal"
+        mode.report(func, reason, "hold one factor constant (a gate), or register a rule for the module")
+
+
+def addcmul(mode: FrozenGateMode, func: Any, input: Tensor, tensor1: Tensor, tensor2: Tensor, **kwargs: Any) -> Tensor:
+    """``a + b·c``: plain gradient of a sum whose second term may be a product with the signal."""
+    factors = (tensor1, tensor2)
+    _check_product(mode, func, factors)
+    carries_signal = any(mode.kinds[factor] is Kind.SIGNAL for factor in factors)
+    _check_sum(mode, func, (input,) if carries_signal else (input, *factors))
+    result: Tensor = func(input, *factors, **kwargs)
+    return result
 
 
 def _times_gate(signal: Tensor, _: Tensor, held: Tensor) -> tuple[Tensor, None]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zennit_isnet.signal import attention, normalization, rules
-from zennit_isnet.signal.mode import Rule
+from zennit_isnet.signal.mode import VALUE_FREE, Rule
 from zennit_isnet.signal.substitute import substitute
 
 LINEAR = (
@@ -41,8 +41,8 @@ DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
 RELUS = (F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 CONSTANTS = (
     *("detach", "argmax", "argmin", "eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "isfinite", "any", "all"),
-    *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones"),
-    *("new_empty", "new_full", "new_tensor", "numel", "size", "dim"),
+    *("numel", "size", "dim"),
+    *VALUE_FREE,
 )
 """Operations whose result has no gradient."""
 
@@ -66,6 +66,7 @@ RULES: Mapping[Any, Rule] = _table(
         ([Tensor.__setitem__], rules.assignment),
         (_named(SHAPED), rules.shaped),
         (_named(PRODUCT), rules.product),
+        (_named(("addcmul",)), rules.addcmul),
         (_named(QUOTIENT), rules.quotient),
         (_named(GATES), rules.hold),
         (_named(CONSTANTS), rules.constant),
