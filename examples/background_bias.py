@@ -24,12 +24,12 @@ from pathlib import Path
 
 import torch
 from bias_training import Result, loader, table, train
-from heatmap_panel import heatmap_panel
 from torch import nn
 
 from zennit_isnet import Dual, ISNetRegularizer, LRPFlex, Original, Selective, Stochastic, ZPlus
 from zennit_isnet.data import BackgroundBias, load_digits
 from zennit_isnet.data.options import Split
+from zennit_isnet.plotting import heatmap_panel
 
 FORMULATIONS = ("selective", "stochastic", "dual", "lds")
 """Those of ``--formulation all``; the cost of ``original`` grows with the number of classes."""

@@ -26,7 +26,7 @@ def digits() -> tuple[Tensor, Tensor]:
 def demo(monkeypatch: pytest.MonkeyPatch, digits: tuple[Tensor, Tensor]) -> Iterator[ModuleType]:
     """The example as a module, on a small part of the digits."""
     monkeypatch.syspath_prepend(EXAMPLES)
-    names = ("background_bias", "bias_training", "heatmap_panel")
+    names = ("background_bias", "bias_training")
     import background_bias
 
     monkeypatch.setattr(background_bias, "load_digits", lambda: digits)

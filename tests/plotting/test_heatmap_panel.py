@@ -1,0 +1,151 @@
+"""The panel: what its artists show, and what it refuses."""
+
+import matplotlib.pyplot
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError, ISNetError
+from zennit_isnet.plotting import heatmap_panel
+
+
+def limits(axis: Axes) -> tuple[float, float]:
+    (picture,) = axis.images
+    return picture.get_clim()
+
+
+def grid(figure: Figure, rows: int) -> list[list[Axes]]:
+    """The axes by row, without the colour bar."""
+    axes = figure.axes[:-1]
+    columns = len(axes) // rows
+    return [axes[row * columns : (row + 1) * columns] for row in range(rows)]
+
+
+def test_has_a_row_for_images_masks_and_each_set_of_heatmaps(images: Tensor, masks: Tensor, relevance: Tensor) -> None:
+    figure = heatmap_panel(images, masks, {"plain": relevance, "ISNet": -relevance}, ["cat", "dog"])
+    rows = grid(figure, 4)
+    assert [row[0].get_ylabel() for row in rows] == ["image", "foreground mask", "plain", "ISNet"]
+    assert [axis.get_title() for axis in rows[0]] == ["cat", "dog"]
+    for column in range(2):
+        shown = [np.asarray(row[column].images[0].get_array()) for row in rows]
+        np.testing.assert_allclose(shown[0], images[column].permute(1, 2, 0))
+        np.testing.assert_array_equal(shown[1], masks[column, 0])
+        np.testing.assert_allclose(shown[2], relevance[column])
+        np.testing.assert_allclose(shown[3], -relevance[column])
+
+
+def test_without_masks_there_is_no_row_and_no_outline(images: Tensor, relevance: Tensor) -> None:
+    rows = grid(heatmap_panel(images, None, {"plain": relevance}), 2)
+    assert [row[0].get_ylabel() for row in rows] == ["image", "plain"]
+    assert not any(axis.collections for axis in rows[1])
+
+
+def test_zero_is_in_the_middle_and_each_map_reaches_the_full_colours(
+    images: Tensor, masks: Tensor, relevance: Tensor
+) -> None:
+    _, _, row = grid(heatmap_panel(images, masks, {"plain": relevance}), 3)
+    for axis, values in zip(row, relevance, strict=True):
+        low, high = limits(axis)
+        assert -low == high == pytest.approx(values.abs().max().item())
+
+
+def test_shared_scale_is_that_of_the_largest_value_of_all_maps(
+    images: Tensor, masks: Tensor, relevance: Tensor
+) -> None:
+    maps = {"plain": relevance, "ISNet": 3 * relevance}
+    figure = heatmap_panel(images, masks, maps, scale="shared")
+    largest = 3 * relevance.abs().max().item()
+    found = [limits(axis) for row in grid(figure, 4)[2:] for axis in row]
+    np.testing.assert_allclose(found, [(-largest, largest)] * 4)
+    assert f"{largest:.3g}" in figure.axes[-1].get_yticklabels()[-1].get_text()
+
+
+def test_percentile_keeps_one_hot_pixel_from_whitening_the_rest(images: Tensor, masks: Tensor) -> None:
+    relevance = torch.ones(2, 6, 8)
+    relevance[:, 0, 0] = -1000
+    _, _, row = grid(heatmap_panel(images, masks, {"plain": relevance}, percentile=90), 3)
+    assert [limits(axis) for axis in row] == [(-1, 1)] * 2
+
+
+def test_map_of_zeros_is_white(images: Tensor, masks: Tensor) -> None:
+    _, _, row = grid(heatmap_panel(images, masks, {"plain": torch.zeros(2, 6, 8)}), 3)
+    (picture,) = row[0].images
+    assert min(picture.to_rgba(picture.get_array())[0, 0]) > 0.96
+
+
+def test_outline_runs_around_the_foreground(images: Tensor, masks: Tensor, relevance: Tensor) -> None:
+    _, _, row = grid(heatmap_panel(images, masks, {"plain": relevance}), 3)
+    for axis, mask in zip(row, masks[:, 0], strict=True):
+        (outline,) = axis.collections
+        (path,) = outline.get_paths()
+        inside = [[path.contains_point((x, y)) for x in range(8)] for y in range(6)]
+        np.testing.assert_array_equal(inside, mask.bool())
+    _, _, plain = grid(heatmap_panel(images, masks, {"plain": relevance}, outline=False), 3)
+    assert not any(axis.collections for axis in plain)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_mask_without_an_edge_has_no_outline(images: Tensor, relevance: Tensor, value: float) -> None:
+    _, _, row = grid(heatmap_panel(images, torch.full((2, 6, 8), value), {"plain": relevance}), 3)
+    assert not any(axis.collections for axis in row)
+
+
+def test_map_of_an_inner_layer_covers_the_picture_and_sums_its_channels(
+    images: Tensor, masks: Tensor, generator: torch.Generator
+) -> None:
+    relevance = torch.randn(2, 5, 3, 4, generator=generator)
+    rows = grid(heatmap_panel(images, masks, {"layer": relevance}), 3)
+    for column in range(2):
+        (picture,) = rows[2][column].images
+        assert tuple(picture.get_extent()) == tuple(rows[0][column].images[0].get_extent())
+        np.testing.assert_allclose(picture.get_array(), relevance[column].sum(0), rtol=1e-5, atol=1e-6)
+
+
+def test_grey_images_and_masks_of_booleans_are_drawn(masks: Tensor, relevance: Tensor) -> None:
+    figure = heatmap_panel(torch.rand(2, 1, 6, 8), masks.bool(), {"plain": relevance.bfloat16()})
+    picture = np.asarray(figure.axes[0].images[0].get_array())
+    assert picture.shape == (6, 8, 3)
+    np.testing.assert_array_equal(picture[..., 0], picture[..., 2])
+
+
+def test_inputs_and_global_state_stay_and_the_figure_belongs_to_no_window(
+    images: Tensor, masks: Tensor, relevance: Tensor
+) -> None:
+    before = [tensor.clone() for tensor in (images, masks, relevance)]
+    settings = dict(matplotlib.rcParams)
+    heatmap_panel(images, masks, {"plain": relevance.requires_grad_()}, scale="shared", percentile=90)
+    assert all(torch.equal(*pair) for pair in zip(before, (images, masks, relevance), strict=True))
+    assert dict(matplotlib.rcParams) == settings
+    assert matplotlib.pyplot.get_fignums() == []
+
+
+def test_refuses_what_cannot_be_drawn(images: Tensor, masks: Tensor, relevance: Tensor) -> None:
+    broken = relevance.clone()
+    broken[1, 2, 3] = torch.nan
+    maps = {"plain": relevance}
+    refused: list[tuple[tuple, dict, type[ISNetError], str]] = [
+        ((images, masks, {"plain": broken}), {}, InvalidValueError, r"heatmaps\['plain'\] .* NaN .* \(1, 2, 3\)"),
+        ((images, masks, {"plain": relevance[:1]}), {}, InvalidValueError, r"shape \(2, H, W\).* got \(1, 6, 8\)"),
+        ((images, masks, {"plain": relevance[0]}), {}, InvalidValueError, r"got \(6, 8\)"),
+        ((images, masks, {}), {}, InvalidValueError, "at least one row"),
+        (
+            (images, masks[..., 1:], maps),
+            {},
+            InvalidValueError,
+            r"masks must have shape \(2, 1, 6, 8\)",
+        ),
+        ((images, 255 * masks, maps), {}, InvalidValueError, "1 on the foreground"),
+        ((2 * images, masks, maps), {}, InvalidValueError, r"\[0, 1\]; got .* normalisation"),
+        ((images[:, :2], masks, maps), {}, InvalidValueError, r"images must have shape .* got \(2, 2, 6, 8\)"),
+        (("cat.png", masks, maps), {}, InvalidTypeError, "images must be made of numbers; got str"),
+        ((images, masks, maps, ["cat"]), {}, InvalidValueError, "titles must have one entry for each image, 2; got 1"),
+        ((images, masks, maps, "ab"), {}, InvalidTypeError, "titles must be a sequence"),
+        ((images, masks, maps), {"scale": "row"}, InvalidValueError, "'image', 'shared'; got 'row'"),
+        ((images, masks, maps), {"percentile": 0}, InvalidValueError, r"percentile must lie in \(0, 100\]"),
+    ]
+    for arguments, options, error, message in refused:
+        with pytest.raises(error, match=message):
+            heatmap_panel(*arguments, **options)

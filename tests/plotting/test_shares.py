@@ -1,0 +1,95 @@
+"""Shares of relevance over a data set: a line for each class, a histogram for each model."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.plotting import share_by_class, share_histogram
+
+CLASSES = ["cat", "dog", "owl"]
+
+
+@pytest.fixture
+def shares(generator: torch.Generator) -> Tensor:
+    return torch.rand(40, generator=generator)
+
+
+@pytest.fixture
+def labels() -> Tensor:
+    """Cats and owls, but no dog."""
+    return torch.arange(40) % 2 * 2
+
+
+def test_class_with_the_highest_median_is_on_top(shares: Tensor, labels: Tensor) -> None:
+    shares[labels == 0] /= 2
+    (axis,) = share_by_class(shares, labels, CLASSES).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["cat", "owl"]
+    (medians,) = axis.lines
+    np.testing.assert_allclose(medians.get_xdata(), [np.median(shares[labels == label]) for label in (0, 2)])
+    assert list(medians.get_ydata()) == [1, 2]
+
+
+def test_lines_reach_over_all_images_and_over_the_middle_half(shares: Tensor, labels: Tensor) -> None:
+    (axis,) = share_by_class(shares, labels, CLASSES).axes
+    for lines, ends in zip(axis.collections, [(0, 100), (25, 75)], strict=True):
+        drawn = {tuple(segment[:, 0].tolist()) for segment in lines.get_segments()}
+        assert drawn == {tuple(np.percentile(shares[labels == label].double(), ends).tolist()) for label in (0, 2)}
+
+
+def test_mark_shows_the_share_of_uniform_relevance(shares: Tensor, labels: Tensor) -> None:
+    (axis,) = share_by_class(shares, labels, CLASSES, expected=torch.where(labels == 0, 0.25, 0.75)).axes
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    marks = dict(zip(names, axis.lines[1].get_xdata(), strict=True))
+    assert marks == pytest.approx({"cat": 0.25, "owl": 0.75})
+
+
+def test_only_the_worst_classes_are_drawn_where_there_are_many() -> None:
+    shares = torch.arange(100) / 100
+    (axis,) = share_by_class(shares, list(range(100)), [f"class {i}" for i in range(100)], most=2).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["class 98", "class 99"]
+    assert "2 of 100" in axis.get_title()
+
+
+def test_histogram_counts_every_image_of_every_model(shares: Tensor) -> None:
+    edges = torch.tensor([0.0, 1.0])
+    figure = share_histogram({"plain": shares, "ISNet": edges}, expected=[0.5, 0.7])
+    (axis,) = figure.axes
+    heights = [patch.get_xy()[:, 1].max() for patch in axis.patches]  # each model has an area and an edge
+    counts, _ = np.histogram(shares, 20, (0, 1))
+    assert heights == [counts.max(), counts.max(), 1, 1]
+    assert axis.lines[0].get_xdata() == pytest.approx([0.6, 0.6])
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert set(names) == {"plain", "ISNet", "background's share of the area"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([0.5, float("nan")], "finite; got 1 NaN"),
+        ([1.5], r"\[0, 1\]; got 1.5"),
+        ([], "at least one"),
+        ([[0.5]], r"\(n,\)"),
+    ],
+)
+def test_refuses_what_is_no_share(values: list, message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        share_histogram({"plain": values})
+    with pytest.raises(InvalidValueError, match=message):
+        share_by_class(values, [0] * len(values), CLASSES)
+
+
+def test_refuses_what_does_not_fit_the_shares() -> None:
+    with pytest.raises(InvalidValueError, match="labels must have one entry for each share, 2"):
+        share_by_class([0.1, 0.2], [0], CLASSES)
+    with pytest.raises(InvalidValueError, match="whole numbers from 0 to 2"):
+        share_by_class([0.1, 0.2], [0, 3], CLASSES)
+    with pytest.raises(InvalidValueError, match="expected must have one entry for each share, 2; got 1"):
+        share_by_class([0.1, 0.2], [0, 1], CLASSES, expected=[0.5])
+    with pytest.raises(InvalidValueError, match="most must be a whole number, at least 1; got 0"):
+        share_by_class([0.1, 0.2], [0, 1], CLASSES, most=0)
+    with pytest.raises(InvalidValueError, match="at least one model"):
+        share_histogram({})
+    with pytest.raises(InvalidTypeError, match=r"shares\['plain'\] must be made of numbers"):
+        share_histogram({"plain": ["high"]})

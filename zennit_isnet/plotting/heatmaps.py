@@ -1,0 +1,133 @@
+"""A panel of images, foreground masks and signed heatmaps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+from torch import Tensor
+
+from zennit_isnet.arguments import check_choice, check_number
+from zennit_isnet.errors import InvalidValueError
+from zennit_isnet.plotting.canvas import empty_figure
+from zennit_isnet.plotting.inputs import Array, check_names, heatmap_batch, image_batch, mask_batch
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Scale: TypeAlias = Literal["image", "shared"]
+
+COLOUR_MAP = "RdBu_r"
+"""Blue, white, red: zero is white, and colour-blind readers tell both ends apart."""
+
+
+def heatmap_panel(
+    images: Tensor,
+    masks: Tensor | None,
+    heatmaps: Mapping[str, Tensor],
+    titles: Sequence[str] | None = None,
+    *,
+    scale: Scale = "image",
+    percentile: float = 100.0,
+    outline: bool = True,
+) -> Figure:
+    """Draw one column for each image: the image, its mask, and one row for each entry of `heatmaps`.
+
+    Red speaks for the explained quantity, blue against it, and white is zero in every map.
+
+    Parameters
+    ----------
+    images : Tensor
+        ``(N, 3, H, W)`` or ``(N, 1, H, W)`` in [0, 1].
+    masks : Tensor or None
+        ``(N, 1, H, W)`` or ``(N, H, W)``, 1 on the foreground; None leaves the row of masks out.
+    heatmaps : mapping of str to Tensor
+        Row label to signed relevance ``(N, h, w)``, or ``(N, C, h, w)``, which is summed over the channels. A map of
+        another resolution than the image, as of an inner layer, is stretched over it.
+    titles : sequence of str, optional
+        One for each image, such as the name of its class.
+    scale : {"image", "shared"}, default="image"
+        Whether each map reaches the full colours by itself, or all maps share one scale. Maps of different models
+        differ in size without meaning, so the default shows where relevance lies; ``"shared"`` shows how much.
+    percentile : float, default=100.0
+        Magnitudes above this percentile, in (0, 100], get the full colour. Below 100, a single hot pixel no longer
+        makes the rest of its map white.
+    outline : bool, default=True
+        Whether the foreground is outlined in the heatmaps.
+
+    Returns
+    -------
+    Figure
+        With a colour bar.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If a tensor has the wrong shape or values, NaN among them, or an option is out of range.
+    MissingDependencyError
+        If Matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet.plotting import heatmap_panel
+    >>> masks = torch.zeros(2, 1, 32, 32)
+    >>> masks[..., 8:24, 8:24] = 1
+    >>> relevance = torch.randn(2, 32, 32)
+    >>> figure = heatmap_panel(torch.rand(2, 3, 32, 32), masks, {"relevance": relevance}, ["cat", "dog"])
+    >>> len(figure.axes)  # two columns of image, mask and relevance, and the colour bar
+    7
+    """
+    check_choice("scale", scale, Scale)
+    check_number("percentile", percentile, high=100.0)
+    pictures = image_batch(images)
+    count, height, width = pictures.shape[:3]
+    outlines = None if masks is None else mask_batch(masks, (count, height, width))
+    if not heatmaps:
+        raise InvalidValueError("heatmaps must have at least one row; got an empty mapping")
+    maps = {label: heatmap_batch(label, values, count) for label, values in heatmaps.items()}
+    if titles is not None:
+        check_names("titles", titles, count, "image")
+    limits = colour_limits(maps, scale, percentile)
+
+    rows = ["image", *([] if outlines is None else ["foreground mask"]), *maps]
+    first = len(rows) - len(maps)
+    figure = empty_figure(1.25 * count + 2.2, 1.3 * len(rows) + 0.4)
+    axes = figure.subplots(len(rows), count, squeeze=False)
+    for column in range(count):
+        axes[0][column].imshow(pictures[column])
+        if titles is not None:
+            axes[0][column].set_title(titles[column], fontsize=9)
+        if outlines is not None:
+            axes[1][column].imshow(outlines[column], cmap="gray", vmin=0, vmax=1)
+        for axis, values, limit in zip(axes[first:, column], maps.values(), limits[:, column], strict=True):
+            # a map of another resolution covers the same picture
+            extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+            drawn = axis.imshow(values[column], cmap=COLOUR_MAP, vmin=-limit, vmax=limit, extent=extent)
+            if outline and outlines is not None:
+                _draw_outline(axis, outlines[column])
+    for label, row in zip(rows, axes, strict=True):
+        row[0].set_ylabel(label, fontsize=9)
+        for axis in row:
+            axis.set(xticks=[], yticks=[])
+    bar = figure.colorbar(drawn, ax=axes[first:].ravel().tolist(), shrink=0.8, ticks=[-limit, 0, limit])
+    end = "" if scale == "image" else f"{limit:.3g}\n"
+    bar.ax.set_yticklabels([f"{end and '−' + end}against the class", "0", f"{end}for the class"], fontsize=8)
+    return figure
+
+
+def colour_limits(maps: Mapping[str, Array], scale: Scale, percentile: float) -> Array:
+    """Return the magnitude that gets the full colour, for each row and image, ``(rows, N)``; 1 for maps of zeros."""
+    limits = np.stack([np.percentile(np.abs(values), percentile, axis=(1, 2)) for values in maps.values()])
+    if scale == "shared":
+        limits[:] = limits.max()
+    limits[limits == 0] = 1
+    return limits
+
+
+def _draw_outline(axis: Axes, mask: Array) -> None:
+    # Matplotlib warns about a mask that has no edge
+    if mask.min() < mask.max():
+        axis.contour(mask, levels=[0.5], colors="black", linewidths=0.6)

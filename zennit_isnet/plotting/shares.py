@@ -1,0 +1,152 @@
+"""The share of |relevance| that lies on the background, over a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zennit_isnet.errors import InvalidValueError
+from zennit_isnet.plotting.canvas import COLOURS, empty_figure
+from zennit_isnet.plotting.inputs import numbers, share_list
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BINS = 20
+X_LABEL = "share of |relevance| on the background"
+
+
+def share_by_class(
+    shares: Tensor | Sequence[float],
+    labels: Tensor | Sequence[int],
+    classes: Sequence[str],
+    *,
+    expected: Tensor | Sequence[float] | None = None,
+    most: int = 30,
+) -> Figure:
+    """Draw one line for each class: the shares of |relevance| on the background of its images.
+
+    Parameters
+    ----------
+    shares : Tensor or sequence of float
+        ``(n,)`` in [0, 1]; leave images with an undefined share out.
+    labels : Tensor or sequence of int
+        ``(n,)``, the class of each image.
+    classes : sequence of str
+        Name of each class.
+    expected : Tensor or sequence of float, optional
+        ``(n,)``, the share that uniform relevance would have, which is the background's share of the image's area. A
+        mark shows its mean over each class.
+    most : int, default=30
+        Only the classes with the highest medians are drawn, at most this many, so that their names stay readable.
+
+    Returns
+    -------
+    Figure
+        The class with the highest median on top. A thin line reaches from the lowest to the highest share, a thick
+        one covers the middle half of the images. A class without images is left out.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If lengths differ, a share is undefined or outside of [0, 1], a label is no class, or `most` is not positive.
+    MissingDependencyError
+        If Matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from zennit_isnet.plotting import share_by_class
+    >>> figure = share_by_class([0.1, 0.3, 0.8], [0, 0, 1], ["cat", "dog"])
+    >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    ['cat', 'dog']
+    """
+    values = share_list("shares", shares)
+    members = _label_list(labels, len(values), classes)
+    areas = None if expected is None else share_list("expected", expected)
+    if areas is not None and len(areas) != len(values):
+        raise InvalidValueError(f"expected must have one entry for each share, {len(values)}; got {len(areas)}")
+    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+        raise InvalidValueError(f"most must be a whole number, at least 1; got {most!r}")
+    spread = {label: np.percentile(values[members == label], (0, 25, 50, 75, 100)) for label in np.unique(members)}
+    shown = sorted(spread, key=lambda label: float(spread[label][2]))[-most:]
+
+    figure = empty_figure(6.4, 0.3 * len(shown) + 1.4)
+    axis = figure.subplots()
+    places = range(1, len(shown) + 1)
+    lowest, lower, median, upper, highest = np.stack([spread[label] for label in shown], axis=1)
+    axis.hlines(places, lowest, highest, color=COLOURS[0], linewidth=1, label="all images")
+    axis.hlines(places, lower, upper, color=COLOURS[0], linewidth=6, alpha=0.5, label="middle half")
+    axis.plot(median, places, "o", color=COLOURS[0], label="median")
+    if areas is not None:
+        means = [areas[members == label].mean() for label in shown]
+        axis.plot(means, places, "D", color=COLOURS[1], label="background's share of the area")
+    axis.set_yticks(places, [classes[label] for label in shown])
+    axis.set(xlim=(-0.02, 1.02), xlabel=X_LABEL)
+    axis.grid(axis="x", alpha=0.3)
+    if len(shown) < len(spread):
+        axis.set_title(f"the {len(shown)} of {len(spread)} classes with the highest median", fontsize=9)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    return figure
+
+
+def share_histogram(
+    shares: Mapping[str, Tensor | Sequence[float]], *, expected: Tensor | Sequence[float] | None = None
+) -> Figure:
+    """Draw how many images have which share of |relevance| on the background.
+
+    Parameters
+    ----------
+    shares : mapping of str to Tensor or sequence of float
+        For each model, by the name in the legend, the shares of its images ``(n,)`` in [0, 1]; leave images with an
+        undefined share out.
+    expected : Tensor or sequence of float, optional
+        ``(n,)``, the shares that uniform relevance would have; a line shows their mean.
+
+    Returns
+    -------
+    Figure
+        Twenty bins of equal width for each model.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If there is no model, or a share is undefined or outside of [0, 1].
+    MissingDependencyError
+        If Matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from zennit_isnet.plotting import share_histogram
+    >>> figure = share_histogram({"plain": [0.8, 0.9], "ISNet": [0.0, 0.1]})
+    >>> figure.axes[0].get_xlabel()
+    'share of |relevance| on the background'
+    """
+    if not shares:
+        raise InvalidValueError("shares must name at least one model; got an empty mapping")
+    lists = {name: share_list(f"shares[{name!r}]", values) for name, values in shares.items()}
+    mean = None if expected is None else share_list("expected", expected).mean()
+
+    figure = empty_figure(6.4, 3.2)
+    axis = figure.subplots()
+    for index, (name, values) in enumerate(lists.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        axis.hist(values, BINS, range=(0, 1), histtype="stepfilled", alpha=0.35, color=colour, label=name)
+        axis.hist(values, BINS, range=(0, 1), histtype="step", color=colour)
+    if mean is not None:
+        axis.axvline(mean, color="black", linestyle="--", label="background's share of the area")
+    axis.set(xlim=(0, 1), xlabel=X_LABEL, ylabel="images")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+def _label_list(labels: Tensor | Sequence[int], count: int, classes: Sequence[str]) -> NDArray[np.int64]:
+    members = numbers("labels", labels)
+    if members.shape != (count,):
+        raise InvalidValueError(f"labels must have one entry for each share, {count}; got shape {members.shape}")
+    if not np.isin(members, np.arange(len(classes))).all():
+        raise InvalidValueError(f"labels must be whole numbers from 0 to {len(classes) - 1}, one for each of classes")
+    return members.astype(np.int64)
