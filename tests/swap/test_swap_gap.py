@@ -1,0 +1,86 @@
+"""How far predictions move with the background, counted by hand."""
+
+import pytest
+import torch
+
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.swap import swap_gap
+
+
+def by_hand(before, after, labels):
+    """Count image by image; rows of probabilities and predictions."""
+    changed = right = swapped = 0
+    variation = 0.0
+    for (p, a), (q, b), label in zip(before, after, labels, strict=True):
+        changed += a != b
+        right += a == label
+        swapped += b == label
+        variation += sum(abs(x - y) for x, y in zip(p, q, strict=True)) / 2
+    count = len(labels)
+    return {
+        "changed": changed / count,
+        "total_variation": variation / count,
+        "accuracy": right / count,
+        "swapped": swapped / count,
+        "gap": (right - swapped) / count,
+    }
+
+
+def assert_figures(figures, expected):
+    assert list(figures) == list(expected)
+    assert {name: value.item() for name, value in figures.items()} == pytest.approx(expected)
+
+
+def test_figures_of_classes(generator):
+    y, z = (2 * torch.randn(40, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    labels = torch.randint(3, (40,), generator=generator)
+    before, after = ([(p.softmax(0).tolist(), p.argmax().item()) for p in logits] for logits in (y, z))
+    assert_figures(swap_gap(y, z, labels), by_hand(before, after, labels.tolist()))
+
+
+def test_figures_of_labels_of_their_own(generator):
+    y, z = (2 * torch.randn(20, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    labels = torch.randint(2, (20, 3), generator=generator)
+
+    def rows(logits):
+        return [((p, 1 - p), int(p > 0.5)) for p in logits.sigmoid().flatten().tolist()]
+
+    assert_figures(swap_gap(y, z, labels, multilabel=True), by_hand(rows(y), rows(z), labels.flatten().tolist()))
+
+
+def test_predictions_that_stay_move_by_nothing(generator):
+    logits = torch.randn(10, 4, generator=generator)
+    figures = swap_gap(logits, logits, logits.argmax(1))
+    assert [value.item() for value in figures.values()] == [0, 0, 1, 1, 0]
+
+
+def test_changes_that_cancel_in_the_gap_are_counted():
+    logits = torch.tensor([[9.0, 0.0], [0.0, 9.0]])
+    figures = swap_gap(logits, logits.flip(1), labels=torch.tensor([0, 0]))
+    assert figures["gap"] == 0
+    assert figures["changed"] == 1
+    assert figures["total_variation"] > 0.99
+
+
+def test_figures_carry_no_graph():
+    logits = torch.zeros(2, 3, requires_grad=True)
+    assert not any(value.requires_grad for value in swap_gap(logits, logits, torch.tensor([0, 1])).values())
+
+
+LOGITS = torch.zeros(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "multilabel", "error", "message"),
+    [
+        ([0, 1], False, InvalidTypeError, "labels must be a tensor of integers; got list"),
+        (torch.zeros(2), False, InvalidTypeError, "got torch.float32"),
+        (torch.tensor([0]), False, InvalidValueError, r"shape \(2,\); got \(1,\)"),
+        (torch.tensor([0, 3]), False, InvalidValueError, r"from 0 to 2; got \[0, 3\]"),
+        (torch.tensor([0, 1]), True, InvalidValueError, r"shape \(2, 3\); got \(2,\)"),
+        (torch.full((2, 3), 2), True, InvalidValueError, r"from 0 to 1; got \[2\]"),
+    ],
+)
+def test_bad_labels_show_what_came_and_what_is_allowed(labels, multilabel, error, message):
+    with pytest.raises(error, match=message):
+        swap_gap(LOGITS, LOGITS, labels, multilabel=multilabel)

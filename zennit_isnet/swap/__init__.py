@@ -1,0 +1,12 @@
+"""Swapping the backgrounds of images by their foreground masks: as augmentation, as a loss term, and as a test.
+
+A heatmap without relevance on the background is no evidence that the background does not matter; a prediction that
+stays when the background changes is.
+"""
+
+from zennit_isnet.swap.backgrounds import swap_backgrounds
+from zennit_isnet.swap.consistency import swap_consistency
+from zennit_isnet.swap.gap import swap_gap
+from zennit_isnet.swap.transform import BackgroundSwap
+
+__all__ = ["BackgroundSwap", "swap_backgrounds", "swap_consistency", "swap_gap"]
