@@ -14,6 +14,7 @@ from zennit.rules import Pass
 
 from zennit_isnet.errors import UnsupportedModelError
 from zennit_isnet.relevance.evaluation import basic_relevance, plain_gradients
+from zennit_isnet.signal.synchronized import synchronizes
 
 MECHANISM = ("register", "pre_forward", "post_forward", "pre_backward")
 """Methods of `zennit.core.Hook` that this package replaces."""
@@ -43,7 +44,8 @@ def check_rule(path: str, module: nn.Module, rule: Any) -> None:
     UnsupportedModelError
         If the rule is no Zennit hook or replaces the way in which hooks are registered; if one built from modifiers
         replaces ``backward`` on a module with parameters (it may read ``param.data``); if it would draw random numbers
-        again; if the module computes its weights from other parameters, which modifiers of parameters do not see.
+        again; if it evaluates a SyncBatchNorm that synchronizes; if the module computes its weights from other
+        parameters, which modifiers of parameters do not see.
     """
     where = f"{path or '(the model)'} ({type(module).__name__}): {type(rule).__name__}"
     if not isinstance(rule, Hook):
@@ -63,6 +65,11 @@ def check_rule(path: str, module: nn.Module, rule: Any) -> None:
     if isinstance(module, RANDOM) and not is_pass(rule):
         raise UnsupportedModelError(
             f"{where} would draw other random numbers than the forward pass; give the module no rule, or Pass"
+        )
+    if synchronizes(module) and not is_pass(rule):
+        raise UnsupportedModelError(
+            f"{where} needs a second derivative, which PyTorch does not give SyncBatchNorm; give the module no rule, "
+            "or Pass, or put it in eval mode"
         )
     computed = parametrize.is_parametrized(module) or isinstance(vars(module).get("weight"), Tensor)
     if computed and isinstance(rule, BasicHook):

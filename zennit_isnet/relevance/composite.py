@@ -91,6 +91,9 @@ class DifferentiableComposite(ExclusiveComposite):
                 self._add(LiveRule(name, rule, fusion), child)
             elif fusion is not None and isinstance(child, Linear):
                 self._add(UnruledLayer(fusion), child)
+            elif isinstance(child, nn.SyncBatchNorm):
+                # no layer is noted here: where it synchronizes, relevance that arrives is refused
+                self._add(FusedBatchNorm(name, Fusion(False), None), child)
         if self.visible_functions:
             by_module = {id(child): rules[name] for name, child in module.named_modules()}
 
@@ -103,7 +106,8 @@ class DifferentiableComposite(ExclusiveComposite):
     def _fuses(self, name: str, child: nn.Module) -> bool:
         if self._named_norms is not None:
             return name in self._named_norms
-        return isinstance(child, BatchNorm) or (self._fuses_before and isinstance(child, FrozenBatchNorm2d))
+        kinds = (BatchNorm, nn.SyncBatchNorm, *((FrozenBatchNorm2d,) if self._fuses_before else ()))
+        return isinstance(child, kinds)
 
     def _add(self, hook: Hook, module: nn.Module) -> None:
         self.hook_refs.add(hook)

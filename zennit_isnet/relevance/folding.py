@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from zennit.types import ConvolutionTranspose
 
 from zennit_isnet.signal.batchnorm import BatchStatistics
+from zennit_isnet.signal.synchronized import SynchronizedStatistics, synchronizes
 
 
 class Affine:
@@ -27,11 +28,14 @@ class Affine:
         # torchvision's FrozenBatchNorm2d has a mode, and no use for it
         follows_mode = isinstance(norm, nn.modules.batchnorm._BatchNorm)
         self.by_batch = follows_mode and (norm.training or norm.running_mean is None)
+        self.synchronized = synchronizes(norm)
 
     def __call__(self, input: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``γ/σ`` and ``β − γμ/σ`` for the BatchNorm's input; running statistics are not touched."""
         norm = self.norm
-        if self.by_batch:
+        if self.synchronized:
+            mean, inverse_std = SynchronizedStatistics.apply(input, norm.eps, norm.process_group)
+        elif self.by_batch:
             mean, inverse_std = BatchStatistics.apply(input, norm.eps)
         else:
             mean, inverse_std = norm.running_mean, torch.rsqrt(norm.running_var + norm.eps)

@@ -158,7 +158,12 @@ class FusedBatchNorm(Hook):
         fused = self.fusion.fold_after(affine, self, args[0], output)
         if fused is not None:
             return fused
-        passed = output if self.rule is None else substitute(self, None, output, args[0])
+        if self.rule is not None:
+            passed = substitute(self, None, output, args[0])
+        elif affine.synchronized:
+            passed = substitute(self, _refusal(self.path, module), output, args[0])
+        else:
+            passed = output
         self.fusion.note_norm(passed, affine, args[0])
         return passed
 
@@ -187,3 +192,16 @@ class UnruledLayer(Hook):
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if torch.is_grad_enabled() and args and args[0].requires_grad:
             self.fusion.note_linear(output, self, None, module, args[0], None)
+
+
+def _refusal(path: str, module: nn.Module) -> Any:
+    """Return a rule that raises where relevance arrives."""
+
+    def refuse(relevance: Tensor, input: Tensor) -> tuple[Tensor]:
+        raise UnsupportedModelError(
+            f"{path or '(the model)'} ({type(module).__name__}): PyTorch gives it no second derivative, and no layer "
+            "could be fused with it; use LRPFlex, give it the rule Pass, put FuseBatchNorm() among the canonizers if "
+            "it follows a layer, or put it in eval mode"
+        )
+
+    return refuse

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from zennit.composites import SpecialFirstLayerMapComposite, register_composite
 from zennit.core import BasicHook, Hook
 from zennit.layer import Sum
@@ -72,7 +72,7 @@ class _Ready(DifferentiableComposite):
             (Activation, Pass()),
             (Sum, sums),
             (AvgPool, Norm(stabilizer=epsilon)),
-            (BatchNorm, Pass()),
+            ((BatchNorm, nn.SyncBatchNorm), Pass()),
             (Linear, weights),
         ]
         first_map: list[Any] = []

@@ -132,7 +132,14 @@ class BatchStatistics(Function):
     def backward(ctx: Any, grad_mean: Tensor, grad_inverse_std: Tensor) -> tuple[Tensor, None]:
         input, mean, inverse_std = ctx.saved_tensors
         count = input.numel() // input.shape[1]
-        # ∂μ/∂x = 1/n, ∂(1/σ)/∂x = −(x − μ) / (n σ³)
-        slope = -grad_inverse_std * inverse_std**3 / count
-        offset = grad_mean / count - slope * mean
-        return torch.addcmul(per_channel(offset, input), input, per_channel(slope, input)), None
+        return statistics_gradient(input, mean, inverse_std, count, grad_mean, grad_inverse_std), None
+
+
+def statistics_gradient(
+    input: Tensor, mean: Tensor, inverse_std: Tensor, count: int | Tensor, grad_mean: Tensor, grad_inverse_std: Tensor
+) -> Tensor:
+    """Gradient at the input of ``μ`` and ``1/σ`` of each channel, taken over ``count`` values."""
+    # ∂μ/∂x = 1/n, ∂(1/σ)/∂x = −(x − μ) / (n σ³)
+    slope = -grad_inverse_std * inverse_std**3 / count
+    offset = grad_mean / count - slope * mean
+    return torch.addcmul(per_channel(offset, input), input, per_channel(slope, input))

@@ -16,13 +16,15 @@ from zennit_isnet.signal.modules import ModuleRules
 from zennit_isnet.signal.provenance import exchanged, tensors_in
 from zennit_isnet.signal.stem import Stem
 from zennit_isnet.signal.substitute import InputRelevance
+from zennit_isnet.signal.synchronized import register_synchronized
 
 
 class FrozenGates(Hook):
     """Zennit hook for the root module: every forward pass runs in a `FrozenGateMode`.
 
     The hook is the switch of its passes: a backward pass is a signal pass while the hook is registered and active.
-    It puts a forward pre-hook and a forward hook on the root module and touches nothing else of the model.
+    It puts a forward pre-hook and a forward hook on the root module, and on those modules below it that are not looked
+    into, and touches nothing else of the model.
 
     Parameters
     ----------
@@ -69,9 +71,13 @@ class FrozenGates(Hook):
                 RemovableHandle(self),
                 module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True),
                 module.register_forward_hook(self._leave, always_call=True),
-                *self.modules.register(module, lambda: self._mode),
+                *self.hide_modules(module, lambda: self._mode),
             ]
         )
+
+    def hide_modules(self, module: nn.Module, current: Callable[[], FrozenGateMode | None]) -> list[RemovableHandle]:
+        """Hook the modules that are not looked into; `current` returns the mode of the pass that runs."""
+        return [*self.modules.register(module, current), *register_synchronized(module, current)]
 
     def remove(self) -> None:
         """Switch the signal pass off, for graphs that still exist too."""

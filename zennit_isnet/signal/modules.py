@@ -68,20 +68,39 @@ class ModuleRules:
         for module in root.modules():
             rule = next((rule for kind, rule in self.declared.items() if isinstance(module, kind)), None)
             if rule is not None:
-                call = _Call(rule, current)
-                handles.append(module.register_forward_pre_hook(call.enter, with_kwargs=True))
-                handles.append(module.register_forward_hook(call.leave, prepend=True, always_call=True))
+                handles += DeclaredModule(rule, current).register(module)
         return handles
 
 
-class _Call:
-    """Hides the inside of one module from the mode, and attaches the rule to its output."""
+class HiddenModule:
+    """Hides the inside of one module from the mode, and attaches a rule to its output.
 
-    def __init__(self, rule: ModuleRule, current: Callable[[], FrozenGateMode | None]) -> None:
-        self.rule, self.current = rule, current
+    Parameters
+    ----------
+    current : callable
+        Returns the mode of the pass that runs, or None.
+    """
+
+    word: str
+    """Name of the rule."""
+
+    def __init__(self, current: Callable[[], FrozenGateMode | None]) -> None:
+        self.current = current
         self.operands: list[tuple[list[Tensor], list[int]]] = []
 
+    def register(self, module: nn.Module) -> list[RemovableHandle]:
+        """Put hooks on the module."""
+        return [
+            module.register_forward_pre_hook(self.enter, with_kwargs=True),
+            module.register_forward_hook(self.leave, prepend=True, always_call=True),
+        ]
+
+    def attach(self, module: nn.Module, mode: FrozenGateMode, operands: list[Tensor], output: Any) -> Any:
+        """Return the output of the module with the rule attached."""
+        raise NotImplementedError
+
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the forward pass."""
         mode = self.current()
         if mode is not None and torch.is_grad_enabled():
             mode.opaque += 1  # first, because the mode sees a look at a tensor's attributes too
@@ -89,6 +108,7 @@ class _Call:
             self.operands.append((operands, [t._version for t in operands]))
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """After the forward pass, also after an exception in it."""
         mode = self.current()
         if mode is None or not self.operands:
             return None
@@ -105,10 +125,18 @@ class _Call:
         name = f"module {type(module).__name__}"
         if any(t._version != version for t, version in zip(operands, versions, strict=True)):
             mode.refuse(name, "has a declared rule and writes to its input", "make the module work out of place")
-        word = self.rule if isinstance(self.rule, str) else getattr(self.rule, "__name__", "custom rule")
-        return mode.declare(name, word, operands, output, lambda: self._attach(module, mode, operands, output))
+        return mode.declare(name, self.word, operands, output, lambda: self.attach(module, mode, operands, output))
 
-    def _attach(self, module: nn.Module, mode: FrozenGateMode, operands: list[Tensor], output: Any) -> Any:
+
+class DeclaredModule(HiddenModule):
+    """Gives a module the rule that the user declared for its type."""
+
+    def __init__(self, rule: ModuleRule, current: Callable[[], FrozenGateMode | None]) -> None:
+        super().__init__(current)
+        self.rule = rule
+        self.word = rule if isinstance(rule, str) else getattr(rule, "__name__", "custom rule")
+
+    def attach(self, module: nn.Module, mode: FrozenGateMode, operands: list[Tensor], output: Any) -> Any:
         if self.rule == "linear":
             return output
         if not isinstance(output, Tensor):

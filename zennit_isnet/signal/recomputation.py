@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
 
 from zennit_isnet.preservation import buffers_restored
+from zennit_isnet.signal.hook import FrozenGates
 from zennit_isnet.signal.mode import FrozenGateMode, Rule, Settings
 from zennit_isnet.signal.provenance import Kind, Provenance
 
@@ -69,6 +70,10 @@ class _Again(AbstractContextManager[None]):
             repeated = FrozenGateMode(root, settings, rules)
             repeated.kinds = _Inherited()
             self.stack.enter_context(repeated)
+            if isinstance(settings, FrozenGates):
+                # those of the first pass look at that pass only, and are gone once the composite has left the model
+                for handle in settings.hide_modules(root, lambda mode=repeated: mode):  # type: ignore[misc]
+                    self.stack.callback(handle.remove)
 
     def __exit__(self, *error: Any) -> None:
         self.stack.close()
