@@ -1,17 +1,37 @@
-"""Images with foreground masks: the background-bias benchmark.
+"""Images with foreground masks: data sets for one's own files, transforms, and the background-bias benchmark.
 
-Needs the packages of the extra ``examples``.
+The benchmark needs the packages of the extra ``examples``.
 """
 
 from zennit_isnet.data.background_bias import BackgroundBias
 from zennit_isnet.data.digits import foreground_mask, load_digits
+from zennit_isnet.data.folder import MaskedImageFolder
+from zennit_isnet.data.geometry import AroundForeground, KeepForeground, MaskFollows
+from zennit_isnet.data.masked import MaskedDataset
+from zennit_isnet.data.pets import OxfordPetMasks
+from zennit_isnet.data.policy import MaskPolicy
+from zennit_isnet.data.table import MaskedImageTable
 from zennit_isnet.data.textures import TEXTURE_SOURCES, cut_textures, load_texture
+from zennit_isnet.data.transforms import MaskedPreset, evaluation_transform, training_transform
+from zennit_isnet.data.wrapping import with_masks
 
 __all__ = [
     "TEXTURE_SOURCES",
+    "AroundForeground",
     "BackgroundBias",
+    "KeepForeground",
+    "MaskFollows",
+    "MaskPolicy",
+    "MaskedDataset",
+    "MaskedImageFolder",
+    "MaskedImageTable",
+    "MaskedPreset",
+    "OxfordPetMasks",
     "cut_textures",
+    "evaluation_transform",
     "foreground_mask",
     "load_digits",
     "load_texture",
+    "training_transform",
+    "with_masks",
 ]

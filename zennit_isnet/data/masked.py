@@ -1,0 +1,193 @@
+"""What all data sets of images with foreground masks share: policies, checks and the form of an item."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from zennit_isnet.data.binarization import binarized
+from zennit_isnet.data.decoding import Levels
+from zennit_isnet.data.policy import MaskPolicy
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.functional.masks import resize_foreground
+
+PairTransform: TypeAlias = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[tv_tensors.Image, tv_tensors.Mask]]
+Label: TypeAlias = int | Tensor
+Item: TypeAlias = (
+    tuple[tv_tensors.Image, tv_tensors.Mask, Label] | tuple[tv_tensors.Image, tv_tensors.Mask, Label, bool]
+)
+
+
+class MaskedDataset(Dataset[Any], ABC):
+    """Images with foreground masks and labels; base class of the data sets for one's own data.
+
+    An item is ``(image, mask, label)``. If the policy for missing or empty masks is ``"skip-penalty"``, every item is
+    ``(image, mask, label, has_mask)``, so that the default collation works and
+    ``regularizer(images, masks, has_mask)`` trains only the classifier on images without a mask:
+
+    ======== ==================================================================================================
+    image    `tv_tensors.Image`, uint8 RGB ``(3, H, W)``, or what `transform` made of it
+    mask     `tv_tensors.Mask`, bool ``(1, H, W)``, True on the foreground; all False where ``has_mask`` is False
+    label    int; for several labels an image, float32 ``(C,)`` of 0 and 1, as `BCEWithLogitsLoss` takes it
+    has_mask bool
+    ======== ==================================================================================================
+
+    A subclass says where images and masks come from: `name`, `mask_name`, `load_image` and `load_levels`. `name` is
+    used by the constructor's messages, so what it needs is set before.
+
+    Parameters
+    ----------
+    classes : sequence of str
+        Names of the classes, in the order of the logits.
+    targets : torch.Tensor
+        Labels of all images: int64 ``(N,)``, or float32 ``(N, C)`` of 0 and 1 for several labels an image.
+    transform : callable, optional
+        ``transform(image, mask) -> (image, mask)``, such as `training_transform` or `torchvision.transforms.v2`.
+    policy : MaskPolicy, optional
+        What becomes of masks that are missing, empty, of other values or of another size. Default: an error each.
+
+    Attributes
+    ----------
+    classes : list of str
+    targets : torch.Tensor
+    transform : callable or None
+        May be replaced.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If an option or the targets are not allowed.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        targets: Tensor,
+        transform: PairTransform | None = None,
+        policy: MaskPolicy | None = None,
+    ) -> None:
+        if transform is not None and not callable(transform):
+            raise InvalidTypeError(f"transform must be callable or None; got {transform!r}")
+        self.classes, self.targets, self.transform = list(classes), targets, transform
+        self.policy = MaskPolicy() if policy is None else policy
+        self._check_targets()
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, and of logits."""
+        return len(self.classes)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.targets.ndim == 2
+
+    @property
+    def yields_has_mask(self) -> bool:
+        """Whether items have the fourth entry ``has_mask``."""
+        return self.policy.skips
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Name of an image, usually its file, for messages and reports."""
+
+    @abstractmethod
+    def mask_name(self, index: int) -> str:
+        """Name of an image's mask."""
+
+    @abstractmethod
+    def load_image(self, index: int) -> tv_tensors.Image:
+        """Read an image without `transform`; `InvalidValueError` if it cannot be read."""
+
+    @abstractmethod
+    def load_levels(self, index: int, image: tv_tensors.Image) -> Levels | None:
+        """Read the mask's values of what `load_image` returned, None without a mask; errors as there."""
+
+    def foreground(self, index: int, levels: Levels) -> Tensor:
+        """Decide which pixels of a mask are foreground; bool ``(1, H, W)`` of the mask's own size."""
+        return binarized(levels, self.policy.binarize, f"mask {self.mask_name(index)}")
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> Item:
+        image = self.load_image(index)
+        levels = self.load_levels(index, image)
+        if levels is None:
+            if self.policy.missing != "skip-penalty":
+                raise InvalidValueError(f'image {self.name(index)} has no mask; missing="skip-penalty" allows it')
+            mask = torch.zeros(1, *image.shape[-2:], dtype=torch.bool)
+        else:
+            mask = self._fitted(index, self.foreground(index, levels), image)
+            self._check_foreground(index, mask, "no foreground")
+        image, moved = self._transformed(index, image, tv_tensors.Mask(mask))
+        if levels is not None:
+            self._check_foreground(index, moved, "no foreground left after transform")
+        target = self.targets[index]
+        label = target.clone() if self.multi_label else int(target)
+        return (image, moved, label, bool(moved.any())) if self.yields_has_mask else (image, moved, label)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}: {len(self)} images of {self.num_classes} classes"
+
+    def _fitted(self, index: int, mask: Tensor, image: Tensor) -> Tensor:
+        size, mask_size = tuple(image.shape[-2:]), tuple(mask.shape[-2:])
+        if size == mask_size:
+            return mask
+        if self.policy.resize_masks:
+            return resize_foreground(mask.unsqueeze(0), size)[0].bool()
+        turned = "; perhaps the mask was drawn before the image's EXIF orientation was applied"
+        raise InvalidValueError(
+            f"image {self.name(index)} has {size[0]}×{size[1]} pixels (height × width), but its mask "
+            f"{self.mask_name(index)} has {mask_size[0]}×{mask_size[1]}{turned if size == mask_size[::-1] else ''}; "
+            f"resize_masks=True resizes masks"
+        )
+
+    def _transformed(
+        self, index: int, image: tv_tensors.Image, mask: tv_tensors.Mask
+    ) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        if self.transform is None:
+            return image, mask
+        image, mask = self.transform(image, mask)
+        if image.shape[-2:] != mask.shape[-2:]:
+            raise InvalidValueError(
+                f"transform must move image and mask together; of {self.name(index)} it made an image of shape "
+                f"{tuple(image.shape)} and a mask of shape {tuple(mask.shape)}"
+            )
+        return image, mask
+
+    def _check_foreground(self, index: int, mask: Tensor, what: str) -> None:
+        if self.policy.empty == "error" and not bool(mask.any()):
+            raise InvalidValueError(
+                f"{what} in the mask {self.mask_name(index)} of image {self.name(index)}, for which the heatmap loss "
+                f'is not defined; training_transform keeps foreground, empty="skip-penalty" allows such masks'
+            )
+
+    def _check_targets(self) -> None:
+        targets, count = self.targets, len(self.classes)
+        if not isinstance(targets, Tensor):
+            raise InvalidTypeError(f"targets must be a tensor; got {type(targets).__name__}")
+        if targets.ndim == 1 and targets.dtype == torch.int64:
+            wrong = (targets < 0) | (targets >= count)
+            legal = f"from 0 to {count - 1}"
+        elif targets.ndim == 2 and targets.dtype == torch.float32 and targets.shape[1] == count:
+            wrong = ((targets != 0) & (targets != 1)).any(1)
+            legal = "0 or 1"
+        else:
+            raise InvalidValueError(
+                f"targets must be int64 (N,), or float32 (N, {count}) for several labels an image; "
+                f"got {targets.dtype} {tuple(targets.shape)}"
+            )
+        if not len(targets):
+            raise InvalidValueError("a data set must have at least one image; got none")
+        if bool(wrong.any()):
+            index = int(wrong.nonzero()[0])
+            raise InvalidValueError(
+                f"labels of {count} classes must be {legal}; image {self.name(index)} has {targets[index].tolist()}"
+            )

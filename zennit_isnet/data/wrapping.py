@@ -1,0 +1,199 @@
+"""Masks for any data set of images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from zennit_isnet.arguments import check_choice
+from zennit_isnet.data.binarization import Binarize
+from zennit_isnet.data.decoding import TOP_8, TOP_16, Levels, picture_as_image, picture_as_levels, read_levels
+from zennit_isnet.data.masked import MaskedDataset, PairTransform
+from zennit_isnet.data.policy import Empty, MaskPolicy
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+
+# Path, Pillow image, array or tensor (H, W) or (1, H, W); None where there is no mask.
+RawMask: TypeAlias = Any
+MaskFunction: TypeAlias = Callable[[Any, int], RawMask]
+
+# A sequence of masks may be lazy, so masks that are missing are found at reading, too late to leave images out.
+MissingLater: TypeAlias = Literal["error", "skip-penalty"]
+
+# Wider types have no brightest value that anybody uses.
+_TOPS = {torch.bool: 1, torch.uint8: TOP_8, torch.uint16: TOP_16}
+
+
+def with_masks(
+    dataset: Dataset[Any],
+    masks: Sequence[RawMask] | MaskFunction,
+    *,
+    classes: Sequence[str] | None = None,
+    targets: Sequence[int] | Tensor | None = None,
+    names: Sequence[str] | None = None,
+    transform: PairTransform | None = None,
+    missing: MissingLater = "error",
+    empty: Empty = "error",
+    binarize: Binarize = "strict",
+    resize_masks: bool = False,
+) -> MaskedDataset:
+    """Add foreground masks to any data set of images and labels.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Its items are tuples that begin with an image: a Pillow image, which becomes uint8 RGB, or a tensor
+        ``(C, H, W)``, which stays as it is.
+    masks : sequence or callable
+        The mask of each image, or a function ``masks(image, index)`` that makes it; `image` is the `tv_tensors.Image`
+        before `transform`. A mask is a path, a Pillow image, an array or tensor ``(H, W)`` or ``(1, H, W)``, or None.
+    classes : sequence of str, optional
+        Names of the classes. Default ``dataset.classes``.
+    targets : sequence of int or Tensor, optional
+        Labels of all images: int64 ``(N,)``, or 0 and 1 ``(N, C)`` for several labels an image. Default
+        ``dataset.targets``.
+    names : sequence of str, optional
+        Names of the images for messages. Default: the data set's type and the index.
+    transform : callable, optional
+        ``transform(image, mask) -> (image, mask)``, such as `training_transform` or `torchvision.transforms.v2`.
+    missing : {"error", "skip-penalty"}, default "error"
+        What becomes of images whose mask is None, see `MaskPolicy`.
+    empty : {"error", "skip-penalty"}, default "error"
+        What becomes of masks without foreground, see `MaskPolicy`.
+    binarize : {"strict", "half", "nonzero"} or collection of int, default "strict"
+        Which values of a mask are foreground, see `MaskPolicy`.
+    resize_masks : bool, default False
+        Whether masks of another size than their image are resized, see `MaskPolicy`.
+
+    Returns
+    -------
+    MaskedDataset
+
+    Raises
+    ------
+    InvalidValueError
+        If lengths disagree, classes or targets are neither given nor attributes of `dataset`, or `dataset` has a
+        transform of its own and `masks` is a sequence. At reading: if an item's own label is not its target, or as
+        for `MaskedImageFolder`.
+    InvalidTypeError
+        If an argument, image or mask has the wrong type.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch.utils.data import TensorDataset
+    >>> from zennit_isnet.data import with_masks
+    >>> images = TensorDataset(torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 1, 0]))
+    >>> data = with_masks(
+    ...     images,
+    ...     lambda image, index: image.mean(0) > 0.5,
+    ...     classes=["cat", "dog"],
+    ...     targets=images.tensors[1],
+    ... )
+    >>> image, mask, label = data[1]
+    >>> mask.shape, label
+    (torch.Size([1, 8, 8]), 1)
+    """
+    check_choice("missing", missing, MissingLater)
+    policy = MaskPolicy(missing, empty, binarize, resize_masks)
+    return _WithMasks(dataset, masks, classes, targets, names, transform, policy)
+
+
+class _WithMasks(MaskedDataset):
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        masks: Sequence[RawMask] | MaskFunction,
+        classes: Sequence[str] | None,
+        targets: Sequence[int] | Tensor | None,
+        names: Sequence[str] | None,
+        transform: PairTransform | None,
+        policy: MaskPolicy,
+    ) -> None:
+        classes = _given("classes", classes, dataset)
+        targets = torch.as_tensor(_given("targets", targets, dataset))
+        targets = targets.to(torch.int64 if targets.ndim == 1 and not targets.is_floating_point() else torch.float32)
+        self._dataset, self._masks, self._names = dataset, masks, names
+        count: int = len(dataset)  # type: ignore[arg-type]
+        if not callable(masks):
+            if getattr(dataset, "transform", None) is not None:
+                raise InvalidValueError(
+                    "dataset transforms its images itself, which masks would not follow: make it without transform, "
+                    "and give the transform to with_masks"
+                )
+            _check_length("masks", masks, count)
+        if names is not None:
+            _check_length("names", names, count)
+        _check_length("targets", targets, count)
+        super().__init__(classes, targets, transform, policy)
+
+    def name(self, index: int) -> str:
+        return f"{type(self._dataset).__name__}[{index}]" if self._names is None else self._names[index]
+
+    def mask_name(self, index: int) -> str:
+        return f"of {self.name(index)}"
+
+    def load_image(self, index: int) -> tv_tensors.Image:
+        item = self._dataset[index]
+        if not isinstance(item, (tuple, list)) or not item:
+            raise InvalidTypeError(f"items of dataset must be tuples that begin with an image; got {_described(item)}")
+        target = self.targets[index]
+        if len(item) > 1 and isinstance(item[1], int) and not self.multi_label and item[1] != target:
+            raise InvalidValueError(f"{self.name(index)} has the label {item[1]}, but targets say {int(target)}")
+        image = item[0]
+        if isinstance(image, Image.Image):
+            return picture_as_image(ImageOps.exif_transpose(image), f"image {self.name(index)}")
+        if isinstance(image, Tensor) and image.ndim == 3:
+            return tv_tensors.Image(image)
+        raise InvalidTypeError(
+            f"image {self.name(index)} must be a Pillow image or a tensor (C, H, W); got {_described(image)}"
+        )
+
+    def load_levels(self, index: int, image: tv_tensors.Image) -> Levels | None:
+        mask = self._masks(image, index) if callable(self._masks) else self._masks[index]
+        if mask is None:
+            return None
+        if isinstance(mask, (str, os.PathLike)):
+            return read_levels(mask)
+        if isinstance(mask, Image.Image):
+            return picture_as_levels(ImageOps.exif_transpose(mask))
+        if isinstance(mask, (Tensor, np.ndarray)):
+            values = mask.detach().cpu() if isinstance(mask, Tensor) else torch.tensor(mask)
+            values = values[0] if values.ndim == 3 and len(values) == 1 else values
+            if values.ndim == 2 and not values.is_complex():
+                return _tensor_levels(values)
+        raise InvalidTypeError(
+            f"mask {self.mask_name(index)} must be a path, a Pillow image, an array or tensor (H, W) or (1, H, W), "
+            f"or None; got {_described(mask)}"
+        )
+
+
+def _tensor_levels(values: Tensor) -> Levels:
+    if values.is_floating_point():
+        return Levels(values.double(), 1.0)
+    return Levels(values.long(), _TOPS.get(values.dtype))
+
+
+def _given(name: str, value: Any, dataset: Any) -> Any:
+    value = getattr(dataset, name, None) if value is None else value
+    if value is None:
+        raise InvalidValueError(f"{name} must be given, because {type(dataset).__name__} has no attribute {name}")
+    return value
+
+
+def _check_length(name: str, values: Any, count: int) -> None:
+    if not hasattr(values, "__len__") or len(values) != count:
+        came = len(values) if hasattr(values, "__len__") else type(values).__name__
+        raise InvalidValueError(f"{name} must have one entry for each of {count} images; got {came}")
+
+
+def _described(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ + ("" if shape is None else f" of shape {tuple(shape)}")
