@@ -7,6 +7,8 @@ from zennit_isnet.data.background_bias import BackgroundBias
 from zennit_isnet.data.digits import foreground_mask, load_digits
 from zennit_isnet.data.folder import MaskedImageFolder
 from zennit_isnet.data.geometry import AroundForeground, KeepForeground, MaskFollows
+from zennit_isnet.data.mask_check import check_masks
+from zennit_isnet.data.mask_report import MaskProblem, MaskReport
 from zennit_isnet.data.masked import MaskedDataset
 from zennit_isnet.data.pets import OxfordPetMasks
 from zennit_isnet.data.policy import MaskPolicy
@@ -22,11 +24,14 @@ __all__ = [
     "KeepForeground",
     "MaskFollows",
     "MaskPolicy",
+    "MaskProblem",
+    "MaskReport",
     "MaskedDataset",
     "MaskedImageFolder",
     "MaskedImageTable",
     "MaskedPreset",
     "OxfordPetMasks",
+    "check_masks",
     "cut_textures",
     "evaluation_transform",
     "foreground_mask",

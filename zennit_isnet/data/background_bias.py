@@ -1,7 +1,6 @@
 """The background-bias benchmark: digits whose background gives the class away."""
 
-from collections.abc import Callable
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torchvision import tv_tensors
 
 from zennit_isnet.arguments import check_choice
 from zennit_isnet.data.digits import Root, foreground_mask, load_digits
+from zennit_isnet.data.masked import PairTransform
 from zennit_isnet.data.options import (
     DIGIT_SIZE,
     NUM_CLASSES,
@@ -29,8 +29,6 @@ TEXTURE_BRIGHTNESS = 0.8
 
 # What every generator of PyTorch accepts.
 MAX_SEED = 2**63
-
-PairTransform: TypeAlias = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[tv_tensors.Image, tv_tensors.Mask]]
 
 
 class BackgroundBias(Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
@@ -83,6 +81,8 @@ class BackgroundBias(Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
     ----------
     num_classes : int
         Always 10.
+    classes, targets, multi_label, yields_has_mask
+        As for `MaskedDataset`: names of the digits, the labels, False and False.
     images : torch.Tensor
         All images before `transform`, shape ``(n, 3, S, S)``, dtype float32, range [0, 1].
     masks : torch.Tensor
@@ -125,6 +125,8 @@ class BackgroundBias(Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
     """
 
     num_classes: ClassVar[int] = NUM_CLASSES
+    multi_label: ClassVar[bool] = False
+    yields_has_mask: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -164,6 +166,20 @@ class BackgroundBias(Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
             raise InvalidValueError(f"every digit needs a bright stroke, got none at source indices {blank.tolist()}")
         behind = _background(bias, self.cues, draws.positions[self.indices], size)
         self.images = torch.where(self.masks, digits, behind)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the digits."""
+        return [str(digit) for digit in range(NUM_CLASSES)]
+
+    @property
+    def targets(self) -> Tensor:
+        """The labels, under the name that all data sets with masks share."""
+        return self.labels
+
+    def name(self, index: int) -> str:
+        """Split and place in the source, for messages and reports."""
+        return f"{self.split} digit {int(self.indices[index])}"
 
     def __len__(self) -> int:
         return len(self.labels)

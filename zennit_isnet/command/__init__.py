@@ -1,0 +1,49 @@
+"""The command ``zennit-isnet`` with its subcommands."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from zennit_isnet.command import check_data
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Without the command's own name. Default: those of the process.
+
+    Returns
+    -------
+    int
+        Exit status of the subcommand. Wrong usage ends the process with status 2.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from zennit_isnet.command import main
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for kind in ("images", "masks"):
+    ...         (Path(folder) / kind / "cat").mkdir(parents=True)
+    ...         Image.new("L", (40, 30), "white").save(Path(folder) / kind / "cat" / "1.png")
+    ...     status = main(["check-data", f"{folder}/images", f"{folder}/masks", "--allow", "all-foreground"])
+    class  images  missing  empty  full    mean     min     max
+    cat         1        0      0     1  100.0%  100.0%  100.0%
+    all         1        0      0     1  100.0%  100.0%  100.0%
+    1 problem:
+      - all-foreground: mask ...1.png has no background
+    >>> status
+    0
+    """
+    parser = argparse.ArgumentParser(prog="zennit-isnet", description="Tools for training with the ISNet heatmap loss.")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for subcommand in (check_data,):
+        subcommand.add_parser(subparsers)
+    options = parser.parse_args(arguments)
+    status: int = options.run(options)
+    return status
