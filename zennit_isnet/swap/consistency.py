@@ -43,7 +43,8 @@ def swap_consistency(
     Returns
     -------
     torch.Tensor
-        One distance for each image, ``(N,)``, at least 0 up to rounding, in float32 at least; differentiable in both logits.
+        One distance for each image, ``(N,)``, at least 0 up to rounding, in float32 at least; differentiable in both
+        logits.
 
     Raises
     ------

@@ -1,0 +1,94 @@
+"""What a training step of each method costs, in units of the plain step that was measured right before it.
+
+Times of different runs cannot be compared where the machine does other things too. So all methods are measured here in
+turns, in one process, on one model and one batch; the median over the rounds disturbs them alike.
+
+    python benchmarks/bias/costs.py --rounds 9
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from methods import METHODS
+from objective import Objective
+from study import RESULTS
+from torch import nn
+from tqdm import trange
+from training import Run, batches, load, make_model, save
+
+from zennit_isnet import RelevanceRangeWarning
+
+
+def training_step(method: str, model: nn.Module, batch: tuple[torch.Tensor, ...]) -> Callable[[], None]:
+    """Return forward pass, loss, backward pass and update."""
+    objective = Objective(METHODS[method], model, {}, seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+
+    def step() -> None:
+        model.train()
+        loss = objective(*batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def seconds(step: Callable[[], None]) -> float:
+    """Return the duration of one step."""
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def paired_ratios(names: Sequence[str], model: nn.Module, rounds: int) -> dict[str, dict[str, float]]:
+    """Return median and quartiles of each method's ratio to the plain step."""
+    batch = next(batches(load(Run("plain"), "train", "biased"), Run("plain").batch_size))
+    plain = training_step("plain", model, batch)
+    steps = {name: training_step(name, model, batch) for name in names}
+    # the first step of each makes what later ones find ready
+    for step in (plain, *steps.values()):
+        step()
+    ratios: dict[str, list[float]] = {name: [] for name in names}
+    for _ in trange(rounds, unit="round"):
+        for name, step in steps.items():
+            before = seconds(plain)
+            ratios[name].append(seconds(step) / before)
+    rows = {}
+    for name, values in ratios.items():
+        low, middle, high = statistics.quantiles(values, n=4)
+        rows[name] = {"ratio": middle, "low": low, "high": high, "rounds": rounds}
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and write ``costs-<model>.json`` into the results folder of the study."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS), help="methods (default: all)")
+    parser.add_argument("--model", default="narrow", help="narrow, or a classifier of torchvision")
+    parser.add_argument("--rounds", type=int, default=9, help="measurements of each method")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the study's JSON files")
+    options = parser.parse_args(arguments)
+    if options.rounds < 2:
+        parser.error("--rounds must be at least 2")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    # ranges have no influence on the time
+    warnings.simplefilter("ignore", RelevanceRangeWarning)
+    rows = paired_ratios(options.only, make_model(options.model), options.rounds)
+    path = options.results / f"costs-{options.model}.json"
+    save(path, lambda part: part.write_text(json.dumps(rows, indent=1) + "\n"))
+    for name, row in rows.items():
+        print(f"{name}: {row['ratio']:.2f} × ({row['low']:.2f} to {row['high']:.2f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""A residual network that is small enough for many trainings on one CPU core."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+
+class NarrowResNet(nn.Module):
+    """ResNet with one basic block for each width; every stage but the first halves the resolution.
+
+    The stem halves it too, so that images of 32 pixels give maps of 16, 8 and 4 pixels: large maps are what a step
+    costs, and digits do not need them.
+
+    Parameters
+    ----------
+    widths : sequence of int, default (16, 32, 64)
+        Channels of the stages.
+    num_classes : int, default 10
+    """
+
+    def __init__(self, widths: Sequence[int] = (16, 32, 64), num_classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+        )
+        self.stages = nn.Sequential(
+            *(stage(before, after) for before, after in zip((widths[0], *widths), widths, strict=False))
+        )
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits ``(N, num_classes)`` of images ``(N, 3, H, W)``."""
+        logits: Tensor = self.head(self.pool(self.stages(self.stem(images))).flatten(1))
+        return logits
+
+
+def stage(before: int, after: int) -> nn.Module:
+    """Return one block, with stride 2 where the number of channels changes."""
+    if before == after:
+        return BasicBlock(before, after)
+    shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride=2, bias=False), nn.BatchNorm2d(after))
+    return BasicBlock(before, after, stride=2, downsample=shortcut)

@@ -1,0 +1,66 @@
+"""The training loss of a method."""
+
+from __future__ import annotations
+
+import torch
+from methods import PENALTIES, Method
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from zennit_isnet import ISNetRegularizer, RelevanceRange
+from zennit_isnet.swap import BackgroundSwap, swap_consistency
+
+Ranges = dict[str, RelevanceRange]
+
+
+def main_head(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Return the logits, without auxiliary heads."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+class Objective:
+    """``(1 − P)·cross-entropy + P·penalty + weight·consistency`` of one batch, on images that may be swapped first.
+
+    Parameters
+    ----------
+    method : Method
+    model : Module
+    ranges : dict of str to RelevanceRange
+        Of the method's penalty, empty where it has none.
+    seed : int
+        Of the draws of formulations and swaps.
+    """
+
+    def __init__(self, method: Method, model: nn.Module, ranges: Ranges, seed: int) -> None:
+        self.method, self.model = method, model
+        self.augment = BackgroundSwap(method.swap, generator=Generator().manual_seed(seed + 1))
+        self.swap = BackgroundSwap(1.0, generator=Generator().manual_seed(seed + 2))
+        self.regularizer: ISNetRegularizer | None = None
+        if method.penalty is not None:
+            self.regularizer = PENALTIES[method.penalty].make(model, Generator().manual_seed(seed))
+            self.regularizer.ranges = ranges
+
+    def __call__(self, images: Tensor, masks: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the loss and its terms; swaps for augmentation in train mode only."""
+        if self.method.swap and self.model.training:
+            images = self.augment(images, masks)
+        if self.regularizer is None:
+            logits = main_head(self.model(images))
+            terms = {"loss": F.cross_entropy(logits, labels)}
+        else:
+            output, penalty = self.regularizer(images, masks)
+            logits, weight = main_head(output), self.method.weight
+            terms = {"loss": (1 - weight) * F.cross_entropy(logits, labels) + weight * penalty, "penalty": penalty}
+        if self.method.consistency:
+            swapped = main_head(self.model(self.swap(images, masks)))
+            terms["consistency"] = swap_consistency(logits, swapped).mean()
+            terms["loss"] = terms["loss"] + self.method.consistency * terms["consistency"]
+        return {name: term if name == "loss" else term.detach() for name, term in terms.items()}
+
+
+def measure_ranges(penalty: str, plain: nn.Module, images: Tensor, seed: int) -> Ranges:
+    """Measure the relevance range of a penalty on a plainly trained model."""
+    if not PENALTIES[penalty].calibrated:
+        return {}
+    regularizer = PENALTIES[penalty].make(plain, Generator().manual_seed(seed))
+    return regularizer.calibrate(torch.split(images, 125), progress=False)

@@ -1,0 +1,84 @@
+"""Compare ways of training on digits whose background gives the class away.
+
+Each run of a method, bias, optimizer and seed writes one JSON file, and is skipped where that is there already: start
+the same command again to go on with an interrupted study, or start it twice with different seeds.
+
+    python benchmarks/bias/study.py --seeds 0 1 2
+    python benchmarks/bias/study.py --only plain selective selective+swap --bias texture --optimizer adamw
+    python benchmarks/bias/summary.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from methods import METHODS, OPTIMIZERS
+from tqdm import tqdm
+from training import Run, make_model, run_once
+
+RESULTS = Path("results/bias")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS), help="methods (default: all)")
+    parser.add_argument("--bias", nargs="+", choices=("patch", "texture"), default=["patch", "texture"])
+    parser.add_argument("--optimizer", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--model", nargs="+", default=["narrow"], help="narrow, or a classifier of torchvision")
+    parser.add_argument("--epochs", type=int, default=12, help="the same for all methods")
+    parser.add_argument("--workers", type=int, default=1, help="processes, each with one thread")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
+    options = parser.parse_args(arguments)
+    if options.epochs < 1 or options.workers < 1:
+        parser.error("--epochs and --workers must be at least 1")
+    return options
+
+
+def runs(options: argparse.Namespace) -> list[Run]:
+    """Return the runs that are asked for, and the plain ones that they need; whole seeds one after another."""
+    asked = [
+        Run(method, bias, optimizer, seed, model, options.epochs)
+        for seed, model, bias, optimizer, method in itertools.product(
+            options.seeds, options.model, options.bias, options.optimizer, options.only
+        )
+    ]
+    return list(dict.fromkeys(itertools.chain(*((run.plain, run) if run.needs_plain else (run,) for run in asked))))
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Path]:
+    """Run the study and return the files."""
+    options = parse(arguments)
+    for name in options.model:
+        make_model(name)
+    todo = runs(options)
+    bar = tqdm(total=len(todo), unit="run", smoothing=0)
+    if options.workers == 1:
+        for run in todo:
+            bar.write(run_once(run, options.results))
+            bar.update()
+    else:
+        # OpenMP reads its number of threads when a process starts
+        os.environ["OMP_NUM_THREADS"] = "1"
+        with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
+            # the plain runs first, because the others measure the relevance range on them
+            for stage in (
+                [run for run in todo if run.method == "plain"],
+                [run for run in todo if run.method != "plain"],
+            ):
+                for done in as_completed([pool.submit(run_once, run, options.results, quiet=True) for run in stage]):
+                    bar.write(done.result())
+                    bar.update()
+    bar.close()
+    return [run.file(options.results) for run in todo]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Table and plot of the study: mean and range over the seeds of each method.
+
+python benchmarks/bias/summary.py --choice swap
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from methods import METHODS
+from study import RESULTS
+from testing import TEST_SETS
+from training import CRITERIA
+
+Runs = list[dict[str, Any]]
+"""What the runs of one method and setting gave, one for each seed."""
+
+COLUMNS: dict[str, Callable[[dict[str, float]], float]] = {
+    **{kind: lambda chosen, kind=kind: chosen[kind] for kind in TEST_SETS},
+    "gap": lambda chosen: chosen["biased"] - chosen["confounding"],
+    "swapped validation": lambda chosen: chosen["swap"],
+    "background share": lambda chosen: chosen["background_share"],
+}
+"""The figures of an epoch, each from what a run kept of it."""
+
+
+def read(folder: Path) -> dict[str, dict[str, Runs]]:
+    """Return the runs by setting and method, in the order of `METHODS`."""
+    settings: dict[str, dict[str, Runs]] = {}
+    for path in sorted(folder.glob("*/*.json")):
+        run = json.loads(path.read_text())
+        settings.setdefault(path.parent.name, {}).setdefault(run["run"]["method"], []).append(run)
+    order = list(METHODS)
+    return {
+        setting: dict(sorted(methods.items(), key=lambda item: order.index(item[0])))
+        for setting, methods in settings.items()
+    }
+
+
+def figures(runs: Runs, choice: str, column: str) -> list[float]:
+    """Return one figure of each seed in percent."""
+    return [100 * COLUMNS[column](run["chosen"][choice]) for run in runs]
+
+
+def cell(values: list[float]) -> str:
+    """Return the mean, with the range where there is one."""
+    mean = f"{sum(values) / len(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.1f} to {max(values):.1f})"
+
+
+def table(methods: dict[str, Runs], choice: str, costs: dict[str, Any]) -> str:
+    """Return the rows of one setting as Markdown."""
+    head = ["method", "seeds", *COLUMNS, "step"]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for name, runs in methods.items():
+        cost = f"{costs[name]['ratio']:.2f} ×" if name in costs else "–"
+        cells = (cell(figures(runs, choice, column)) for column in COLUMNS)
+        lines.append([name, str(len(runs)), *cells, cost])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def plot(settings: dict[str, dict[str, Runs]], choice: str, path: Path) -> None:
+    """Draw the accuracy on confounding backgrounds: points for means, bars for ranges, a line at the ceiling."""
+    names = [name for name in METHODS if name != "ceiling" and any(name in methods for methods in settings.values())]
+    figure, axes = plt.subplots(
+        1,
+        len(settings),
+        figsize=(3 + 2.6 * len(settings), 1.4 + 0.3 * len(names)),
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
+    )
+    for panel, (setting, methods) in zip(axes[0], settings.items(), strict=True):
+        for height, name in enumerate(names):
+            if name in methods:
+                values = figures(methods[name], choice, "confounding")
+                panel.plot([min(values), max(values)], [height, height], color="tab:blue", linewidth=2)
+                panel.plot(sum(values) / len(values), height, "o", color="tab:blue")
+        if "ceiling" in methods:
+            values = figures(methods["ceiling"], choice, "confounding")
+            panel.axvline(sum(values) / len(values), color="black", linestyle="--", linewidth=1, label="ceiling")
+            panel.legend(fontsize="small", loc="lower left")
+        panel.set(title=setting, xlim=(0, 100), xlabel="accuracy in %")
+        panel.grid(axis="x", alpha=0.3)
+    axes[0][0].set_yticks(range(len(names)), names)
+    axes[0][0].invert_yaxis()
+    figure.suptitle("Accuracy on confounding backgrounds")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> str:
+    """Write ``bias.md`` and ``bias.png``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the study's JSON files")
+    parser.add_argument("--choice", choices=CRITERIA, default="swap", help="how the epoch is chosen")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results", help="folder to write to")
+    options = parser.parse_args(arguments)
+    settings = read(options.results)
+    if not settings:
+        parser.error(f"no results in {options.results}; run study.py first")
+    parts = [
+        "Accuracies in %, mean and range over the seeds; steps in units of a plain step, measured side by side. "
+        f"Background share: of the |relevance| of the true class. Epochs chosen by `{options.choice}` on biased validation images."
+    ]
+    for setting, methods in settings.items():
+        model = next(iter(methods.values()))[0]["run"]["model"]
+        costs = options.results / f"costs-{model}.json"
+        measured = json.loads(costs.read_text()) if costs.exists() else {}
+        parts += [f"## {setting}", table(methods, options.choice, measured)]
+    text = "\n\n".join(parts) + "\n"
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "bias.md").write_text(text)
+    plot(settings, options.choice, options.output / "bias.png")
+    print(text)
+    return text
+
+
+if __name__ == "__main__":
+    main()
