@@ -126,6 +126,8 @@ class CaptumAttribution:
         """Heatmap ``(N, C, …)`` of one explained quantity."""
         explained = ExplainedQuantity(model)
         place = () if self.layer is None else (find_layers(model, [self.layer])[self.layer],)
+        # an alias: the seed is a function of the images too, and constant in Captum's gradient
+        images = images.view_as(images)
         # Captum repeats `additional_forward_args` for its copies of the images, so each copy finds its seed
         with buffers_restored(model), DifferentiableGradients() if create_graph else nullcontext():
             heatmap = self.method(explained, *place).attribute(images, additional_forward_args=seed, **self.arguments)

@@ -6,6 +6,7 @@ from typing import Any
 
 from captum._utils.common import _format_additional_forward_args
 from captum.attr import GradientAttribution
+from captum.log import log_usage
 from torch import Tensor, nn
 
 from zennit_isnet.attribution import SignalOrRelevance
@@ -67,6 +68,7 @@ class CompositeAttribution(GradientAttribution):
         """True: relevance is input times signal."""
         return True
 
+    @log_usage()  # Captum's NoiseTunnel calls what this wraps
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],

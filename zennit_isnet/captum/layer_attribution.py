@@ -7,6 +7,7 @@ from typing import Any
 
 from captum._utils.common import _format_additional_forward_args
 from captum.attr import LayerAttribution
+from captum.log import log_usage
 from torch import Tensor, nn
 
 from zennit_isnet.attribution import SignalOrRelevance
@@ -57,7 +58,8 @@ class LayerCompositeAttribution(CompositeAttribution, LayerAttribution):
         LayerAttribution.__init__(self, model, layer)
         self._names = _names_in(model, [layer] if isinstance(layer, nn.Module) else layer)
 
-    def attribute(  # type: ignore[override]  # as `captum.attr.LayerLRP` does
+    @log_usage()  # Captum's NoiseTunnel calls what this wraps
+    def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
         target: Any = None,

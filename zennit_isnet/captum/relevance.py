@@ -78,7 +78,8 @@ def explain(
         fusion = getattr(composite, "fusion", None)
         on_copy = [] if fusion is None else [fusion.note_copy]
         taps = contexts.enter_context(Taps(model, layers, on_copy, of_inputs=of_layer_inputs, spatial=False))
-        output = _main_output(model(*sources, *constants))
+        # copies, because a model may begin with an in-place operation
+        output = _main_output(model(*(source.clone() for source in sources), *constants))
         explained = explained_output(output, target, len(inputs[0]))
         seed = _seed(explained, output)
         is_signal = isinstance(composite, LRPFlex)

@@ -1,0 +1,175 @@
+"""`CaptumAttribution` makes Captum's gradients differentiable, and says where they cannot be."""
+
+from __future__ import annotations
+
+import copy
+
+import captum.attr
+import nets
+import numpy as np
+import pytest
+import torch
+from finite_differences import TOLERANCE, backward_gradients, worst_relative_error
+from regularizer_models import ModelState, batch, tiny_net
+from torch import nn
+
+from zennit_isnet import InvalidTypeError, InvalidValueError, ISNetRegularizer, Original, Selective, Target
+from zennit_isnet.attributions import GradCAM, GradientTimesInput, InputGradient, IntegratedGradients
+from zennit_isnet.captum import CaptumAttribution
+
+LAYER = "strided_norm"
+OWN = {
+    "Saliency": (CaptumAttribution(captum.attr.Saliency, abs=False), InputGradient()),
+    "InputXGradient": (CaptumAttribution(captum.attr.InputXGradient), GradientTimesInput()),
+    "IntegratedGradients": (CaptumAttribution(captum.attr.IntegratedGradients, n_steps=3), IntegratedGradients(3)),
+    "LayerGradCam": (
+        CaptumAttribution(captum.attr.LayerGradCam, layer=LAYER, relu_attributions=True),
+        GradCAM(LAYER),
+    ),
+}
+
+
+@pytest.fixture
+def model(generator):
+    return nets.make("residual", generator)
+
+
+@pytest.fixture
+def images(generator):
+    return nets.make_images(generator)
+
+
+def gradients_of(relevance, model):
+    ((_, heatmaps),) = relevance.items()
+    return backward_gradients(heatmaps.square().sum(), list(model.parameters()))
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_equals_the_packages_own_attribution_in_value_and_gradient(name, model, images):
+    (output, relevance), (own_output, own) = (part(model, images, Selective()) for part in OWN[name])
+    torch.testing.assert_close(output, own_output)
+    assert list(relevance) == list(own)
+    torch.testing.assert_close(relevance, own, rtol=1e-6, atol=1e-8)
+    for found, expected in zip(gradients_of(relevance, model), gradients_of(own, model), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "attribution",
+    [
+        CaptumAttribution(captum.attr.LayerGradientXActivation, layer=LAYER, verify=False),
+        CaptumAttribution(lambda forward: captum.attr.GuidedGradCam(forward, forward.model.strided_norm), verify=False),
+    ],
+    ids=["layer", "function"],
+)
+@pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU")
+def test_other_attributions_have_the_gradient_of_finite_differences(attribution, model, images, generator):
+    model.relu.inplace = False  # Captum's hooks forbid it
+    leaves = list(model.parameters())
+
+    def value():
+        ((_, heatmaps),) = attribution(model, images, Target(1))[1].items()
+        return heatmaps.square().sum()
+
+    gradients = backward_gradients(value(), leaves)
+    assert worst_relative_error(lambda: value().item(), leaves, gradients, generator) <= TOLERANCE
+
+
+@pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")
+def test_it_is_penalised_in_one_line():
+    model, (images, masks) = tiny_net(), batch()
+    twin, before = copy.deepcopy(model), ModelState(model)
+    regularizer = ISNetRegularizer(model, attribution=CaptumAttribution(captum.attr.InputXGradient))
+    logits, penalty = regularizer(images, masks)
+    plain = twin(images)
+    after = ModelState(model)
+    torch.testing.assert_close(logits, plain)
+    assert before.fact_differences(after) == []
+    assert after.value_differences(ModelState(twin).values) == []  # running statistics moved once
+    penalty.backward()
+    assert model[0].weight.grad.abs().max() > 0
+    assert regularizer.heatmap(images).shape == (4, 1, 3, 32, 32)
+
+
+def test_each_explained_quantity_has_its_heatmap(model, images):
+    _, relevance = CaptumAttribution(captum.attr.InputXGradient)(model, images, Original(), create_graph=False)
+    for target in range(nets.CLASSES):
+        expected = captum.attr.InputXGradient(model).attribute(images.clone(), target).detach()
+        torch.testing.assert_close(relevance["input"][:, target], expected)
+    assert not relevance["input"].requires_grad
+
+
+WRONG = "gradient with respect to the model's parameters is wrong"
+NONE = "no differentiable function of the model's parameters"
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "message"),
+    [
+        (captum.attr.LayerIntegratedGradients, {"layer": "2", "n_steps": 3}, WRONG),
+        (captum.attr.LayerIntegratedGradients, {"layer": "2", "n_steps": 3, "verify": False}, None),
+        (captum.attr.LayerActivation, {"layer": "2"}, NONE),
+        (captum.attr.FeatureAblation, {}, NONE),
+        (lambda forward: captum.attr.NoiseTunnel(captum.attr.Saliency(forward)), {}, NONE),
+        (captum.attr.DeepLift, {}, NONE),
+        (captum.attr.IntegratedGradients, {"n_steps": 3}, None),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Setting forward, backward hooks")
+def test_what_cuts_the_graph_is_found_out(method, arguments, message, generator):
+    model = nets.randomise(nn.Sequential(*tiny_net()[:2], nn.ReLU(), *tiny_net()[3:]), generator).eval()
+    attribution, images = CaptumAttribution(method, **arguments), torch.rand(2, 3, 4, 4)
+    before = ModelState(model)
+    if message is None:
+        assert attribution(model, images, Target(1))[1].popitem()[1].requires_grad
+    else:
+        with pytest.raises(InvalidValueError, match=message):
+            attribution(model, images, Target(1))
+    assert before.differences(ModelState(model)) == []
+    assert not attribution(model, images, Target(1), create_graph=False)[1].popitem()[1].requires_grad
+
+
+def test_the_check_leaves_random_states_alone(generator):
+    model, images = tiny_net(), torch.rand(2, 3, 8, 8)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    CaptumAttribution(captum.attr.Saliency)(model, images, Target(1))
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert (np.random.get_state()[1] == numpy_state).all()
+
+
+class Wrong:
+    """Has Captum's `attribute`, and returns what the test wants."""
+
+    def __init__(self, result):
+        self.attribute = lambda images, additional_forward_args: result(images)
+
+
+@pytest.mark.parametrize(
+    ("result", "layer", "error", "message"),
+    [
+        (lambda images: images[..., :4, :4], None, InvalidValueError, r"of their size.*got \(2, 3, 4, 4\)"),
+        (lambda images: images[:1], None, InvalidValueError, r"got \(1, 3, 8, 8\)"),
+        (lambda images: images.sum(1), "2", InvalidValueError, r"got \(2, 8, 8\)"),
+        (lambda images: (images,), None, InvalidTypeError, "must return one tensor, got tuple"),
+    ],
+)
+def test_maps_of_another_shape_are_refused(result, layer, error, message):
+    attribution = CaptumAttribution(lambda *place: Wrong(result), layer=layer)
+    with pytest.raises(error, match=message):
+        attribution(tiny_net(), torch.rand(2, 3, 8, 8), Target(1))
+
+
+@pytest.mark.parametrize("method", [captum.attr.LRP, captum.attr.LayerLRP])
+def test_captums_lrp_is_refused(method):
+    with pytest.raises(InvalidTypeError, match=rf"captum.attr.{method.__name__} cut the graph.*use LRPAttribution"):
+        CaptumAttribution(method)
+
+
+def test_an_attribution_object_is_refused_with_the_remedy():
+    with pytest.raises(InvalidTypeError, match=r"method must be a class of captum\.attr.*got Saliency"):
+        CaptumAttribution(captum.attr.Saliency(tiny_net()))
+
+
+def test_a_layer_that_does_not_exist_is_refused():
+    with pytest.raises(InvalidValueError, match="no layer 'layer4'"):
+        CaptumAttribution(captum.attr.LayerGradCam, layer="layer4")(tiny_net(), torch.rand(2, 3, 8, 8), Target(1))
