@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from zennit_isnet.distributed import from_all_processes
 from zennit_isnet.errors import CalibrationError, InvalidValueError, RelevanceRangeWarning
 
 
@@ -151,11 +152,18 @@ class RunningMoments:
         values = values.detach().to("cpu", torch.float64)
         if not bool(values.isfinite().all()):
             raise CalibrationError(f"the total relevance must be finite, got {values.tolist()}")
-        if not values.numel():
-            return
-        count, mean = values.numel(), values.mean().item()
+        if values.numel():
+            mean = values.mean()
+            self._merge(values.numel(), mean.item(), (values - mean).square().sum().item())
+
+    def merge(self, other: RunningMoments) -> None:
+        """Add what another process has seen."""
+        if other.count:
+            self._merge(other.count, other.mean, other._squares)
+
+    def _merge(self, count: int, mean: float, squares: float) -> None:
         total, shift = self.count + count, mean - self.mean
-        self._squares += (values - mean).square().sum().item() + shift**2 * self.count * count / total
+        self._squares += squares + shift**2 * self.count * count / total
         self.mean += shift * count / total
         self.count = total
 
@@ -165,13 +173,15 @@ class RunningMoments:
         return math.sqrt(self._squares / (self.count - 1)) if self.count > 1 else math.nan
 
 
-def measured_ranges(batches: Iterable[Mapping[str, Tensor]]) -> dict[str, RelevanceRange]:
+def measured_ranges(batches: Iterable[Mapping[str, Tensor]], model: nn.Module) -> dict[str, RelevanceRange]:
     """Return the range of each layer from the total |relevance| of images.
 
     Parameters
     ----------
     batches : iterable of mapping of str to Tensor
         For each batch, the total of each image ``(N,)`` by layer.
+    model : Module
+        In `DistributedDataParallel` the batches are one process's, and the ranges are those of all processes' images.
 
     Returns
     -------
@@ -180,17 +190,27 @@ def measured_ranges(batches: Iterable[Mapping[str, Tensor]]) -> dict[str, Releva
     Raises
     ------
     CalibrationError
-        If there are fewer than two images, a total is not finite, or a range is empty.
+        If there are fewer than two images, a total is not finite, or a range is empty; or in another process anything
+        was wrong.
 
     Examples
     --------
-    >>> measured_ranges([{"input": torch.tensor([3.0, 5.0])}, {"input": torch.tensor([4.0])}])["input"].mean
+    >>> batches = [{"input": torch.tensor([3.0, 5.0])}, {"input": torch.tensor([4.0])}]
+    >>> measured_ranges(batches, torch.nn.Identity())["input"].mean
     4.0
     """
-    moments: dict[str, RunningMoments] = {}
-    for totals in batches:
-        for layer, values in totals.items():
-            moments.setdefault(layer, RunningMoments()).update(values)
-    if not moments:
+
+    def measure() -> dict[str, RunningMoments]:
+        moments: dict[str, RunningMoments] = {}
+        for totals in batches:
+            for layer, values in totals.items():
+                moments.setdefault(layer, RunningMoments()).update(values)
+        return moments
+
+    merged: dict[str, RunningMoments] = {}
+    for moments in from_all_processes(measure, model):
+        for layer, seen in moments.items():
+            merged.setdefault(layer, RunningMoments()).merge(seen)
+    if not merged:
         raise CalibrationError("measuring the relevance range needs at least 2 images, got 0")
-    return {layer: RelevanceRange.from_statistics(m.mean, m.std, m.count) for layer, m in moments.items()}
+    return {layer: RelevanceRange.from_statistics(m.mean, m.std, m.count) for layer, m in merged.items()}

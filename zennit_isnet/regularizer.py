@@ -200,8 +200,8 @@ class ISNetRegularizer:
     def calibrate(self, loader: Iterable[Any], *, progress: bool = True) -> dict[str, RelevanceRange]:
         """Measure the range (C₁, C₂) of the total relevance of each layer, and use it from now on.
 
-        The model must be plainly trained already, or pretrained. It runs in eval mode, without a graph and without
-        moving BatchNorm statistics, and gets its modes back.
+        The model must be plainly trained already. It runs in eval mode, without a graph, and gets its modes back. In
+        `DistributedDataParallel` every process calls this with its share, and all get the range of all images.
 
         Parameters
         ----------
@@ -231,7 +231,7 @@ class ISNetRegularizer:
             return {name: total_relevance(heatmaps) for name, heatmaps in relevance.items()}
 
         batches = tqdm(loader, desc="calibrating", unit="batch", disable=not progress, leave=False)
-        self.ranges = calibration.measured_ranges(map(totals, batches))
+        self.ranges = calibration.measured_ranges(map(totals, batches), self.model)
         return dict(self.ranges)
 
     def state_dict(self) -> dict[str, Any]:

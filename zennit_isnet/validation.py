@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError, UnsupportedModelError
 
@@ -18,7 +19,8 @@ def check_model(model: Any) -> None:
     InvalidTypeError
         If `model` is no module.
     UnsupportedModelError
-        If it, or a module in it, is compiled, scripted or replicated by `torch.nn.DataParallel`.
+        If it, or a module in it, is compiled, scripted, replicated by `torch.nn.DataParallel`, or a
+        `DistributedDataParallel` with a static graph.
     """
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -37,6 +39,11 @@ def check_model(model: Any) -> None:
         if isinstance(module, nn.DataParallel):
             raise UnsupportedModelError(
                 f"{path}: replicas of DataParallel run in threads of their own; use DistributedDataParallel"
+            )
+        if isinstance(module, DistributedDataParallel) and module.static_graph:
+            raise UnsupportedModelError(
+                f"{path}: with static_graph=True the signal pass counts as the first backward pass, and the gradients "
+                "are not averaged; leave it out, and use find_unused_parameters=True if layers take no part"
             )
 
 

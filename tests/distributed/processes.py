@@ -18,6 +18,11 @@ WORLD = 2
 def run_in_processes(function: Callable[[int, int], Any], folder: Path, world: int = WORLD) -> list[Any]:
     """Return what ``function(rank, world)`` returned in each process."""
     multiprocessing.spawn(join, args=(function, world, str(folder)), nprocs=world)
+    return load(folder, world)
+
+
+def load(folder: Path, world: int) -> list[Any]:
+    """Read what the processes saved."""
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import ddp_steps
+import synchronized_steps
 import torch
-import torch.distributed as dist
-from synchronized_nets import CASES, model_and_images, relevance_and_gradients, synchronized
+from synchronized_nets import CASES
 
-DTYPES = {"float64": torch.float64, "float32": torch.float32}
+SCENARIOS: dict[str, Callable[[int, int], Any]] = {
+    **{case: synchronized_steps.step(case, torch.float64) for case in CASES},
+    "float32": synchronized_steps.step("LRPFlex", torch.float32),
+    "unequal shards": synchronized_steps.statistics_of_unequal_shards,
+    "eval mode": synchronized_steps.eval_mode,
+    "refusals": synchronized_steps.refusals,
+    **{step.__name__: ddp_steps.in_ddp(step) for step in ddp_steps.STEPS},
+    "unused layer": ddp_steps.unused_layer,
+    "heatmap in one process": ddp_steps.heatmap_in_one_process,
+    "calibration": ddp_steps.calibrated,
+}
 
 
 def run(rank: int, world: int) -> dict[str, Any]:
     """Run all of them."""
-    found: dict[str, Any] = {}
-    for case in CASES:
-        found[case] = synchronized_step(case, torch.float64, rank, world)
-    found["float32"] = synchronized_step("LRPFlex", torch.float32, rank, world)
-    return found
-
-
-def synchronized_step(case: str, dtype: torch.dtype, rank: int, world: int) -> dict[str, Any]:
-    """Relevance and gradients of one shard, with the statistics of all of them."""
-    model, images = model_and_images(case, dtype)
-    found = relevance_and_gradients(synchronized(model), case, images.chunk(world)[rank], len(images))
-    for name, value in found.items():
-        if name.startswith("gradient"):
-            # by hand, because DistributedDataParallel refuses SyncBatchNorm on the CPU
-            dist.all_reduce(value)
-    return found
+    return {name: scenario(rank, world) for name, scenario in SCENARIOS.items()}

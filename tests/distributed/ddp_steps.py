@@ -1,0 +1,142 @@
+"""Training steps in `DistributedDataParallel`, and the same steps in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import pytest
+import torch
+from regularizer_models import batch, tiny_net
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+from zennit_isnet import ISNetRegularizer, RelevanceRange, UnsupportedModelError
+from zennit_isnet.distributed import penalty_weight
+
+SHARD = 4
+FLAGS = torch.tensor([False, False, True, False, True, True, True, False])
+"""Which images of both shards have a mask: one of the first four, three of the others."""
+
+Data = tuple[Tensor, ...]
+Step = Callable[[nn.Module, Data], None]
+
+
+def model_and_data(shards: int) -> tuple[nn.Module, Data]:
+    """The same float64 model, and images, masks, labels and flags, in every process; four images for each."""
+    torch.manual_seed(0)
+    model = tiny_net().double()
+    images, masks = batch(SHARD * shards, size=8)
+    return model, (images.double(), masks, torch.arange(SHARD * shards) % 3, FLAGS[: SHARD * shards])
+
+
+def shard_of(data: Data, shards: int, shard: int) -> Data:
+    return tuple(tensor.chunk(shards)[shard] for tensor in data)
+
+
+def regularizer_of(model: nn.Module) -> ISNetRegularizer:
+    regularizer = ISNetRegularizer(model)
+    regularizer.ranges = {"input": RelevanceRange(0.01, 0.02)}
+    return regularizer
+
+
+def gradients(model: nn.Module) -> list[Tensor]:
+    return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+
+def step(model: nn.Module, data: Data) -> None:
+    """One training step up to the gradients."""
+    images, masks, labels, _ = data
+    logits, penalty = regularizer_of(model)(images, masks)
+    (cross_entropy(logits, labels) + penalty).backward()
+
+
+def frozen_step(model: nn.Module, data: Data) -> None:
+    """The same with BatchNorm in eval mode."""
+    step(model.eval(), data)
+
+
+def accumulated_step(model: nn.Module, data: Data) -> None:
+    """The same in two micro-batches, of which the last one synchronizes."""
+    regularizer = regularizer_of(model.eval())
+    for last in (False, True):
+        images, masks, labels, _ = shard_of(data, 2, int(last))
+        with nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync():
+            logits, penalty = regularizer(images, masks)
+            ((cross_entropy(logits, labels) + penalty) / 2).backward()
+
+
+def masked_step(model: nn.Module, data: Data) -> None:
+    """The penalty of the images with a mask, weighted by their number."""
+    images, masks, _, flags = data
+    (penalty_weight(flags) * regularizer_of(model.eval())(images, masks, flags)[1]).backward()
+
+
+def unweighted_masked_step(model: nn.Module, data: Data) -> None:
+    """The same without the weight."""
+    images, masks, _, flags = data
+    regularizer_of(model.eval())(images, masks, flags)[1].backward()
+
+
+STEPS = (step, frozen_step, accumulated_step, masked_step, unweighted_masked_step)
+
+
+def in_ddp(step: Step) -> Callable[[int, int], list[Tensor]]:
+    """Gradients of a step in which each process has one shard."""
+
+    def run(rank: int, world: int) -> list[Tensor]:
+        model, data = model_and_data(world)
+        step(DistributedDataParallel(model), shard_of(data, world, rank))
+        return gradients(model)
+
+    return run
+
+
+def alone(step: Step, shards: int, shard: int | None = None) -> list[Tensor]:
+    """Gradients of the step with one shard, or with all of them, without any process group."""
+    model, data = model_and_data(shards)
+    step(model, data if shard is None else shard_of(data, shards, shard))
+    return gradients(model)
+
+
+def unused_layer(rank: int, world: int) -> list[Tensor]:
+    """A step of a model with a layer that takes no part."""
+    model, data = model_and_data(world)
+    wrapped = DistributedDataParallel(WithUnusedLayer(model), find_unused_parameters=True)
+    step(wrapped, shard_of(data, world, rank))
+    return gradients(model)
+
+
+class WithUnusedLayer(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.unused = net, nn.Linear(2, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)
+
+
+def refused_static_graph(rank: int, world: int) -> str:
+    """What is said to a static graph."""
+    with pytest.raises(UnsupportedModelError) as raised:
+        ISNetRegularizer(DistributedDataParallel(tiny_net(), static_graph=True))
+    return str(raised.value)
+
+
+def heatmap_in_one_process(rank: int, world: int) -> Tensor | None:
+    """Explaining is a matter of one process: the others do not take part in it."""
+    model, data = model_and_data(world)
+    wrapped = DistributedDataParallel(model)
+    return ISNetRegularizer(wrapped).heatmap(data[0]) if rank == 0 else None
+
+
+def calibrated(rank: int, world: int) -> tuple[dict[str, RelevanceRange], list[str]]:
+    """Ranges by shards of unequal size, and what is said when one process fails; then the former ranges stay."""
+    model, (images, *_) = model_and_data(world)
+    regularizer = ISNetRegularizer(DistributedDataParallel(model))
+    ranges = regularizer.calibrate([images[: SHARD - 1] if rank == 0 else images[SHARD - 1 :]], progress=False)
+    broken = torch.full_like(images, torch.nan) if rank == 0 else images
+    with pytest.raises(ValueError) as raised:  # noqa: PT011 - the test looks at what it says
+        regularizer.calibrate([broken], progress=False)
+    return ranges, [f"{raised.typename}: {raised.value}", str(regularizer.ranges == ranges)]
