@@ -12,6 +12,7 @@ PYTEST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
 ZENNIT1 := 1.0.0
 ZENNIT1_DIR := .zennit-$(ZENNIT1)
 
@@ -24,7 +25,7 @@ FAST := -m "not slow" -n $(WORKERS)
 MAY_BE_EMPTY = || { code=$$?; [ $$code -eq 5 ] && echo "NOTE: nothing ran: '$@' has no tests yet"; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-zennit1 doctest lint format typecheck ci bench clean
+.PHONY: help setup demo test test-slow test-zennit1 doctest lint format typecheck docs ci bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 15
@@ -72,8 +73,16 @@ typecheck: $(READY) ## mypy --strict
 bench: $(READY) ## what the penalty costs: table, numbers and plot in benchmarks/results
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
+docs: $(DOCS_READY) ## the documentation with its gallery, in docs/_build/html; warnings are errors
+	$(ONE_THREAD) $(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going docs docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html
+
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	@touch $@
+
 ci: ## everything that must pass before a change is merged, in order
-	@for target in lint typecheck test test-zennit1 test-slow; do \
+	@for target in lint typecheck test test-zennit1 test-slow docs; do \
 		echo "=== make $$target"; $(MAKE) --no-print-directory $$target || exit 1; \
 	done
 

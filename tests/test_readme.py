@@ -1,5 +1,6 @@
-"""The loop in the README runs as it stands."""
+"""What the README shows runs as it stands."""
 
+import doctest
 import re
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,13 @@ from torch import nn
 README = Path(__file__).parents[1] / "README.md"
 
 
+def only_block(kind: str) -> str:
+    (block,) = re.findall(rf"```{kind}\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    return str(block)
+
+
 def test_the_training_loop_of_the_readme_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    (loop,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    loop = only_block("python")
     made: list[nn.Module] = []
 
     def small_model(weights: str) -> nn.Module:
@@ -35,3 +41,16 @@ def test_the_training_loop_of_the_readme_trains(monkeypatch: pytest.MonkeyPatch)
     exec("for images, masks, labels in loader:" + second, names)
     assert names["regularizer"].ranges["input"].count == 8
     assert all(not torch.equal(old, new) for old, new in zip(before, made[0].parameters(), strict=True))
+
+
+def test_the_console_in_zennit_runs() -> None:
+    names = {
+        "torch": torch,
+        "model": torchvision.models.resnet18(num_classes=1000),
+        "images": torch.rand(2, 3, 32, 32),
+        "labels": torch.tensor([3, 999]),
+    }
+    example = doctest.DocTestParser().get_doctest(only_block("pycon"), names, "README.md", "README.md", 0)
+    doctest.DebugRunner().run(example, clear_globs=False)
+    assert example.globs["relevance"].shape == (2, 3, 32, 32)
+    assert example.globs["composite"].propagates == "relevance"

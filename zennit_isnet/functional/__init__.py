@@ -1,30 +1,46 @@
-"""The heatmap loss as pure functions, one formula each.
+"""The heatmap loss and measures of heatmaps as pure functions, one formula each.
 
 Index letters: N images, K heatmaps per image, C channels, then the spatial axes, ``(H, W)`` or ``(T, H, W)``.
-All functions compute in float32 at least, whatever the autocast state or the dtype of the relevance, are
-differentiable in the relevance, and never wait for an accelerator. A NaN in the relevance gives a NaN loss.
+All functions compute in float32 at least, whatever the autocast state or the dtype of the relevance. Those of the loss
+are differentiable in the relevance and never wait for an accelerator; a NaN in the relevance gives a NaN loss. The
+measures (shares, ranks and accuracies of groups) read values, so a NaN is an error.
 
 References
 ----------
-.. [1] Bassi, P. R. A. S., Dertkigil, S. S. J., Cavalli, A. "Improving deep neural network generalization and
-   robustness to background bias via layer-wise relevance propagation optimization". Nat. Commun. 15, 291 (2024).
-.. [2] Bassi, P. R. A. S., Decherchi, S., Cavalli, A. "Faster ISNet for background bias mitigation on deep neural
-   networks". IEEE Access 12, 155151 (2024). arXiv:2401.08409.
+Bassi, P. R. A. S., Dertkigil, S. S. J., Cavalli, A. "Improving deep neural network generalization and robustness to
+background bias via layer-wise relevance propagation optimization". Nat. Commun. 15, 291 (2024).
+
+Bassi, P. R. A. S., Decherchi, S., Cavalli, A. "Faster ISNet for background bias mitigation on deep neural networks".
+IEEE Access 12, 155151 (2024). arXiv:2401.08409.
 """
 
 from zennit_isnet.functional.background import background_loss, normalized_background
+from zennit_isnet.functional.channels import pool_channels
 from zennit_isnet.functional.foreground import foreground_loss
+from zennit_isnet.functional.groups import bias_gap, group_counts, worst_group_accuracy
 from zennit_isnet.functional.heatmap import heatmap_loss, total_relevance
 from zennit_isnet.functional.masks import resize_foreground, validate_foreground
 from zennit_isnet.functional.pooling import gwrp
+from zennit_isnet.functional.ranks import pointing_game, relevance_rank_accuracy, top_k_intersection
+from zennit_isnet.functional.shares import background_share, energy_pointing_game, relevance_mass_accuracy
 
 __all__ = [
     "background_loss",
+    "background_share",
+    "bias_gap",
+    "energy_pointing_game",
     "foreground_loss",
+    "group_counts",
     "gwrp",
     "heatmap_loss",
     "normalized_background",
+    "pointing_game",
+    "pool_channels",
+    "relevance_mass_accuracy",
+    "relevance_rank_accuracy",
     "resize_foreground",
+    "top_k_intersection",
     "total_relevance",
     "validate_foreground",
+    "worst_group_accuracy",
 ]
