@@ -50,7 +50,7 @@ def test_a_noise_tunnel_takes_several_inputs(generator):
     inputs = two_inputs(generator)
     attribution = CompositeAttribution(make(TwoInputs, generator), EXACT)
     found = NoiseTunnel(attribution).attribute(
-        inputs, nt_samples=2, stdevs=(0.0, 0.0), target=1, additional_forward_args=(0.5, torch.ones(COUNT, 1))
+        inputs, nt_samples=2, stdevs=0.0, target=1, additional_forward_args=(0.5, torch.ones(COUNT, 1))
     )
     for part, plain in zip(found, attribution.attribute(inputs, 1, 0.5), strict=True):
         torch.testing.assert_close(part, plain)

@@ -24,9 +24,9 @@ class CaptumAttribution:
     """A gradient-based attribution of Captum as something that `ISNetRegularizer` can penalise.
 
     Captum's classes take gradients that cannot be differentiated again; inside of this adapter they can. What an
-    attribution computes from detached values stays constant all the same, and a penalty on it would train on a wrong
-    gradient without a word (DeepLift is such a case). So the first differentiable call compares the gradient with
-    finite differences, and raises if they disagree.
+    attribution detaches on its way stays constant all the same, and a penalty on it would train on a wrong gradient
+    without a word (`LayerIntegratedGradients` is such a case). So the first differentiable call compares the gradient
+    with finite differences, and raises if they disagree.
 
     Costs one forward pass more than the package's own attributions, which are better where they exist:
     `InputGradient`, `GradientTimesInput`, `IntegratedGradients`, `GradCAM`, `LRPAttribution`.

@@ -63,7 +63,7 @@ def check_parameter_gradient(
         raise InvalidValueError(
             "the attribution's gradient with respect to the model's parameters is wrong: along one direction it is "
             f"{analytic:.4g}, and by finite differences {numeric[1]:.4g}. The attribution detaches something that "
-            "depends on the parameters (DeepLift does, for instance), or draws random numbers of its own; "
+            "depends on the parameters (as Captum's LayerIntegratedGradients does), or draws random numbers of its own; "
             "verify=False skips this check"
         )
 
