@@ -1,0 +1,46 @@
+"""The range of the relevance as a file, with what it was measured for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from training.checkpoints import write_atomically
+from training.errors import CheckpointError
+from zennit_isnet import ISNetError, ISNetRegularizer, RelevanceRange
+from zennit_isnet.calibration import ranges_from_state
+
+MEASURED_FOR = ("model", "classes", "formulation", "layers", "box", "epsilon", "size")
+"""Settings that change the relevance: a range measured with others means nothing."""
+
+
+def save_ranges(path: Path, regularizer: ISNetRegularizer, settings: Mapping[str, Any]) -> None:
+    """Write the ranges of a regularizer and the settings that they hold for."""
+    measured_for = {name: settings[name] for name in MEASURED_FOR}
+    content = {"settings": measured_for, "ranges": regularizer.state_dict()["ranges"]}
+    write_atomically(path, json.dumps(content, indent=2).encode())
+
+
+def load_ranges(path: Path, settings: Mapping[str, Any]) -> dict[str, RelevanceRange]:
+    """Read ranges.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read or was measured with other settings.
+    """
+    try:
+        content = json.loads(path.read_text())
+        ranges, there = ranges_from_state(content["ranges"]), dict(content["settings"])
+    except (OSError, ValueError, KeyError, TypeError, ISNetError) as error:
+        raise CheckpointError(f"{path} is no file of relevance ranges: {error}") from error
+    differences = [
+        f"{name} is {settings[name]!r} here and {there.get(name)!r} there"
+        for name in MEASURED_FOR
+        if there.get(name) != settings[name]
+    ]
+    if differences:
+        raise CheckpointError(f"the ranges in {path} were measured for another run: {'; '.join(differences)}")
+    return ranges

@@ -1,0 +1,282 @@
+"""A run: its phases one after the other, its checkpoints, and what happens between epochs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from training import checkpoints
+from training.errors import CheckpointError, Interrupted
+from training.evaluation import Outcome, evaluate
+from training.interruption import StopRequest
+from training.logs import Logs
+from training.models import Classifier, load_weights, make_classifier
+from training.options import settings_of
+from training.penalty import make_regularizer
+from training.phase import Phase
+from training.pictures import heatmap_picture
+from training.processes import Processes
+from training.ranges import load_ranges, save_ranges
+from training.samples import evaluation_batches, loader
+from training.sets import Sets
+from zennit_isnet import LRPAttribution, LRPFlex, RelevanceRange
+
+PLAIN_EPOCHS = 5
+"""Without a trained head, as the authors do."""
+
+logger = logging.getLogger(__name__)
+
+
+class Run:
+    """A training from its first step, or from a checkpoint, to its best model.
+
+    Parameters
+    ----------
+    options : Namespace
+        The command line.
+    sets : Sets
+        The data.
+    processes : Processes
+        Those that train together.
+    stop : StopRequest
+        Looked at after each step.
+    """
+
+    def __init__(self, options: argparse.Namespace, sets: Sets, processes: Processes, stop: StopRequest) -> None:
+        self.options, self.sets, self.processes, self.stop = options, sets, processes, stop
+        self.folder: Path = options.output
+        self.settings = {**settings_of(options), "classes": len(sets.classes), "process_count": processes.count}
+        self.box = sets.box if options.box else None
+        self.attribution = LRPAttribution(LRPFlex(options.epsilon, self.box))
+        self.history: list[dict[str, Any]] = []
+        self.best_score = -1.0
+        self.steps_before = 0
+        self.logs: Logs | None = None
+        self.resumed: dict[str, Any] | None = None
+
+    @property
+    def test_sets(self) -> dict[str, Any]:
+        """What the report has figures of."""
+        return {"validation": self.sets.validation, **self.sets.tests}
+
+    def train(self) -> nn.Module:
+        """Train and return the best model.
+
+        Raises
+        ------
+        Interrupted
+            If a stop was requested; a checkpoint is written then.
+        CheckpointError
+            If a checkpoint cannot be written, or the one to resume from cannot be used.
+        CalibrationError
+            If the range of the relevance cannot be measured.
+        DivergenceError
+            If the loss is no longer finite.
+        """
+        self._resume()
+        if self.processes.main:
+            self.logs = Logs(self.folder, self.resumed["total_steps"] if self.resumed else 0)
+        try:
+            classifier = self._classifier()
+            ranges = self._ranges(classifier)
+            if self.options.calibrate_on == "copy":
+                classifier = self._classifier()
+            model, options = classifier.model, self.options
+            wrapped = self.processes.wrap(model)
+            regularizer = make_regularizer(wrapped, options, self.box, seed=options.seed + self.processes.rank)
+            regularizer.ranges = ranges
+            self._fit(self._phase("isnet", model, options.epochs, wrapped=wrapped, regularizer=regularizer))
+        finally:
+            if self.logs is not None:
+                self.logs.close()
+        return self.best_model(model)
+
+    def best_model(self, model: nn.Module) -> nn.Module:
+        """Return the model with the weights of the best epoch."""
+        path = self.folder / "best.pt"
+        if self.processes.main:
+            load_weights(model, path)
+        model.load_state_dict(self.processes.from_main(model.state_dict()))
+        return model
+
+    def evaluate(self, model: nn.Module, data: Any) -> Outcome:
+        """Return the outcome of a model on a data set, over all processes."""
+        batches = self._evaluation_loader(data)
+        return evaluate(model, self._until_stopped(batches), len(self.sets.classes), self.attribution, self.processes)
+
+    def picture(self, model: nn.Module) -> Figure | None:
+        """Draw heatmaps of some validation images that have masks."""
+        return heatmap_picture(model, self.attribution, self.sets, self.options.panel, self.processes.device)
+
+    def _classifier(self) -> Classifier:
+        torch.manual_seed(self.options.seed)
+        made = make_classifier(self.options.model, len(self.sets.classes), self.options.weights)
+        if self.options.sync_batchnorm:
+            made = Classifier(nn.SyncBatchNorm.convert_sync_batchnorm(made.model), made.trained_body, made.trained_head)
+        made.model.to(self.processes.device)
+        return made
+
+    def _ranges(self, classifier: Classifier) -> dict[str, RelevanceRange]:
+        """Return the range that is given, or measure it on the plainly trained model."""
+        options = self.options
+        epochs = options.plain_epochs
+        if epochs is None:
+            epochs = 0 if classifier.trained_head or options.ranges else PLAIN_EPOCHS
+        if self.resumed is not None and self.resumed["phase"] == "isnet":
+            return {}  # the checkpoint has them
+        wrapped = self.processes.wrap(classifier.model)
+        if epochs:
+            self._fit(self._phase("plain", classifier.model, epochs, wrapped=wrapped))
+        if options.ranges is not None:
+            return load_ranges(options.ranges, self.settings)
+        if not (epochs or classifier.trained_head):
+            warnings.warn(
+                "the range of the relevance is measured on a model whose head is not trained, where it means little; "
+                "give --plain-epochs 5, or --ranges FILE",
+                stacklevel=2,
+            )
+        regularizer = make_regularizer(wrapped, options, self.box, seed=options.seed + self.processes.rank)
+        # in DistributedDataParallel each process measures its share, and all get the range of all images
+        batches = self._until_stopped(self._evaluation_loader(self.sets.validation))
+        ranges = regularizer.calibrate(batches, progress=self.processes.main)
+        if self.processes.main:
+            save_ranges(self.folder / "ranges.json", regularizer, self.settings)
+        for layer, measured in ranges.items():
+            logger.info("range of the relevance at %s: %.4g to %.4g", layer, measured.c1, measured.c2)
+        return ranges
+
+    def _phase(self, name: str, model: nn.Module, epochs: int, **parts: Any) -> Phase:
+        phase = Phase(name, model, self.sets.train, self.options, self.processes, epochs=epochs, **parts)
+        if self.resumed is not None:
+            phase.load_state(self.resumed)
+            self.resumed = None
+        return phase
+
+    def _fit(self, phase: Phase) -> None:
+        while phase.epoch < phase.epochs:
+            self._train_epoch(phase)
+            self._save(phase)  # before an evaluation that may take long
+            self._end_epoch(phase)
+            self._save(phase)
+            if self.processes.any(self.stop.received):
+                raise Interrupted
+        self.steps_before += phase.total_steps
+
+    def _train_epoch(self, phase: Phase) -> None:
+        with tqdm(
+            total=phase.steps,
+            initial=phase.step,
+            desc=f"{phase.name} {phase.epoch + 1}/{phase.epochs}",
+            unit="step",
+            disable=not self.processes.main,
+        ) as bar:
+            for group in phase.groups():
+                phase.take_step(group)
+                bar.update()
+                if phase.step % self.options.log_every == 0:
+                    means = phase.means()
+                    bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()}, refresh=False)
+                    if self.logs is not None:
+                        self.logs.step(
+                            phase.name, self._total_steps(phase), {**means, "lr": phase.schedule.get_last_lr()[0]}
+                        )
+                every = self.options.checkpoint_every
+                stopping = self.processes.any(self.stop.received)
+                if stopping or (every and phase.total_steps % every == 0):
+                    self._save(phase)
+                if stopping:
+                    raise Interrupted
+
+    def _end_epoch(self, phase: Phase) -> None:
+        self.processes.share_buffers(phase.model)
+        figures = self.evaluate(phase.model, self.sets.validation).figures()
+        row = {"phase": phase.name, "epoch": phase.epoch + 1, "weight": phase.weight.at(phase.epoch)}
+        row |= {"lr": phase.schedule.get_last_lr()[0], **phase.means_of_all()}
+        self.history.append(row | {f"val_{name}": value for name, value in figures.items()})
+        if phase.name == "isnet" and figures["score"] >= self.best_score:
+            self.best_score = figures["score"]
+            if self.processes.main:
+                best = {"model": phase.model.state_dict(), "classes": self.sets.classes, "epoch": phase.epoch + 1}
+                checkpoints.save(self.folder / "best.pt", {**best, "settings": self.settings})
+        if self.logs is not None:
+            picture = self.picture(phase.model)
+            if picture is not None:
+                path = self.folder / "pictures" / f"{phase.name}_{phase.epoch + 1:03}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                picture.savefig(path, dpi=100)
+            self.logs.epoch(self.history, self._total_steps(phase), picture)
+        logger.info(
+            "%s %d: accuracy %.3f, on swapped backgrounds %.3f; background share %.3f",
+            phase.name,
+            phase.epoch + 1,
+            figures["accuracy"],
+            figures["swapped_accuracy"],
+            figures["background_share"],
+        )
+        phase.next_epoch()
+
+    def _save(self, phase: Phase) -> None:
+        phase.means_of_all()  # a model that diverged must not replace a good one
+        state = {
+            **phase.state(),
+            "settings": self.settings,
+            "history": self.history,
+            "best_score": self.best_score,
+            "steps_before": self.steps_before,
+            "total_steps": self._total_steps(phase),
+        }
+        if self.processes.main:
+            checkpoints.save(self.folder / "last.pt", state)
+
+    def _resume(self) -> None:
+        state = self.processes.from_main(self._last_checkpoint() if self.processes.main else None)
+        if state is not None:
+            self.history, self.best_score = state["history"], state["best_score"]
+            self.steps_before, self.resumed = state["steps_before"], state
+
+    def _last_checkpoint(self) -> dict[str, Any] | None:
+        path = self.folder / "last.pt"
+        if not self.options.resume:
+            if path.exists():
+                raise CheckpointError(f"{path} is from an earlier run: add --resume, or choose another --output")
+            return None
+        if not path.exists():
+            logger.info("there is no %s yet: training from the beginning", path)
+            return None
+        state = checkpoints.load(path)
+        if "settings" not in state or "phase" not in state:
+            raise CheckpointError(f"{path} is no checkpoint of this script, it has the keys {sorted(state)[:5]}")
+        there = state["settings"]
+        differences = [
+            f"{name} is {self.settings.get(name)!r} here and {there.get(name)!r} there"
+            for name in sorted(self.settings.keys() | there.keys())
+            if self.settings.get(name) != there.get(name)
+        ]
+        if differences:
+            raise CheckpointError(f"{path} is the checkpoint of another run: {'; '.join(differences)}")
+        logger.info("going on from %s: %s training, epoch %d", path, state["phase"], state["epoch"] + 1)
+        return state
+
+    def _total_steps(self, phase: Phase) -> int:
+        return self.steps_before + phase.total_steps
+
+    def _evaluation_loader(self, data: Any) -> DataLoader[Any]:
+        batches = evaluation_batches(data, self.options.batch_size, self.processes)
+        return loader(data, batches, seed=0, workers=self.options.workers, device=self.processes.device)
+
+    def _until_stopped(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Pass batches on. Several processes cannot stop here: each has its own number of batches."""
+        for batch in batches:
+            if self.stop.received and self.processes.count == 1:
+                raise Interrupted
+            yield batch
