@@ -1,0 +1,130 @@
+"""Worst-group accuracy and bias gap: values, missing groups and bad input."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.functional import bias_gap, group_counts, worst_group_accuracy
+from zennit_isnet.metrics import BiasGap, WorstGroupAccuracy
+
+GROUPS = 3
+
+
+@pytest.fixture
+def table(generator):
+    """Logits, labels and groups of 50 images, each group with some right and some wrong."""
+    labels = torch.randint(0, 4, (50,), generator=generator)
+    logits = torch.randn(50, 4, generator=generator) + 2 * torch.nn.functional.one_hot(labels, 4)
+    return logits, labels, torch.arange(50) % GROUPS
+
+
+def slow_accuracies(logits, labels, groups, count):
+    rows = list(zip(logits.tolist(), labels.tolist(), groups.tolist(), strict=True))
+    right = [[row.index(max(row)) == label for row, label, group in rows if group == g] for g in range(count)]
+    return [Fraction(sum(flags), len(flags)) for flags in right]
+
+
+def test_worst_group_accuracy_is_the_lowest_of_the_groups(table):
+    accuracies = slow_accuracies(*table, GROUPS)
+    assert len(set(accuracies)) > 1
+    assert worst_group_accuracy(*table, num_groups=GROUPS).item() == pytest.approx(float(min(accuracies)))
+
+
+def test_the_bias_gap_is_the_difference_of_two_accuracies(table):
+    logits, labels, groups = table
+    biased, confounding = slow_accuracies(logits, labels, groups == 0, 2)
+    assert bias_gap(logits, labels, groups == 0).item() == pytest.approx(float(biased - confounding))
+
+
+def test_logits_and_classes_say_the_same(table):
+    logits, labels, groups = table
+    for predictions in (logits.half(), logits.half().softmax(dim=1), logits.half().argmax(dim=1)):
+        assert torch.equal(
+            worst_group_accuracy(predictions, labels, groups, num_groups=GROUPS),
+            worst_group_accuracy(logits.half(), labels, groups, num_groups=GROUPS),
+        )
+
+
+def test_counts_are_whole_numbers_of_images(table):
+    correct, total = group_counts(*table, GROUPS)
+    assert total.tolist() == [17, 17, 16]
+    assert [Fraction(c, t) for c, t in zip(correct.tolist(), total.tolist(), strict=True)] == slow_accuracies(
+        *table, GROUPS
+    )
+
+
+def test_batches_give_the_value_of_all_images(table):
+    logits, labels, groups = table
+    worst, gap = WorstGroupAccuracy(GROUPS), BiasGap()
+    for part in torch.arange(50).split(7):
+        worst.update(logits[part], labels[part], groups[part])
+        gap.update(logits[part], labels[part], groups[part] == 0)
+    assert torch.equal(worst.compute(), worst_group_accuracy(*table, num_groups=GROUPS))
+    assert torch.equal(gap.compute(), bias_gap(logits, labels, groups == 0))
+
+
+def test_one_flag_serves_a_whole_test_set(table):
+    logits, labels, groups = table
+    gap = BiasGap()
+    for flag in (False, True):
+        chosen = (groups == 0) == flag
+        gap.update(logits[chosen], labels[chosen], flag)
+    assert torch.equal(gap.compute(), bias_gap(logits, labels, groups == 0))
+
+
+def test_missing_groups_are_errors_or_left_out(table):
+    logits, labels, groups = table
+    with pytest.raises(InvalidValueError, match="undefined without images of the groups 3, 4; pass undefined="):
+        worst_group_accuracy(logits, labels, groups, num_groups=5)
+    skipped = worst_group_accuracy(logits, labels, groups, num_groups=5, undefined="skip")
+    assert torch.equal(skipped, worst_group_accuracy(logits, labels, groups, num_groups=GROUPS))
+    with pytest.raises(InvalidValueError, match="undefined without images of the groups confounding;"):
+        bias_gap(logits, labels, False)
+    assert bias_gap(logits, labels, False, undefined="skip").isnan()
+    nobody = torch.zeros(0, dtype=torch.int64)
+    assert worst_group_accuracy(nobody, nobody, nobody, num_groups=2, undefined="skip").isnan()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"predictions": torch.tensor([[torch.nan, 0.0]] * 2)}, InvalidValueError, "finite; got NaN or Inf"),
+        (
+            {"predictions": torch.ones(2)},
+            InvalidValueError,
+            r"floating predictions must have shape \(N, C\).*got \(2,\)",
+        ),
+        ({"predictions": torch.ones(2, 2).long()}, InvalidValueError, r"classes must have shape \(N,\); got \(2, 2\)"),
+        ({"predictions": [0, 1]}, InvalidTypeError, "predictions must be a tensor; got list"),
+        ({"labels": torch.ones(2)}, InvalidTypeError, r"labels must hold integers; got torch.float32"),
+        ({"labels": torch.ones(3).long()}, InvalidValueError, r"labels must have shape \(2,\).*got \(3,\)"),
+        ({"groups": torch.ones(2, 1).long()}, InvalidValueError, r"groups must have shape \(2,\).*got \(2, 1\)"),
+        ({"groups": torch.tensor([0, 2])}, InvalidValueError, r"groups must lie in 0, ..., 1; got \[2\]"),
+        ({"groups": torch.tensor([-1, 0])}, InvalidValueError, r"groups must lie in 0, ..., 1; got \[-1\]"),
+        ({"num_groups": 0}, InvalidValueError, "num_groups must be at least 1; got 0"),
+        ({"num_groups": 2.0}, InvalidTypeError, "num_groups must be an int of at least 1; got float"),
+        ({"undefined": "zero"}, InvalidValueError, "undefined must be one of 'error', 'skip'; got 'zero'"),
+    ],
+)
+def test_bad_input_is_refused(change, error, message):
+    arguments = {"predictions": torch.tensor([0, 1]), "labels": torch.tensor([0, 1]), "groups": torch.tensor([0, 1])}
+    arguments |= {"num_groups": 2} | change
+    with pytest.raises(error, match=message):
+        worst_group_accuracy(**arguments)
+
+
+@pytest.mark.parametrize("confounding", [1, "yes", torch.tensor([0, 1])])
+def test_confounding_is_a_flag(confounding):
+    classes = torch.tensor([0, 1])
+    with pytest.raises(InvalidTypeError, match=r"confounding must be a bool or a tensor of torch.bool; got"):
+        BiasGap().update(classes, classes, confounding)
+
+
+def test_options_are_checked_when_a_metric_is_built():
+    with pytest.raises(InvalidValueError, match="num_groups must be at least 1; got 0"):
+        WorstGroupAccuracy(0)
+    for metric in (BiasGap, lambda **options: WorstGroupAccuracy(2, **options)):
+        with pytest.raises(InvalidValueError, match="undefined must be one of"):
+            metric(undefined="zero")

@@ -1,0 +1,203 @@
+"""Accuracies of groups of images: the worst of them, and the gap that a background bias makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from zennit_isnet.arguments import check_choice
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.functional.measured import Undefined
+
+
+def group_counts(predictions: Tensor, labels: Tensor, groups: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+    """Count the images of each group, and those with a correct prediction.
+
+    Parameters
+    ----------
+    predictions : Tensor, shape (N, C) or (N,)
+        Floating logits or probabilities, or integer classes.
+    labels : Tensor of integers, shape (N,)
+        Classes.
+    groups : Tensor of integers, shape (N,)
+        Group of each image, from 0 to ``num_groups - 1``.
+    num_groups : int
+        Number of groups.
+
+    Returns
+    -------
+    correct, total : Tensor of int64, shape (num_groups,)
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If an argument is not allowed; values are read, so an accelerator waits.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet.functional import group_counts
+    >>> group_counts(torch.tensor([1, 0, 2]), torch.tensor([1, 1, 2]), torch.tensor([0, 0, 1]), num_groups=2)
+    (tensor([1, 1]), tensor([2, 1]))
+    """
+    check_num_groups(num_groups)
+    classes = _as_classes(predictions)
+    for name, values in (("labels", labels), ("groups", groups)):
+        _check_integers(name, values)
+        if values.shape != classes.shape:
+            raise InvalidValueError(
+                f"{name} must have shape {tuple(classes.shape)}, one for each prediction; got {tuple(values.shape)}"
+            )
+    outside = groups[(groups < 0) | (groups >= num_groups)]
+    if outside.numel():
+        raise InvalidValueError(f"groups must lie in 0, ..., {num_groups - 1}; got {outside.unique().tolist()}")
+    groups = groups.long()
+    correct = torch.bincount(groups[classes == labels], minlength=num_groups)
+    return correct, torch.bincount(groups, minlength=num_groups)
+
+
+def worst_group_accuracy(
+    predictions: Tensor, labels: Tensor, groups: Tensor, *, num_groups: int, undefined: Undefined = "error"
+) -> Tensor:
+    r"""Accuracy of the group with the lowest, :math:`\min_g \mathrm{accuracy}_g`.
+
+    Parameters
+    ----------
+    predictions, labels, groups, num_groups
+        As for `group_counts`. A group is usually a pair of class and background.
+    undefined : {"error", "skip"}, default="error"
+        Groups without an image have no accuracy: an error, or left out.
+
+    Returns
+    -------
+    Tensor, shape ()
+        Between 0 and 1; higher is better. NaN if all groups are left out.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If an argument is not allowed, or a group is empty and `undefined` is ``"error"``.
+
+    References
+    ----------
+    Sagawa, Koh, Hashimoto, Liang, "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020,
+    arXiv:1911.08731.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet.functional import worst_group_accuracy
+    >>> predictions, labels = torch.tensor([1, 0, 2, 2]), torch.tensor([1, 1, 2, 2])
+    >>> worst_group_accuracy(predictions, labels, torch.tensor([0, 0, 1, 1]), num_groups=2)
+    tensor(0.5000)
+    """
+    return worst_accuracy(*group_counts(predictions, labels, groups, num_groups), undefined)
+
+
+def bias_gap(
+    predictions: Tensor, labels: Tensor, confounding: Tensor | bool, *, undefined: Undefined = "error"
+) -> Tensor:
+    """Accuracy on biased images minus accuracy on confounding images.
+
+    Biased images carry the background that goes with their class in training, confounding images that of another
+    class. A model that ignores backgrounds has no gap; a model that looks at nothing else has the largest.
+
+    Parameters
+    ----------
+    predictions, labels
+        As for `group_counts`.
+    confounding : Tensor of bool, shape (N,), or bool
+        Whether the image's background is that of another class; one for all images of a test set.
+    undefined : {"error", "skip"}, default="error"
+        Without images of both kinds there is no gap: an error, or NaN.
+
+    Returns
+    -------
+    Tensor, shape ()
+        Between −1 and 1; near 0 is better, as long as the accuracies are high.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If an argument is not allowed, or one kind is missing and `undefined` is ``"error"``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet.functional import bias_gap
+    >>> predictions, labels = torch.tensor([1, 0, 2, 2]), torch.tensor([1, 1, 2, 2])
+    >>> bias_gap(predictions, labels, torch.tensor([True, True, False, False]))
+    tensor(0.5000)
+    """
+    return accuracy_gap(*group_counts(predictions, labels, kinds(confounding, labels), 2), undefined)
+
+
+def kinds(confounding: Tensor | bool, labels: Tensor) -> Tensor:
+    """Groups of the bias gap: 0 for biased, 1 for confounding images."""
+    _check_integers("labels", labels)
+    if isinstance(confounding, bool):
+        return torch.full_like(labels, confounding, dtype=torch.int64)
+    if not isinstance(confounding, Tensor) or confounding.dtype != torch.bool:
+        kind = confounding.dtype if isinstance(confounding, Tensor) else type(confounding).__name__
+        raise InvalidTypeError(f"confounding must be a bool or a tensor of torch.bool; got {kind}")
+    return confounding.long()
+
+
+def worst_accuracy(correct: Tensor, total: Tensor, undefined: Undefined) -> Tensor:
+    """Lowest accuracy of the groups with images, from their counts (G,)."""
+    accuracy = _accuracies(correct, total, undefined, range(len(total)))
+    lowest: Tensor = accuracy.nan_to_num(torch.inf).min()
+    return lowest.masked_fill(lowest.isinf(), torch.nan)
+
+
+def accuracy_gap(correct: Tensor, total: Tensor, undefined: Undefined) -> Tensor:
+    """Accuracy of the first group minus that of the second, from their counts (2,)."""
+    accuracy = _accuracies(correct, total, undefined, ("biased", "confounding"))
+    return accuracy[0] - accuracy[1]
+
+
+def check_num_groups(num_groups: int) -> None:
+    """Raise unless `num_groups` is an int of at least 1."""
+    if isinstance(num_groups, bool) or not isinstance(num_groups, int):
+        raise InvalidTypeError(
+            f"num_groups must be an int of at least 1; got {type(num_groups).__name__}: {num_groups!r}"
+        )
+    if num_groups < 1:
+        raise InvalidValueError(f"num_groups must be at least 1; got {num_groups}")
+
+
+def _accuracies(correct: Tensor, total: Tensor, undefined: Undefined, names: Sequence[object]) -> Tensor:
+    """Accuracy of each group, NaN for groups without images."""
+    check_choice("undefined", undefined, Undefined)
+    empty = [str(name) for name, count in zip(names, total.tolist(), strict=True) if count == 0]
+    if undefined == "error" and empty:
+        raise InvalidValueError(
+            f'undefined without images of the groups {", ".join(empty)}; pass undefined="skip" to go without, and '
+            "give a metric all images by update() before compute()"
+        )
+    return correct / total
+
+
+def _as_classes(predictions: Tensor) -> Tensor:
+    """Predicted classes (N,) of logits (N, C) or classes (N,)."""
+    if isinstance(predictions, Tensor) and predictions.is_floating_point():
+        if predictions.dim() != 2 or predictions.shape[1] < 1:
+            raise InvalidValueError(
+                f"floating predictions must have shape (N, C) with C >= 1; got {tuple(predictions.shape)}"
+            )
+        if not bool(predictions.isfinite().all()):
+            raise InvalidValueError("predictions must be finite; got NaN or Inf")
+        return predictions.argmax(dim=1)
+    _check_integers("predictions", predictions)
+    if predictions.dim() != 1:
+        raise InvalidValueError(f"predicted classes must have shape (N,); got {tuple(predictions.shape)}")
+    return predictions
+
+
+def _check_integers(name: str, values: Tensor) -> None:
+    if not isinstance(values, Tensor):
+        raise InvalidTypeError(f"{name} must be a tensor; got {type(values).__name__}")
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise InvalidTypeError(f"{name} must hold integers; got {values.dtype}")

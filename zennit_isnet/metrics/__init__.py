@@ -1,0 +1,27 @@
+"""Metrics of background attention and background bias, on torchmetrics (``pip install "zennit-isnet[metrics]"``).
+
+The formulas are pure functions of `zennit_isnet.functional`; the classes here average them over batches and processes.
+Where relevance lies is no evidence that a model ignores the background: show `WorstGroupAccuracy` or `BiasGap` beside
+it.
+"""
+
+from zennit_isnet.metrics.groups import BiasGap, WorstGroupAccuracy
+from zennit_isnet.metrics.localization import (
+    BackgroundShare,
+    EnergyPointingGame,
+    PointingGame,
+    RelevanceMassAccuracy,
+    RelevanceRankAccuracy,
+    TopKIntersection,
+)
+
+__all__ = [
+    "BackgroundShare",
+    "BiasGap",
+    "EnergyPointingGame",
+    "PointingGame",
+    "RelevanceMassAccuracy",
+    "RelevanceRankAccuracy",
+    "TopKIntersection",
+    "WorstGroupAccuracy",
+]

@@ -1,0 +1,161 @@
+"""Metrics of how accuracy depends on the background."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zennit_isnet.functional.groups import accuracy_gap, check_num_groups, group_counts, kinds, worst_accuracy
+from zennit_isnet.functional.measured import Undefined
+from zennit_isnet.metrics.base import SeparateMetric
+
+
+class WorstGroupAccuracy(SeparateMetric):
+    """Accuracy of the group with the lowest, see `zennit_isnet.functional.worst_group_accuracy`.
+
+    Use `update`, and `compute` at the end. Called on one batch, it gives the batch's own value, in which groups are
+    easily missing.
+
+    Parameters
+    ----------
+    num_groups : int
+        Number of groups, usually pairs of class and background.
+    undefined : {"error", "skip"}, default="error"
+        Groups without images are an error, or left out.
+    **kwargs
+        Options of `torchmetrics.Metric`.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If an option is not legal.
+
+    References
+    ----------
+    Sagawa, Koh, Hashimoto, Liang, ICLR 2020, arXiv:1911.08731.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet.metrics import WorstGroupAccuracy
+    >>> metric = WorstGroupAccuracy(num_groups=2)
+    >>> metric.update(torch.tensor([1, 0]), torch.tensor([1, 1]), torch.tensor([0, 0]))
+    >>> metric.update(torch.tensor([2, 2]), torch.tensor([2, 2]), torch.tensor([1, 1]))
+    >>> metric.compute()
+    tensor(0.5000)
+    """
+
+    higher_is_better = True
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
+
+    correct: Tensor
+    total: Tensor
+
+    def __init__(self, num_groups: int, *, undefined: Undefined = "error", **kwargs: Any) -> None:
+        check_num_groups(num_groups)
+        super().__init__(num_groups, undefined=undefined, **kwargs)
+        self.num_groups = num_groups
+        for name in ("correct", "total"):
+            self.add_state(name, torch.zeros(num_groups, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, predictions: Tensor, labels: Tensor, groups: Tensor) -> None:
+        """Take a batch into account.
+
+        Parameters
+        ----------
+        predictions : Tensor, shape (N, C) or (N,)
+            Floating logits or probabilities, or integer classes.
+        labels, groups : Tensor of integers, shape (N,)
+            Classes, and groups from 0 to ``num_groups - 1``.
+
+        Raises
+        ------
+        InvalidTypeError, InvalidValueError
+            If an argument is not allowed.
+        """
+        correct, total = group_counts(predictions, labels, groups, self.num_groups)
+        self.correct += correct
+        self.total += total
+
+    def compute(self) -> Tensor:
+        """Return the lowest accuracy, a scalar.
+
+        Raises
+        ------
+        InvalidValueError
+            If a group is empty and `undefined` is ``"error"``.
+        """
+        return worst_accuracy(self.correct, self.total, self.undefined)
+
+
+class BiasGap(SeparateMetric):
+    """Accuracy on biased minus accuracy on confounding images, see `zennit_isnet.functional.bias_gap`.
+
+    Use `update` on the batches of both test sets, and `compute` at the end.
+
+    Parameters
+    ----------
+    undefined : {"error", "skip"}, default="error"
+        Without images of both kinds there is no gap: an error, or NaN.
+    **kwargs
+        Options of `torchmetrics.Metric`.
+
+    Raises
+    ------
+    InvalidValueError
+        If `undefined` is not legal.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet.metrics import BiasGap
+    >>> metric = BiasGap()
+    >>> metric.update(torch.tensor([1, 2]), torch.tensor([1, 2]), confounding=False)
+    >>> metric.update(torch.tensor([1, 0]), torch.tensor([1, 1]), confounding=True)
+    >>> metric.compute()
+    tensor(0.5000)
+    """
+
+    higher_is_better = False
+    plot_lower_bound = -1.0
+    plot_upper_bound = 1.0
+
+    correct: Tensor
+    total: Tensor
+
+    def __init__(self, *, undefined: Undefined = "error", **kwargs: Any) -> None:
+        super().__init__(undefined=undefined, **kwargs)
+        for name in ("correct", "total"):
+            self.add_state(name, torch.zeros(2, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, predictions: Tensor, labels: Tensor, confounding: Tensor | bool) -> None:
+        """Take a batch into account.
+
+        Parameters
+        ----------
+        predictions, labels
+            As for `WorstGroupAccuracy`.
+        confounding : Tensor of bool, shape (N,), or bool
+            Whether the image's background is that of another class; one for all images of the batch.
+
+        Raises
+        ------
+        InvalidTypeError, InvalidValueError
+            If an argument is not allowed.
+        """
+        correct, total = group_counts(predictions, labels, kinds(confounding, labels), 2)
+        self.correct += correct
+        self.total += total
+
+    def compute(self) -> Tensor:
+        """Return the gap, a scalar.
+
+        Raises
+        ------
+        InvalidValueError
+            If one kind is missing and `undefined` is ``"error"``.
+        """
+        return accuracy_gap(self.correct, self.total, self.undefined)
