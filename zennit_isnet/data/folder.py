@@ -113,7 +113,7 @@ def _existing(name: str, root: Path) -> str:
 
 def _image_files(root: str) -> list[str]:
     files = (os.path.join(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
-    return [file for file in files if has_file_allowed_extension(file, IMG_EXTENSIONS)]
+    return [file for file in sorted(files) if has_file_allowed_extension(file, IMG_EXTENSIONS)]
 
 
 def _by_stem(root: str, files: Sequence[str]) -> dict[str, str]:

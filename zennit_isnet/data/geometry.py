@@ -113,7 +113,12 @@ class AroundForeground(nn.Module):
     Parameters
     ----------
     size : int, optional
-        Height and width of the square in pixels. Default: the image's shorter side.
+        Height and width of the square in pixels, at most the image's shorter side, which is the default.
+
+    Raises
+    ------
+    InvalidValueError
+        When called with a mask without foreground, or an image smaller than `size`.
     """
 
     def __init__(self, size: int | None = None) -> None:
@@ -125,6 +130,10 @@ class AroundForeground(nn.Module):
         points = mask[0].nonzero()
         height, width = mask.shape[-2:]
         side = min(height, width) if self.size is None else self.size
+        if not len(points):
+            raise InvalidValueError("mask must have foreground to crop around; it has no foreground")
+        if side > min(height, width):
+            raise InvalidValueError(f"a square of size {side} does not fit into an image of {height}×{width} pixels")
         row, column = points[torch.randint(len(points), ())].tolist()
         top, left = (
             min(max(centre - side // 2, 0), length - side) for centre, length in ((row, height), (column, width))

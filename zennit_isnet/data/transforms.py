@@ -112,7 +112,7 @@ def training_transform(
     mirror = v2.RandomHorizontalFlip(flip)
     crop = v2.Compose([v2.RandomResizedCrop(size, scale=scale, ratio=ratio, antialias=True), mirror])
     square = v2.Compose([v2.Resize((size, size), antialias=True), mirror])
-    fallback = nn.Sequential(AroundForeground(), MaskFollows(square))
+    fallback = v2.Compose([AroundForeground(), MaskFollows(square)])
     return MaskedPreset(KeepForeground(MaskFollows(crop), fallback, attempts), mean, std)
 
 
