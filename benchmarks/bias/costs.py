@@ -17,19 +17,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from methods import METHODS
+from methods import METHODS, find_method
 from objective import Objective
+from runs import Run, batches, load, make_model, save
 from study import RESULTS
 from torch import nn
 from tqdm import trange
-from training import Run, batches, load, make_model, save
 
 from zennit_isnet import RelevanceRangeWarning
 
 
 def training_step(method: str, model: nn.Module, batch: tuple[torch.Tensor, ...]) -> Callable[[], None]:
     """Return forward pass, loss, backward pass and update."""
-    objective = Objective(METHODS[method], model, {}, seed=0)
+    objective = Objective(find_method(method), model, {}, seed=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
 
     def step() -> None:

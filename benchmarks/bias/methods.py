@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Generator, nn
 
-from zennit_isnet import Dual, ISNetRegularizer, Original, Selective, Stochastic
+from zennit_isnet import Dual, ISNetRegularizer, Original, Selective, Stochastic, peers
 from zennit_isnet.data.options import Background
+from zennit_isnet.taps import layer_per_resolution
 
 MakePenalty = Callable[[nn.Module, Generator], ISNetRegularizer]
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
@@ -61,27 +62,64 @@ def _stochastic(layers: str | tuple[str, ...] = ()) -> MakePenalty:
     return lambda model, generator: ISNetRegularizer(model, formulation=Stochastic(generator), layers=layers)
 
 
+def _gradcam(model: nn.Module, _: Generator) -> ISNetRegularizer:
+    # not the coarsest map: on its few cells a digit is everywhere
+    return peers.gradcam_guided(model, layer_per_resolution(model, torch.zeros(1, 3, 32, 32))[-2])
+
+
 PENALTIES: dict[str, Penalty] = {
     "selective": Penalty(lambda model, _: ISNetRegularizer(model, formulation=Selective())),
     "stochastic": Penalty(_stochastic()),
     "dual": Penalty(lambda model, _: ISNetRegularizer(model, formulation=Dual())),
     "original": Penalty(lambda model, _: ISNetRegularizer(model, formulation=Original())),
     "lds": Penalty(_stochastic("auto")),
+    "rrr": Penalty(lambda model, _: peers.rrr(model), calibrated=False),
+    "gradmask": Penalty(lambda model, _: peers.gradmask(model), calibrated=False),
+    "energy": Penalty(lambda model, _: peers.energy(model), calibrated=False),
+    "gradcam": Penalty(_gradcam, calibrated=False),
 }
 
 METHODS: dict[str, Method] = {
     "plain": Method(),
     "plain+swap": Method(swap=0.5),
     "consistency": Method(consistency=1.0),
-    **{name: Method(name) for name in PENALTIES},
+    "selective": Method("selective"),
     "selective+swap": Method("selective", swap=0.5),
-    "stochastic+swap": Method("stochastic", swap=0.5),
-    "dual+swap": Method("dual", swap=0.5),
-    "lds+swap": Method("lds", swap=0.5),
     "selective+consistency": Method("selective", consistency=1.0),
+    "stochastic": Method("stochastic"),
+    "stochastic+swap": Method("stochastic", swap=0.5),
     "stochastic+consistency": Method("stochastic", consistency=1.0),
+    "lds": Method("lds"),
+    "lds+swap": Method("lds", swap=0.5),
+    "dual": Method("dual"),
+    "dual+swap": Method("dual", swap=0.5),
+    "original": Method("original"),
+    "rrr": Method("rrr"),
+    "gradmask": Method("gradmask"),
+    "energy": Method("energy"),
+    "gradcam": Method("gradcam"),
     "ceiling": Method(background="unbiased"),
 }
+
+
+def find_method(name: str) -> Method:
+    """Return a method of the table; ``name@weight`` gives its penalty another weight P, as in ``rrr@0.1``.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, the weight is no number in [0, 1], or there is no penalty to weigh.
+    """
+    base, at, weight = name.partition("@")
+    if base not in METHODS:
+        raise ValueError(f"unknown method {base!r}; known: {', '.join(METHODS)}")
+    method = METHODS[base]
+    if not at:
+        return method
+    if method.penalty is None or not 0 <= float(weight) <= 1:
+        raise ValueError(f"{name!r}: a weight in [0, 1] can be given to a method with a penalty")
+    return replace(method, weight=float(weight))
+
 
 OPTIMIZERS: dict[str, Recipe] = {
     "sgd": Recipe(torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}),

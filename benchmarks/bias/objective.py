@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from methods import PENALTIES, Method
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from zennit_isnet import ISNetRegularizer, RelevanceRange
+from zennit_isnet.formulations import Label
 from zennit_isnet.swap import BackgroundSwap, swap_consistency
 
 Ranges = dict[str, RelevanceRange]
@@ -16,6 +19,12 @@ Ranges = dict[str, RelevanceRange]
 def main_head(output: Tensor | tuple[Tensor, ...]) -> Tensor:
     """Return the logits, without auxiliary heads."""
     return output[0] if isinstance(output, tuple) else output
+
+
+def labels_given(regularizer: ISNetRegularizer, labels: Tensor) -> AbstractContextManager[None]:
+    """Return the context in which a formulation that explains the label knows it."""
+    formulation = regularizer.formulation
+    return formulation.context(labels) if isinstance(formulation, Label) else nullcontext()
 
 
 class Objective:
@@ -48,7 +57,8 @@ class Objective:
             logits = main_head(self.model(images))
             terms = {"loss": F.cross_entropy(logits, labels)}
         else:
-            output, penalty = self.regularizer(images, masks)
+            with labels_given(self.regularizer, labels):
+                output, penalty = self.regularizer(images, masks)
             logits, weight = main_head(output), self.method.weight
             terms = {"loss": (1 - weight) * F.cross_entropy(logits, labels) + weight * penalty, "penalty": penalty}
         if self.method.consistency:
@@ -60,7 +70,5 @@ class Objective:
 
 def measure_ranges(penalty: str, plain: nn.Module, images: Tensor, seed: int) -> Ranges:
     """Measure the relevance range of a penalty on a plainly trained model."""
-    if not PENALTIES[penalty].calibrated:
-        return {}
     regularizer = PENALTIES[penalty].make(plain, Generator().manual_seed(seed))
     return regularizer.calibrate(torch.split(images, 125), progress=False)

@@ -4,7 +4,7 @@ Each run of a method, bias, optimizer and seed writes one JSON file, and is skip
 the same command again to go on with an interrupted study, or start it twice with different seeds.
 
     python benchmarks/bias/study.py --seeds 0 1 2
-    python benchmarks/bias/study.py --only plain selective selective+swap --bias texture --optimizer adamw
+    python benchmarks/bias/study.py --only plain selective selective@0.9 selective+swap --bias texture --optimizer adamw
     python benchmarks/bias/summary.py
 """
 
@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from methods import METHODS, OPTIMIZERS
+from methods import METHODS, OPTIMIZERS, find_method
+from runs import Run, make_model, run_once
 from tqdm import tqdm
-from training import Run, make_model, run_once
 
 RESULTS = Path("results/bias")
 
@@ -28,7 +28,7 @@ RESULTS = Path("results/bias")
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS), help="methods (default: all)")
+    parser.add_argument("--only", nargs="+", default=list(METHODS), metavar="METHOD", help="with @P: another weight")
     parser.add_argument("--bias", nargs="+", choices=("patch", "texture"), default=["patch", "texture"])
     parser.add_argument("--optimizer", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -39,6 +39,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.epochs < 1 or options.workers < 1:
         parser.error("--epochs and --workers must be at least 1")
+    try:
+        for name in options.only:
+            find_method(name)
+        for name in options.model:
+            make_model(name)
+    except ValueError as error:
+        parser.error(str(error))
     return options
 
 
@@ -56,8 +63,6 @@ def runs(options: argparse.Namespace) -> list[Run]:
 def main(arguments: Sequence[str] | None = None) -> list[Path]:
     """Run the study and return the files."""
     options = parse(arguments)
-    for name in options.model:
-        make_model(name)
     todo = runs(options)
     bar = tqdm(total=len(todo), unit="run", smoothing=0)
     if options.workers == 1:

@@ -6,8 +6,9 @@ python benchmarks/bias/summary.py --choice swap
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from assessment import TEST_SETS
 from methods import METHODS
+from runs import CRITERIA
 from study import RESULTS
-from testing import TEST_SETS
-from training import CRITERIA
 
 Runs = list[dict[str, Any]]
 """What the runs of one method and setting gave, one for each seed."""
@@ -38,11 +39,13 @@ def read(folder: Path) -> dict[str, dict[str, Runs]]:
     for path in sorted(folder.glob("*/*.json")):
         run = json.loads(path.read_text())
         settings.setdefault(path.parent.name, {}).setdefault(run["run"]["method"], []).append(run)
+    return {setting: {name: methods[name] for name in in_order(methods)} for setting, methods in settings.items()}
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return names in the order of `METHODS`, those with another weight behind those without."""
     order = list(METHODS)
-    return {
-        setting: dict(sorted(methods.items(), key=lambda item: order.index(item[0])))
-        for setting, methods in settings.items()
-    }
+    return sorted(set(names), key=lambda name: (order.index(name.partition("@")[0]), name))
 
 
 def figures(runs: Runs, choice: str, column: str) -> list[float]:
@@ -61,7 +64,8 @@ def table(methods: dict[str, Runs], choice: str, costs: dict[str, Any]) -> str:
     head = ["method", "seeds", *COLUMNS, "step"]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for name, runs in methods.items():
-        cost = f"{costs[name]['ratio']:.2f} ×" if name in costs else "–"
+        base = name.partition("@")[0]
+        cost = f"{costs[base]['ratio']:.2f} ×" if base in costs else "–"
         cells = (cell(figures(runs, choice, column)) for column in COLUMNS)
         lines.append([name, str(len(runs)), *cells, cost])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -69,7 +73,7 @@ def table(methods: dict[str, Runs], choice: str, costs: dict[str, Any]) -> str:
 
 def plot(settings: dict[str, dict[str, Runs]], choice: str, path: Path) -> None:
     """Draw the accuracy on confounding backgrounds: points for means, bars for ranges, a line at the ceiling."""
-    names = [name for name in METHODS if name != "ceiling" and any(name in methods for methods in settings.values())]
+    names = [name for name in in_order(itertools.chain(*settings.values())) if name != "ceiling"]
     figure, axes = plt.subplots(
         1,
         len(settings),
@@ -86,13 +90,12 @@ def plot(settings: dict[str, dict[str, Runs]], choice: str, path: Path) -> None:
                 panel.plot(sum(values) / len(values), height, "o", color="tab:blue")
         if "ceiling" in methods:
             values = figures(methods["ceiling"], choice, "confounding")
-            panel.axvline(sum(values) / len(values), color="black", linestyle="--", linewidth=1, label="ceiling")
-            panel.legend(fontsize="small", loc="lower left")
+            panel.axvline(sum(values) / len(values), color="black", linestyle="--", linewidth=1)
         panel.set(title=setting, xlim=(0, 100), xlabel="accuracy in %")
         panel.grid(axis="x", alpha=0.3)
     axes[0][0].set_yticks(range(len(names)), names)
     axes[0][0].invert_yaxis()
-    figure.suptitle("Accuracy on confounding backgrounds")
+    figure.suptitle("Accuracy on confounding backgrounds; dashed: ceiling")
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -108,8 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> str:
     if not settings:
         parser.error(f"no results in {options.results}; run study.py first")
     parts = [
-        "Accuracies in %, mean and range over the seeds; steps in units of a plain step, measured side by side. "
-        f"Background share: of the |relevance| of the true class. Epochs chosen by `{options.choice}` on biased validation images."
+        "Accuracies in %, mean and range over the seeds. Background share: of the true class's |relevance|. Step: in "
+        "units of a plain step, measured side by side. "
+        f"Epochs: chosen by `{options.choice}` on biased validation images."
     ]
     for setting, methods in settings.items():
         model = next(iter(methods.values()))[0]["run"]["model"]

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 import torchvision
-from methods import METHODS, OPTIMIZERS, PENALTIES
+from assessment import TEST_SETS, SwappedValidation, final_figures
+from methods import OPTIMIZERS, PENALTIES, find_method
 from network import NarrowResNet
 from objective import Objective, Ranges, measure_ranges
-from testing import TEST_SETS, SwappedValidation, final_figures
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
@@ -53,7 +53,7 @@ class Run:
     @property
     def needs_plain(self) -> bool:
         """Whether a plainly trained model must be there first, to measure the relevance range."""
-        penalty = METHODS[self.method].penalty
+        penalty = find_method(self.method).penalty
         return penalty is not None and PENALTIES[penalty].calibrated
 
     @property
@@ -107,13 +107,14 @@ def ranges_for(run: Run, folder: Path) -> Ranges:
         return {}
     plain = make_model(run.model)
     plain.load_state_dict(torch.load(run.plain.file(folder, ".pt"), weights_only=True))
-    return measure_ranges(str(METHODS[run.method].penalty), plain, load(run, "validation", "biased").images, run.seed)
+    images = load(run, "validation", "biased").images
+    return measure_ranges(str(find_method(run.method).penalty), plain, images, run.seed)
 
 
 def train(run: Run, folder: Path, quiet: bool = False) -> dict[str, Any]:
     """Train one model and return all figures; the weights of a plain one are kept for the relevance range."""
     torch.set_num_threads(1)
-    method, recipe = METHODS[run.method], OPTIMIZERS[run.optimizer]
+    method, recipe = find_method(run.method), OPTIMIZERS[run.optimizer]
     ranges = ranges_for(run, folder)
     torch.manual_seed(run.seed)
     model = make_model(run.model)
@@ -126,8 +127,8 @@ def train(run: Run, folder: Path, quiet: bool = False) -> dict[str, Any]:
     shuffle = Generator().manual_seed(run.seed)
     kept: dict[str, tuple[tuple[float, ...], int, dict[str, Tensor]]] = {}
     history, seconds = [], []
-    name = f"{run.method} {run.bias} {run.optimizer} seed {run.seed}"
-    for epoch in tqdm(range(1, run.epochs + 1), desc=name, unit="epoch", leave=False, disable=quiet):
+    title = f"{run.method} {run.bias} {run.optimizer} seed {run.seed}"
+    for epoch in tqdm(range(1, run.epochs + 1), desc=title, unit="epoch", leave=False, disable=quiet):
         model.train()
         sums: dict[str, float] = {}
         for images, masks, labels in batches(training, run.batch_size, shuffle):
