@@ -1,9 +1,12 @@
 """How far predictions move with the background, counted by hand."""
 
+import pickle
+
 import pytest
 import torch
 
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.metrics import SwapGap
 from zennit_isnet.swap import swap_gap
 
 
@@ -46,6 +49,40 @@ def test_figures_of_labels_of_their_own(generator):
         return [((p, 1 - p), int(p > 0.5)) for p in logits.sigmoid().flatten().tolist()]
 
     assert_figures(swap_gap(y, z, labels, multilabel=True), by_hand(rows(y), rows(z), labels.flatten().tolist()))
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_metric_of_batches_is_the_figure_of_all_images(multilabel, generator):
+    y, z = (2 * torch.randn(40, 3, generator=generator) for _ in range(2))
+    labels = torch.randint(2, (40, 3) if multilabel else (40,), generator=generator)
+    metric = SwapGap(multilabel=multilabel)
+    for part in torch.arange(40).split(7):
+        metric.update(y[part], z[part], labels[part])
+    expected = {name: value.item() for name, value in swap_gap(y, z, labels, multilabel=multilabel).items()}
+    assert_figures(metric.compute(), expected)
+    assert_figures(pickle.loads(pickle.dumps(metric)).compute(), expected)
+
+
+def test_metrics_of_parts_are_added(generator):
+    y, z = (torch.randn(40, 3, generator=generator) for _ in range(2))
+    labels = torch.randint(3, (40,), generator=generator)
+    metrics = [SwapGap(), SwapGap()]
+    for metric, part in zip(metrics, torch.arange(40).split(30), strict=True):
+        metric.update(y[part], z[part], labels[part])
+    metrics[0].merge_state(metrics[1])
+    assert_figures(metrics[0].compute(), {name: value.item() for name, value in swap_gap(y, z, labels).items()})
+
+
+@pytest.mark.parametrize("undefined", ["error", "skip"])
+def test_batch_with_an_error_is_not_counted_and_no_images_have_no_gap(undefined):
+    metric = SwapGap(undefined=undefined)
+    with pytest.raises(InvalidValueError, match="labels must be from 0 to 2"):
+        metric.update(torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([0, 3]))
+    if undefined == "skip":
+        assert all(value.isnan() for value in metric.compute().values())
+    else:
+        with pytest.raises(InvalidValueError, match="undefined without images"):
+            metric.compute()
 
 
 def test_predictions_that_stay_move_by_nothing(generator):

@@ -1,8 +1,8 @@
 """Metrics of background attention and background bias, on torchmetrics (``pip install "zennit-isnet[metrics]"``).
 
 The formulas are pure functions of `zennit_isnet.functional`; the classes here average them over batches and processes.
-Where relevance lies is no evidence that a model ignores the background: show `WorstGroupAccuracy` or `BiasGap` beside
-it.
+Where relevance lies is no evidence that a model ignores the background: show `WorstGroupAccuracy`, `BiasGap` or
+`SwapGap` beside it.
 """
 
 from zennit_isnet.metrics.groups import BiasGap, WorstGroupAccuracy
@@ -14,6 +14,7 @@ from zennit_isnet.metrics.localization import (
     RelevanceRankAccuracy,
     TopKIntersection,
 )
+from zennit_isnet.metrics.swap_gap import SwapGap
 
 __all__ = [
     "BackgroundShare",
@@ -22,6 +23,7 @@ __all__ = [
     "PointingGame",
     "RelevanceMassAccuracy",
     "RelevanceRankAccuracy",
+    "SwapGap",
     "TopKIntersection",
     "WorstGroupAccuracy",
 ]

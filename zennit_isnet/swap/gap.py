@@ -1,5 +1,8 @@
 """How far predictions move when only the background moves."""
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor
 
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
@@ -53,18 +56,48 @@ def swap_gap(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multilab
     >>> figures["changed"], figures["accuracy"], figures["swapped"], figures["gap"]
     (tensor(0.5000), tensor(1.), tensor(0.5000), tensor(0.5000))
     """
-    logits, swapped_logits = check_logits(logits.detach(), swapped_logits.detach())
+    return swap_rates(swap_sums(logits, swapped_logits, labels, multilabel=multilabel))
+
+
+def swap_sums(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multilabel: bool = False) -> dict[str, Tensor]:
+    """Sums over the decisions of some images, from which `swap_rates` makes the figures of `swap_gap`.
+
+    Sums of batches can be added; a decision is an image, or with `multilabel` one label of an image.
+
+    Parameters
+    ----------
+    logits, swapped_logits, labels, multilabel
+        As for `swap_gap`.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        Scalars: ``"total_variation"`` floating, and the counts ``"changed"``, ``"accuracy"``, ``"swapped"`` and
+        ``"decisions"``.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        As for `swap_gap`.
+    """
+    logits, swapped_logits = check_logits(logits, swapped_logits)
     _check_labels(labels, logits, multilabel)
-    p, q = (log_probabilities(y, multilabel).exp() for y in (logits, swapped_logits))
+    p, q = (log_probabilities(y.detach(), multilabel).exp() for y in (logits, swapped_logits))
     before, after = ((y > 0).long() if multilabel else y.argmax(1) for y in (logits, swapped_logits))
-    accuracy, swapped = ((prediction == labels).to(logits.dtype).mean() for prediction in (before, after))
     return {
-        "changed": (before != after).to(logits.dtype).mean(),
-        "total_variation": 0.5 * (p - q).abs().sum(-1).mean(),
-        "accuracy": accuracy,
-        "swapped": swapped,
-        "gap": accuracy - swapped,
+        "changed": (before != after).sum(),
+        "total_variation": 0.5 * (p - q).abs().sum(),
+        "accuracy": (before == labels).sum(),
+        "swapped": (after == labels).sum(),
+        "decisions": torch.tensor(labels.numel(), device=logits.device),
     }
+
+
+def swap_rates(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the figures of `swap_gap` from sums of `swap_sums`."""
+    names = ("changed", "total_variation", "accuracy", "swapped")
+    rates = {name: sums[name] / sums["decisions"] for name in names}
+    return {**rates, "gap": rates["accuracy"] - rates["swapped"]}
 
 
 def _check_labels(labels: Tensor, logits: Tensor, multilabel: bool) -> None:
