@@ -11,8 +11,8 @@ from torchvision.models.resnet import BasicBlock
 class NarrowResNet(nn.Module):
     """ResNet with one basic block for each width; every stage but the first halves the resolution.
 
-    The stem halves it too, so that images of 32 pixels give maps of 16, 8 and 4 pixels: large maps are what a step
-    costs, and digits do not need them.
+    The stem quarters it, as a ResNet's first convolution and pooling do together, so that images of 32 pixels give maps
+    of 8, 4 and 2 pixels: large maps are what a step costs, and digits do not need them.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ class NarrowResNet(nn.Module):
     def __init__(self, widths: Sequence[int] = (16, 32, 64), num_classes: int = 10) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+            nn.Conv2d(3, widths[0], 5, stride=4, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
         )
         self.stages = nn.Sequential(
             *(stage(before, after) for before, after in zip((widths[0], *widths), widths, strict=False))
