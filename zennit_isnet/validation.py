@@ -19,8 +19,8 @@ def check_model(model: Any) -> None:
     InvalidTypeError
         If `model` is no module.
     UnsupportedModelError
-        If it, or a module in it, is compiled, scripted, replicated by `torch.nn.DataParallel`, or a
-        `DistributedDataParallel` with a static graph.
+        If it, or a module in it, is compiled, scripted, replicated by `torch.nn.DataParallel`, sharded by
+        ``fully_shard``, or a `DistributedDataParallel` with a static graph.
     """
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -39,6 +39,12 @@ def check_model(model: Any) -> None:
         if isinstance(module, nn.DataParallel):
             raise UnsupportedModelError(
                 f"{path}: replicas of DataParallel run in threads of their own; use DistributedDataParallel"
+            )
+        # FSDP2's modules have the method, FSDP1's the attribute
+        if hasattr(module, "set_requires_gradient_sync") or hasattr(module, "_fsdp_wrapped_module"):
+            raise UnsupportedModelError(
+                f"{path}: FSDP frees the parameters after the signal pass, and loss.backward() needs them; use "
+                "DistributedDataParallel, with ZeroRedundancyOptimizer to share the optimizer's state"
             )
         if isinstance(module, DistributedDataParallel) and module.static_graph:
             raise UnsupportedModelError(

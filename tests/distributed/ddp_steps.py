@@ -9,6 +9,9 @@ import pytest
 import torch
 from regularizer_models import batch, tiny_net
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -117,11 +120,32 @@ class WithUnusedLayer(nn.Module):
         return self.net(images)
 
 
-def refused_static_graph(rank: int, world: int) -> str:
-    """What is said to a static graph."""
-    with pytest.raises(UnsupportedModelError) as raised:
-        ISNetRegularizer(DistributedDataParallel(tiny_net(), static_graph=True))
-    return str(raised.value)
+def refusals(rank: int, world: int) -> dict[str, str]:
+    """What is said to a static graph, to FSDP2 and to FSDP1, as a whole and in a part of the model."""
+    mesh = init_device_mesh("cpu", (world,))
+    part = tiny_net()
+    fully_shard(part[3], mesh=mesh)
+    models = {
+        "static graph": DistributedDataParallel(tiny_net(), static_graph=True),
+        "FSDP2": fully_shard(tiny_net(), mesh=mesh),
+        "FSDP2 in a part": part,
+        "FSDP1": FullyShardedDataParallel(tiny_net(), device_id=torch.device("cpu")),
+    }
+    said = {}
+    for name, model in models.items():
+        with pytest.raises(UnsupportedModelError) as raised:
+            ISNetRegularizer(model)
+        said[name] = str(raised.value)
+    return said
+
+
+def shared_optimizer(rank: int, world: int) -> list[Tensor]:
+    """Parameters after a step of an optimizer whose momentum is shared between the processes."""
+    model, data = model_and_data(world)
+    optimizer = ZeroRedundancyOptimizer(model.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9)
+    frozen_step(DistributedDataParallel(model), shard_of(data, world, rank))
+    optimizer.step()
+    return [parameter.detach() for parameter in model.parameters()]
 
 
 def heatmap_in_one_process(rank: int, world: int) -> Tensor | None:

@@ -29,9 +29,22 @@ def test_one_process(tmp_path):
     assert_gradients(load(tmp_path, 1), alone(ddp_steps.step, 1))
 
 
-def test_a_static_graph_is_refused(tmp_path):
-    join(0, ddp_steps.refused_static_graph, 1, str(tmp_path))
-    assert "static_graph=True" in load(tmp_path, 1)[0]
+@pytest.mark.slow
+def test_what_would_give_wrong_gradients_is_refused(found):
+    for said in found["refused models"]:
+        assert "with static_graph=True the signal pass counts as the first" in said["static graph"]
+        assert said["FSDP2 in a part"].startswith("3 (FSDPConv2d): FSDP frees the parameters")
+        assert all("use DistributedDataParallel" in said[name] for name in ("FSDP2", "FSDP2 in a part", "FSDP1"))
+
+
+@pytest.mark.slow
+def test_processes_may_share_the_state_of_the_optimizer(found):
+    model, data = model_and_data(WORLD)
+    ddp_steps.frozen_step(model, data)
+    torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9).step()
+    expected = [parameter.detach() for parameter in model.parameters()]
+    for parameters in found["shared optimizer"]:
+        torch.testing.assert_close(parameters, expected, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.slow
