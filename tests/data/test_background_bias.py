@@ -51,6 +51,13 @@ def test_item_is_image_mask_and_label(digits: Digits, bias: Bias, background: Ba
     assert data.images.max() <= 1
 
 
+def test_classes_and_targets_are_those_of_all_data_sets_with_masks(digits: Digits) -> None:
+    data = BackgroundBias(split="test", source=digits)
+    assert (data.classes, data.multi_label, data.yields_has_mask) == (list("0123456789"), False, False)
+    assert torch.equal(data.targets, data.labels)
+    assert data.name(3) == f"test digit {data.indices[3]}"
+
+
 def test_iteration_ends_after_the_last_image(digits: Digits) -> None:
     data = BackgroundBias(split="validation", source=digits)
     assert [label for _, _, label in data] == data.labels.tolist()  # type: ignore[attr-defined]

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from statistics import fmean
 from typing import NamedTuple
 
@@ -100,15 +99,10 @@ def _inspected(dataset: MaskedDataset, workers: int, progress: bool) -> list[_Fi
     def inspect(index: int) -> _Finding:
         return _inspect(dataset, index)
 
-    count = len(dataset)
-    with ExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=count, desc="checking masks", unit="image", disable=not progress))
-        run = stack.enter_context(ThreadPoolExecutor(workers)).map if workers else map
-        findings = []
-        for finding in run(inspect, range(count)):
-            findings.append(finding)
-            bar.update()
-    return findings
+    places = range(len(dataset))
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        findings = pool.map(inspect, places) if workers else map(inspect, places)
+        return list(tqdm(findings, total=len(places), desc="checking masks", unit="image", disable=not progress))
 
 
 def _inspect(dataset: MaskedDataset, index: int) -> _Finding:

@@ -50,7 +50,7 @@ def with_masks(
     ----------
     dataset : Dataset
         Its items are tuples that begin with an image: a Pillow image, which becomes uint8 RGB, or a tensor
-        ``(C, H, W)``, which stays as it is.
+        ``(C, H, W)``, which stays as it is. A Pillow image that carries an EXIF orientation is turned upright.
     masks : sequence or callable
         The mask of each image, or a function ``masks(image, index)`` that makes it; `image` is the `tv_tensors.Image`
         before `transform`. A mask is a path, a Pillow image, an array or tensor ``(H, W)`` or ``(1, H, W)``, or None.
