@@ -20,7 +20,19 @@ from zennit_isnet.errors import (
     UncoveredOperationError,
     UnsupportedModelError,
 )
-from zennit_isnet.formulations import Dual, Formulation, Original, Selective, SoftmaxGradient, Stochastic, Target
+from zennit_isnet.formulations import (
+    Contrast,
+    Dual,
+    Formulation,
+    Label,
+    LogProbabilities,
+    Original,
+    Predicted,
+    Selective,
+    SoftmaxGradient,
+    Stochastic,
+    Target,
+)
 from zennit_isnet.losses import HeatmapLoss
 from zennit_isnet.regularizer import ISNetRegularizer
 from zennit_isnet.relevance.canonizers import FuseBatchNorm, MakeFunctionsVisible
@@ -32,6 +44,7 @@ __version__ = version("zennit-isnet")
 
 __all__ = [
     "CalibrationError",
+    "Contrast",
     "DifferentiableComposite",
     "Dual",
     "EpsilonZBox",
@@ -45,9 +58,12 @@ __all__ = [
     "InvalidValueError",
     "LRPAttribution",
     "LRPFlex",
+    "Label",
+    "LogProbabilities",
     "MakeFunctionsVisible",
     "MissingDependencyError",
     "Original",
+    "Predicted",
     "RelevanceRange",
     "RelevanceRangeWarning",
     "Report",

@@ -84,12 +84,34 @@ def test_half_precision_is_computed_in_float32(loss, generator):
     torch.testing.assert_close(found, loss(attribution.float(), left_half(2)))
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", [rrr_loss, gradmask_loss])
 def test_coarse_maps_call_no_foreground_background(loss, generator):
     attribution = torch.rand(2, 1, 1, 2, 2, generator=generator)
     thin = torch.zeros(2, 1, 8, 8)
     thin[..., 0] = 1
     torch.testing.assert_close(loss(attribution, thin), loss(attribution, left_half(2, 2)))
+
+
+def test_energy_enlarges_coarse_maps_so_that_small_objects_stay_small(generator):
+    attribution = torch.rand(2, 1, 1, 2, 2, generator=generator, requires_grad=True)
+    centre = torch.zeros(2, 1, 8, 8)
+    centre[..., 2:6, 2:6] = 1
+    found = energy_loss(attribution, centre)
+    enlarged = torch.nn.functional.interpolate(attribution[:, 0], (8, 8), mode="bilinear")
+    torch.testing.assert_close(found, energy_loss(enlarged.unsqueeze(1), centre))
+    found.sum().backward()
+    assert attribution.grad.any()
+
+
+def test_energy_enlarges_coarse_maps_of_videos():
+    attribution, left = torch.ones(1, 1, 2, 2, 2, 2), torch.zeros(1, 1, 4, 8, 8)
+    left[..., :4] = 1
+    torch.testing.assert_close(energy_loss(attribution, left), torch.tensor([-0.5]))
+
+
+def test_energy_takes_masks_that_are_smaller_than_the_maps(generator):
+    attribution = torch.rand(2, 1, 3, 8, 8, generator=generator)
+    torch.testing.assert_close(energy_loss(attribution, left_half(2, 4)), energy_loss(attribution, left_half(2, 8)))
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -1,16 +1,17 @@
 """Losses of other explanation-guided training methods, one formula each.
 
 Index letters: N images, K heatmaps per image, C channels, then the spatial axes. ``R`` is the attribution and ``M``
-the foreground mask, brought to the resolution of ``R`` such that no foreground is called background. All compute in
-float32 at least and are differentiable in the attribution.
+the foreground mask, at the resolution of ``R``. All compute in float32 at least and are differentiable in the
+attribution.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from zennit_isnet.functional.heatmap_inputs import align
+from zennit_isnet.functional.heatmap_inputs import align, as_heatmaps
 
 
 def rrr_loss(attribution: Tensor, foreground: Tensor) -> Tensor:
@@ -62,7 +63,8 @@ def gradmask_loss(attribution: Tensor, foreground: Tensor) -> Tensor:
     .. math::
         L_n = \frac1K \sum_k \sqrt{\sum_{chw} \bigl((1 - M_{nhw}) R_{nkchw}\bigr)^2}
 
-    Grows with the attribution's scale. Where there is nothing on the background its gradient is taken as 0.
+    Grows with the attribution's scale. Where there is nothing on the background its gradient is taken as 0. The
+    authors' code has the sum of squares in its place too, which is `rrr_loss`, and the sum of absolute values.
 
     Parameters
     ----------
@@ -109,6 +111,9 @@ def energy_loss(attribution: Tensor, foreground: Tensor) -> Tensor:
 
     Blind to the attribution's scale. It is the negative of the energy-based pointing game.
 
+    Maps that are smaller than the masks, those of inner layers, are enlarged to them, linearly. On a coarse map the
+    mask of an object could be foreground everywhere, which would leave nothing to learn.
+
     Parameters
     ----------
     attribution : Tensor, shape (N, K, C, *spatial)
@@ -141,7 +146,17 @@ def energy_loss(attribution: Tensor, foreground: Tensor) -> Tensor:
     >>> energy_loss(torch.tensor([[3.0, 1.0], [-5.0, 0.0]]).reshape(1, 1, 1, 2, 2), foreground)
     tensor([-0.7500])
     """
-    attribution, foreground = align(attribution, foreground)
-    positive = attribution.sum(dim=2, keepdim=True).clamp(min=0)
+    evidence = _enlarged(as_heatmaps(attribution).sum(dim=2), foreground).unsqueeze(2)
+    evidence, foreground = align(evidence, foreground)
+    positive = evidence.clamp(min=0)
     inside, total = (foreground * positive).flatten(2).sum(dim=2), positive.flatten(2).sum(dim=2)
     return -(inside / total.masked_fill(total == 0, 1)).mean(dim=1)
+
+
+def _enlarged(maps: Tensor, foreground: Tensor) -> Tensor:
+    """Maps (N, K, *spatial) at the resolution of masks that are larger; any other maps as they are."""
+    spatial = maps.dim() - 2
+    size = tuple(foreground.shape[-spatial:]) if isinstance(foreground, Tensor) else ()
+    if len(size) != spatial or any(new < old for new, old in zip(size, maps.shape[2:], strict=True)):
+        return maps
+    return F.interpolate(maps, size, mode="bilinear" if spatial == 2 else "trilinear")

@@ -125,8 +125,8 @@ def gradcam_guided(
 ) -> ISNetRegularizer:
     """Energy loss on Grad-CAM maps: the share of the map that lies on the foreground.
 
-    A mask comes to the map's resolution such that no foreground is called background. On a coarse map the edge cells
-    therefore count as foreground, also with what they hold of the background.
+    The map is enlarged to the mask. Cells are coarse behind many strides: choose a layer whose cells are smaller than
+    the objects.
 
     Parameters
     ----------
