@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from zennit_isnet.command import check_data
+from zennit_isnet.command import audit, check_data
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="zennit-isnet", description="Tools for training with the ISNet heatmap loss.")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for subcommand in (check_data,):
+    for subcommand in (audit, check_data):
         subcommand.add_parser(subparsers)
     options = parser.parse_args(arguments)
     status: int = options.run(options)

@@ -32,6 +32,7 @@ def heatmap_panel(
     scale: Scale = "image",
     percentile: float = 100.0,
     outline: bool = True,
+    colour_bar: bool = True,
 ) -> Figure:
     """Draw one column for each image: the image, its mask, and one row for each entry of `heatmaps`.
 
@@ -56,11 +57,13 @@ def heatmap_panel(
         makes the rest of its map white.
     outline : bool, default=True
         Whether the foreground is outlined in the heatmaps.
+    colour_bar : bool, default=True
+        Whether a bar beside the maps explains the colours.
 
     Returns
     -------
     Figure
-        With a colour bar.
+        Row by row, then the colour bar.
 
     Raises
     ------
@@ -94,12 +97,12 @@ def heatmap_panel(
 
     rows = ["image", *([] if outlines is None else ["foreground mask"]), *maps]
     first = len(rows) - len(maps)
-    figure = empty_figure(1.25 * count + 2.2, 1.3 * len(rows) + 0.4)
+    figure = empty_figure(1.25 * count + (2.2 if colour_bar else 0.6), 1.3 * len(rows) + 0.4)
     axes = figure.subplots(len(rows), count, squeeze=False)
     for column in range(count):
         axes[0][column].imshow(pictures[column])
         if titles is not None:
-            axes[0][column].set_title(titles[column], fontsize=9)
+            axes[0][column].set_title(titles[column], fontsize=9, parse_math=False)
         if outlines is not None:
             axes[1][column].imshow(outlines[column], cmap="gray", vmin=0, vmax=1)
         for axis, values, limit in zip(axes[first:, column], maps.values(), limits[:, column], strict=True):
@@ -109,12 +112,13 @@ def heatmap_panel(
             if outline and outlines is not None:
                 _draw_outline(axis, outlines[column])
     for label, row in zip(rows, axes, strict=True):
-        row[0].set_ylabel(label, fontsize=9)
+        row[0].set_ylabel(label, fontsize=9, parse_math=False)
         for axis in row:
             axis.set(xticks=[], yticks=[])
-    bar = figure.colorbar(drawn, ax=axes[first:].ravel().tolist(), shrink=0.8, ticks=[-limit, 0, limit])
-    end = "" if scale == "image" else f"{limit:.3g}\n"
-    bar.ax.set_yticklabels([f"{end and '−' + end}against the class", "0", f"{end}for the class"], fontsize=8)
+    if colour_bar:
+        bar = figure.colorbar(drawn, ax=axes[first:].ravel().tolist(), shrink=0.8, ticks=[-limit, 0, limit])
+        end = "" if scale == "image" else f"{limit:.3g}\n"
+        bar.ax.set_yticklabels([f"{end and '−' + end}against the class", "0", f"{end}for the class"], fontsize=8)
     return figure
 
 

@@ -1,0 +1,118 @@
+"""``zennit-isnet audit``: what it writes, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from zennit_isnet.command import main
+
+USAGE = 2
+
+MODELS = """
+import torch
+
+def linear():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 2))
+
+def digits():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten(), torch.nn.Linear(48, 10))
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: a module of models, and two images of each of two classes with their masks."""
+    (tmp_path / "audited_models.py").write_text(MODELS)
+    for animal, colour in (("cat", "red"), ("dog", "green")):
+        for number in range(2):
+            for kind in ("images", "masks"):
+                (tmp_path / kind / animal).mkdir(parents=True, exist_ok=True)
+            mask = Image.new("L", (20, 16))
+            ImageDraw.Draw(mask).rectangle((7, 5, 11, 9 + number), fill=255)
+            mask.save(tmp_path / "masks" / animal / f"{number}.png")
+            Image.new("RGB", (20, 16), colour).save(tmp_path / "images" / animal / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "audited_models", None)
+    monkeypatch.delitem(sys.modules, "audited_models")
+    return tmp_path
+
+
+def test_writes_three_reports_of_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--size", "16", "--imagenet", "--batch-size", "3", "--examples", "1", "--output", "found"]
+    assert main(["audit", "audited_models:linear", "images", "masks", *options]) == 0
+    report = json.loads((folder / "found" / "report.json").read_text(encoding="utf-8"))
+    assert [row["name"] for row in report["classes"]] == ["cat", "dog"]
+    assert len(report["images"]) == 4
+    assert report["model"] == "audited_models:linear"
+    assert report["verdict"]["outcome"] in (folder / "found" / "report.md").read_text(encoding="utf-8")
+    assert "data:image/png" in (folder / "found" / "report.html").read_text(encoding="utf-8")
+    assert capsys.readouterr().out.startswith(f"Verdict: {report['verdict']['outcome']}. ")
+
+
+def test_audits_a_part_of_the_built_in_digits_with_weights_from_a_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    digits = torch.randint(0, 256, (200, 28, 28), dtype=torch.uint8, generator=generator), torch.arange(10).repeat(20)
+    monkeypatch.setattr("zennit_isnet.data.background_bias.load_digits", lambda *_: digits)
+    always_seven = {"2.weight": torch.zeros(10, 48), "2.bias": torch.zeros(10)}
+    always_seven["2.weight"][7] = 1
+    torch.save({"model": always_seven}, "sevens.pt")
+    options = ["--benchmark", "patch", "--limit", "20", "--checkpoint", "sevens.pt", "--examples", "1"]
+    assert main(["audit", "audited_models:digits", *options]) == 0
+    report = json.loads((folder / "audit" / "report.json").read_text(encoding="utf-8"))
+    assert len(report["images"]) == 20
+    assert {row["predictions"]["kept"] for row in report["images"]} == {7}
+    assert report["verdict"]["outcome"] == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet19", "images", "masks"], "close matches: resnet18"),
+        (["resnet18", "images", "masks"], "needs a checkpoint"),
+        (["resnet18", "images", "masks", "--checkpoint", "none.pt"], "none.pt cannot be read"),
+        (["audited_models:linear", "images", "images"], "images/cat/0.png"),
+        (["audited_models:digits", "images", "masks", "--size", "32"], "must name the model's 10 classes; got 2"),
+    ],
+)
+def test_bad_models_weights_and_data_end_with_a_message(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["audit", *arguments]) == USAGE
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give IMAGES, or --benchmark"),
+        (["images", "masks", "--benchmark", "patch"], "give IMAGES, or --benchmark"),
+        (["images"], "a folder of images needs MASKS"),
+        (["images", "masks", "--mean", "0", "0", "0"], "--mean and --std"),
+        (["--benchmark", "patch", "--imagenet"], "not normalised"),
+        (["images", "masks", "--limit", "0"], "--limit must be at least 1"),
+        (["images", "masks", "--workers", "-1"], "--workers must not be negative"),
+    ],
+)
+def test_wrong_usage_ends_with_two(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["audit", "audited_models:linear", *arguments])
+    assert ended.value.code == USAGE
+    assert message in capsys.readouterr().err
+
+
+def test_module_is_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["audit", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("zennit_isnet.audit", run_name="__main__")
+    assert ended.value.code == 0
+    assert "zennit-isnet audit resnet50" in capsys.readouterr().out

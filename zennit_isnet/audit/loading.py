@@ -1,0 +1,119 @@
+"""Models by name, with weights from a file."""
+
+from __future__ import annotations
+
+import difflib
+import pickle
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
+from torchvision import models
+
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+
+WEIGHTS = ("model", "state_dict", "model_state_dict")
+"""Keys under which checkpoints of training scripts keep the weights."""
+
+
+def load_model(name: str, classes: int, checkpoint: str | Path | None = None) -> nn.Module:
+    """Return a model on the CPU.
+
+    Parameters
+    ----------
+    name : str
+        A classifier of torchvision, such as ``"resnet18"``, or ``"module:function"``: a function without arguments
+        that returns a model, in a module that can be imported from the current folder.
+    classes : int
+        Number of classes of a torchvision classifier.
+    checkpoint : path, optional
+        File with its weights: a state dict, or a dictionary that holds one under ``"model"`` or ``"state_dict"``. No
+        code of the file is run. A classifier of torchvision needs one, for without it its weights are random.
+
+    Returns
+    -------
+    Module
+
+    Raises
+    ------
+    InvalidValueError
+        If the name is unknown, or the file is missing, damaged or of another model.
+    InvalidTypeError
+        If the function does not return a model.
+
+    Examples
+    --------
+    >>> load_model("torchvision.models:alexnet", classes=1000).classifier[-1].out_features
+    1000
+    """
+    if ":" in name:
+        model = _from_function(name)
+    else:
+        known = models.list_models(module=models)
+        if name not in known:
+            close = ", ".join(difflib.get_close_matches(name, known, n=5, cutoff=0.3)) or "none"
+            raise InvalidValueError(
+                f"model must be a torchvision classifier or module:function; got {name!r}; close matches: {close}"
+            )
+        if checkpoint is None:
+            raise InvalidValueError(f"{name} needs a checkpoint; without one its weights are random")
+        model = models.get_model(name, weights=None, num_classes=classes)
+    if checkpoint is not None:
+        load_weights(model, Path(checkpoint))
+    return model
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load all weights of a file into a model.
+
+    Raises
+    ------
+    InvalidValueError
+        If the file is missing, damaged, or of another model.
+    """
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise InvalidValueError(f"{path} cannot be read as a file of weights: {_first_line(error)}") from error
+    while isinstance(content, Mapping) and (inner := [key for key in WEIGHTS if isinstance(content.get(key), Mapping)]):
+        content = content[inner[0]]
+    if not isinstance(content, Mapping):
+        raise InvalidValueError(f"{path} must hold a state dict; got {type(content).__name__}")
+    state = dict(content)
+    consume_prefix_in_state_dict_if_present(state, "module.")
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise InvalidValueError(f"{path} holds weights of another model: {error}") from error
+
+
+def _from_function(name: str) -> nn.Module:
+    module, _, function = name.partition(":")
+    with _current_folder_first():
+        try:
+            make = getattr(import_module(module), function)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise InvalidValueError(f"model {name!r} cannot be imported: {error}") from error
+        model = make()
+    if not isinstance(model, nn.Module):
+        raise InvalidTypeError(f"{name} must return a torch.nn.Module; got {type(model).__name__}")
+    return model
+
+
+@contextmanager
+def _current_folder_first() -> Iterator[None]:
+    sys.path.insert(0, "")
+    try:
+        yield
+    finally:
+        sys.path.remove("")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

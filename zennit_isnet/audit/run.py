@@ -1,0 +1,193 @@
+"""`audit`: whether a classifier looks at the background."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from zennit_isnet.arguments import check_number
+from zennit_isnet.attribution import Attribution
+from zennit_isnet.audit.backgrounds import Altered, Version, versions
+from zennit_isnet.audit.gallery import Gallery
+from zennit_isnet.audit.reading import Batch, MaskedImages
+from zennit_isnet.audit.report import AuditReport, ImageResult
+from zennit_isnet.audit.survey import Normalization, survey, usable
+from zennit_isnet.errors import InvalidValueError
+from zennit_isnet.functional import background_share, resize_foreground
+from zennit_isnet.preservation import eval_mode, unwrapped
+from zennit_isnet.regularizer import ISNetRegularizer
+from zennit_isnet.validation import main_logits
+
+
+def audit(
+    model: nn.Module,
+    data: Dataset[Any] | DataLoader[Any],
+    *,
+    normalization: Normalization | None = None,
+    attribution: Attribution | None = None,
+    classes: Sequence[str] | None = None,
+    batch_size: int = 32,
+    examples: int = 8,
+    tolerance: float = 0.05,
+    seed: int = 0,
+    progress: bool = True,
+    names: tuple[str, str] | None = None,
+) -> AuditReport:
+    """Report whether a classifier looks at the background, before any training.
+
+    The data are gone through twice: once to find wrong masks, the mean colour and donors of backgrounds; once to
+    explain each image's prediction and to repeat it on other backgrounds. The model runs in eval mode on its own
+    device and comes back untouched. An image costs seven forward passes and one backward pass.
+
+    Parameters
+    ----------
+    model : Module
+        A classifier, one label an image.
+    data : Dataset or DataLoader
+        Items ``(image, mask, label)`` or ``(image, mask, label, has_mask)``, such as `MaskedImageFolder`. Images as
+        the model takes them, of one size, without random augmentation; best images that it was not trained on. Of a
+        loader, the data set, batch size, workers and collation are used, not its order. Images without a mask, or
+        without background, are left out and counted.
+    normalization : (mean, std), optional
+        What the images were normalised with, one number a channel; default None for images in [0, 1]. It is needed
+        for the colour black, and to show the images.
+    attribution : Attribution, optional
+        Makes the heatmaps; default `LRPAttribution`, which is LRP-Flex.
+    classes : sequence of str, optional
+        Names of the classes; by default those of the data set, or numbers.
+    batch_size : int, default=32
+        For a data set; a loader has its own.
+    examples : int, default=8
+        How many of the worst images, and of images drawn at random, the report shows.
+    tolerance : float, default=0.05
+        The largest drop of accuracy on swapped backgrounds that counts as none, in [0, 1].
+    seed : int, default=0
+        Fixes the donors of backgrounds and the images drawn at random.
+    progress : bool, default=True
+        Whether to show progress bars.
+    names : (str, str), optional
+        How the report calls the model and the data; by default their types.
+
+    Returns
+    -------
+    AuditReport
+        With `verdict`, and with `to_html`, `to_markdown` and `to_json`.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If an argument, an image, a mask or a label is not allowed; the message names images by their file.
+    UncoveredOperationError
+        If the model runs operations that no relevance rule covers.
+
+    Notes
+    -----
+    The verdict never follows from the relevance. It follows from accuracy on the background of an image of another
+    class, compared image by image; see `zennit_isnet.audit.verdict.judge`.
+
+    Examples
+    --------
+    >>> from torchvision.models import resnet18
+    >>> from torch.utils.data import Subset
+    >>> from zennit_isnet.audit import audit
+    >>> from zennit_isnet.data import BackgroundBias
+    >>> data = Subset(BackgroundBias(split="validation"), range(24))
+    >>> report = audit(resnet18(num_classes=10), data, progress=False)
+    >>> report.verdict.outcome  # an untrained model has no accuracy to lose
+    'undecided'
+    """
+    check_number("tolerance", tolerance, high=1.0, include_low=True)
+    if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
+        raise InvalidValueError(f"examples must be a whole number, at least 1; got {examples!r}")
+    regularizer = ISNetRegularizer(model, attribution=attribution)
+    source = MaskedImages(data, batch_size)
+    seen = survey(source, normalization, seed=seed, progress=progress)
+    known: Sequence[str] | None = source.classes if classes is None else [str(name) for name in classes]
+
+    chance = random.Random(seed)
+    gallery = Gallery(examples, chance.sample(range(len(seen.labels)), min(examples, len(seen.labels))))
+    rows: list[ImageResult] = []
+    with eval_mode(model):
+        for batch in map(usable, source.batches("auditing", progress=progress)):
+            if len(batch):
+                altered = versions(batch, seen, chance)
+                logits = {version: _logits(model, images) for version, images in altered.items()}
+                known = _checked_names(known, batch.labels, logits["kept"].shape[1])
+                relevance = _relevance(regularizer, batch.images, logits["kept"].argmax(1))
+                found = _rows(batch, altered, logits, relevance, source)
+                gallery.add(len(rows), batch, found, relevance.sum(1))
+                rows += found
+    model_name, data_name = names or (type(unwrapped(model)).__name__, type(source.dataset).__name__)
+    return AuditReport(
+        model=model_name,
+        data=data_name,
+        classes=tuple(known or ()),
+        images=tuple(rows),
+        left_out=seen.left_out,
+        tolerance=tolerance,
+        worst=gallery.worst(seen),
+        random=gallery.random(seen),
+    )
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, altered: Altered) -> Tensor:
+    """Logits ``(N, C)`` on the CPU."""
+    # DistributedDataParallel would wait for all processes, of which perhaps only this one audits
+    output = unwrapped(model)(altered.images.to(_device(model)))
+    logits = main_logits(output, len(altered.images)).float().cpu()
+    if not bool(logits.isfinite().all()):
+        raise InvalidValueError("the model must return finite logits; got NaN or Inf")
+    return logits
+
+
+def _relevance(regularizer: ISNetRegularizer, images: Tensor, predictions: Tensor) -> Tensor:
+    """Relevance ``(N, C, h, w)`` of the predicted classes, on the CPU."""
+    device = _device(regularizer.model)
+    return regularizer.heatmap(images.to(device), predictions.to(device))[:, 0].float().cpu()
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def _checked_names(names: Sequence[str] | None, labels: Tensor, count: int) -> Sequence[str]:
+    """Return the names of the model's classes, numbers if there are none."""
+    names = [str(label) for label in range(count)] if names is None else names
+    if len(names) != count:
+        raise InvalidValueError(f"classes must name the model's {count} classes; got {len(names)} names")
+    if bool(((labels < 0) | (labels >= count)).any()):
+        raise InvalidValueError(f"labels must be from 0 to {count - 1}, the model's classes; got {labels.tolist()}")
+    return names
+
+
+def _rows(
+    batch: Batch,
+    altered: dict[Version, Altered],
+    logits: dict[Version, Tensor],
+    relevance: Tensor,
+    source: MaskedImages,
+) -> list[ImageResult]:
+    foreground = resize_foreground(batch.masks, relevance.shape[-2:])
+    # a model that gives no relevance has no share; 0 would say that it does not look at the background
+    shares = background_share(relevance, foreground, undefined="skip").tolist()
+    areas = (batch.masks != 1).float().flatten(1).mean(1).tolist()
+    return [
+        ImageResult(
+            name=source.name(int(batch.indices[i])),
+            label=int(batch.labels[i]),
+            area=areas[i],
+            share=None if math.isnan(shares[i]) else shares[i],
+            predictions={
+                version: int(logits[version][i].argmax()) if bool(images.counts[i]) else None
+                for version, images in altered.items()
+            },
+        )
+        for i in range(len(batch))
+    ]
