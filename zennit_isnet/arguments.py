@@ -60,3 +60,28 @@ def check_number(
     above = number >= low if include_low else number > low
     if not (above and number <= high and math.isfinite(number)):
         raise InvalidValueError(f"{name} must lie in {interval}; got {value!r}")
+
+
+def check_count(name: str, value: object, *, low: int = 1) -> None:
+    """Raise unless `value` is an int of at least `low`.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    value : object
+        What the caller passed.
+    low : int, default=1
+        The smallest number allowed.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `value` is not an int.
+    InvalidValueError
+        If `value` is too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidTypeError(f"{name} must be an int of at least {low}; got {type(value).__name__}: {value!r}")
+    if value < low:
+        raise InvalidValueError(f"{name} must be at least {low}; got {value}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from zennit_isnet.arguments import check_choice
+from zennit_isnet.arguments import check_choice, check_count
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.functional.measured import Undefined
 
@@ -42,7 +42,7 @@ def group_counts(predictions: Tensor, labels: Tensor, groups: Tensor, num_groups
     >>> group_counts(torch.tensor([1, 0, 2]), torch.tensor([1, 1, 2]), torch.tensor([0, 0, 1]), num_groups=2)
     (tensor([1, 1]), tensor([2, 1]))
     """
-    check_num_groups(num_groups)
+    check_count("num_groups", num_groups)
     classes = _as_classes(predictions)
     for name, values in (("labels", labels), ("groups", groups)):
         _check_integers(name, values)
@@ -156,16 +156,6 @@ def accuracy_gap(correct: Tensor, total: Tensor, undefined: Undefined) -> Tensor
     """Accuracy of the first group minus that of the second, from their counts (2,)."""
     accuracy = _accuracies(correct, total, undefined, ("biased", "confounding"))
     return accuracy[0] - accuracy[1]
-
-
-def check_num_groups(num_groups: int) -> None:
-    """Raise unless `num_groups` is an int of at least 1."""
-    if isinstance(num_groups, bool) or not isinstance(num_groups, int):
-        raise InvalidTypeError(
-            f"num_groups must be an int of at least 1; got {type(num_groups).__name__}: {num_groups!r}"
-        )
-    if num_groups < 1:
-        raise InvalidValueError(f"num_groups must be at least 1; got {num_groups}")
 
 
 def _accuracies(correct: Tensor, total: Tensor, undefined: Undefined, names: Sequence[object]) -> Tensor:

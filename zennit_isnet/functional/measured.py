@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zennit_isnet.arguments import check_choice
+from zennit_isnet.arguments import check_choice, check_count
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.functional.channels import ChannelPooling, pool_channels
 from zennit_isnet.functional.masks import validate_foreground
@@ -103,19 +103,11 @@ def measured_maps(
     """
     check_choice("pooling", pooling, legal)
     check_choice("undefined", undefined, Undefined)
-    check_tolerance(tolerance)
+    check_count("tolerance", tolerance, low=0)
     heatmaps, several = _as_several(heatmaps)
     foreground = _as_masks(foreground, heatmaps)
     values = pool_channels(heatmaps, pooling)
     return MeasuredMaps(values.flatten(2), _grown(foreground, tolerance).flatten(2), several)
-
-
-def check_tolerance(tolerance: int) -> None:
-    """Raise unless `tolerance` is an int of at least 0."""
-    if isinstance(tolerance, bool) or not isinstance(tolerance, int):
-        raise InvalidTypeError(f"tolerance must be an int of at least 0; got {type(tolerance).__name__}: {tolerance!r}")
-    if tolerance < 0:
-        raise InvalidValueError(f"tolerance must be at least 0; got {tolerance}")
 
 
 def _as_several(heatmaps: Tensor) -> tuple[Tensor, bool]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.arguments import check_count
+from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.functional.channels import ChannelPooling
 from zennit_isnet.functional.measured import MeasuredMaps, Undefined, measured_maps
 
@@ -145,7 +146,7 @@ def top_k_intersection(
     >>> top_k_intersection(torch.tensor([[[3.0, 1.0, 2.0]]]), torch.tensor([[[1, 0, 0]]]), k=2)
     tensor([0.5000])
     """
-    check_k(k)
+    check_count("k", k)
     maps = measured_maps(heatmaps, foreground, pooling, ChannelPooling, undefined)
     pixels = maps.values.shape[2]
     if k > pixels:
@@ -153,14 +154,6 @@ def top_k_intersection(
     return maps.settled(
         _expected_hits(maps, torch.full_like(maps.foreground[..., 0], k, dtype=torch.int64)) / k, undefined
     )
-
-
-def check_k(k: int) -> None:
-    """Raise unless `k` is an int of at least 1."""
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise InvalidTypeError(f"k must be an int of at least 1; got {type(k).__name__}: {k!r}")
-    if k < 1:
-        raise InvalidValueError(f"k must be at least 1; got {k}")
 
 
 def _expected_hits(maps: MeasuredMaps, count: Tensor) -> Tensor:

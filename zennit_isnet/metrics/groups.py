@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zennit_isnet.functional.groups import accuracy_gap, check_num_groups, group_counts, kinds, worst_accuracy
+from zennit_isnet.arguments import check_count
+from zennit_isnet.functional.groups import accuracy_gap, group_counts, kinds, worst_accuracy
 from zennit_isnet.functional.measured import Undefined
 from zennit_isnet.metrics.base import SeparateMetric
 
@@ -55,7 +56,7 @@ class WorstGroupAccuracy(SeparateMetric):
     total: Tensor
 
     def __init__(self, num_groups: int, *, undefined: Undefined = "error", **kwargs: Any) -> None:
-        check_num_groups(num_groups)
+        check_count("num_groups", num_groups)
         super().__init__(num_groups, undefined=undefined, **kwargs)
         self.num_groups = num_groups
         for name in ("correct", "total"):

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zennit_isnet.arguments import check_choice
+from zennit_isnet.arguments import check_choice, check_count
 from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.functional.channels import ChannelPooling, NonNegativePooling
-from zennit_isnet.functional.measured import Undefined, check_tolerance
-from zennit_isnet.functional.ranks import check_k, pointing_game, relevance_rank_accuracy, top_k_intersection
+from zennit_isnet.functional.measured import Undefined
+from zennit_isnet.functional.ranks import pointing_game, relevance_rank_accuracy, top_k_intersection
 from zennit_isnet.functional.shares import background_share, energy_pointing_game, relevance_mass_accuracy
 from zennit_isnet.metrics.base import SeparateMetric
 
@@ -274,7 +274,7 @@ class PointingGame(LocalizationMetric):
         **kwargs: Any,
     ) -> None:
         check_choice("pooling", pooling, ChannelPooling)
-        check_tolerance(tolerance)
+        check_count("tolerance", tolerance, low=0)
         super().__init__(pooling, tolerance, undefined=undefined, **kwargs)
         self.pooling: ChannelPooling = pooling
         self.tolerance = tolerance
@@ -320,7 +320,7 @@ class TopKIntersection(LocalizationMetric):
     def __init__(
         self, k: int, pooling: ChannelPooling = "sum", *, undefined: Undefined = "error", **kwargs: Any
     ) -> None:
-        check_k(k)
+        check_count("k", k)
         check_choice("pooling", pooling, ChannelPooling)
         super().__init__(k, pooling, undefined=undefined, **kwargs)
         self.k = k
