@@ -11,7 +11,8 @@ from torch import Generator, nn
 
 from zennit_isnet import Dual, ISNetRegularizer, Original, Selective, Stochastic, peers
 from zennit_isnet.data.options import Background
-from zennit_isnet.taps import layer_per_resolution
+from zennit_isnet.preservation import eval_mode
+from zennit_isnet.taps import Taps, layer_per_resolution
 
 MakePenalty = Callable[[nn.Module, Generator], ISNetRegularizer]
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
@@ -63,8 +64,12 @@ def _stochastic(layers: str | tuple[str, ...] = ()) -> MakePenalty:
 
 
 def _gradcam(model: nn.Module, _: Generator) -> ISNetRegularizer:
-    # not the coarsest map: on its few cells a digit is everywhere
-    return peers.gradcam_guided(model, layer_per_resolution(model, torch.zeros(1, 3, 32, 32))[-2])
+    """Guide the coarsest map of at least 8×8 cells: on fewer cells a digit is everywhere."""
+    images = torch.zeros(1, 3, 32, 32)
+    with Taps(model, layer_per_resolution(model, images)) as taps, eval_mode(model), torch.no_grad():
+        model(images)
+    fine = [name for name, maps in taps.read().items() if min(maps.shape[2:]) >= 8]
+    return peers.gradcam_guided(model, fine[-1])
 
 
 PENALTIES: dict[str, Penalty] = {

@@ -29,12 +29,13 @@ def scripts(monkeypatch: pytest.MonkeyPatch, few_digits: tuple[torch.Tensor, tor
     names = [path.stem for path in SCRIPTS.glob("*.py")]
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
+    import methods
     import runs
     import study
     import summary
 
     monkeypatch.setattr(runs, "digits", lambda: few_digits)
-    yield {"study": study, "summary": summary, "runs": runs}
+    yield {"methods": methods, "runs": runs, "study": study, "summary": summary}
     for name in names:
         sys.modules.pop(name, None)
 
@@ -127,10 +128,17 @@ def test_bad_options_end_with_a_usage_message(scripts, options, message, capsys)
 def test_network_halves_the_resolution_where_the_width_changes(scripts):
     network = scripts["runs"].make_model("narrow")
     images = torch.rand(2, 3, 32, 32)
-    sizes = [images.shape[-1]]
     maps = network.stem(images)
     for block in network.stages:
-        sizes.append(maps.shape[-1])
-        maps = block(maps)
-    assert [*sizes, maps.shape[-1]] == [32, 16, 16, 8, 4]
+        before, maps = maps, block(maps)
+        widened = maps.shape[1] != before.shape[1]
+        assert before.shape[-1] == maps.shape[-1] * (2 if widened else 1)
+    assert maps.shape[-1] > 1
     assert network(images).shape == (2, 10)
+
+
+def test_grad_cam_is_guided_on_a_map_on_which_digits_leave_a_background(scripts):
+    model = scripts["runs"].make_model("narrow")
+    regularizer = scripts["methods"].PENALTIES["gradcam"].make(model, torch.Generator())
+    heatmap = regularizer.attribution(model, torch.rand(2, 3, 32, 32), lambda y: y[:, None])[1]
+    assert [relevance.shape[-2:] for relevance in heatmap.values()] == [(8, 8)]
