@@ -129,6 +129,20 @@ def test_what_cuts_the_graph_is_found_out(method, arguments, message, generator)
     assert not attribution(model, images, Target(1), create_graph=False)[1].popitem()[1].requires_grad
 
 
+def test_the_check_waits_for_a_heatmap_that_is_not_zero():
+    model, images = tiny_net().eval(), torch.rand(2, 3, 4, 4)
+    attribution = CaptumAttribution(captum.attr.LayerIntegratedGradients, layer="2", n_steps=3)
+    model[2].inplace = False
+    with torch.no_grad():
+        head = model[8].weight.clone()
+        model[8].weight.zero_()
+    attribution(model, images, Target(1))
+    with torch.no_grad():
+        model[8].weight.copy_(head)
+    with pytest.raises(InvalidValueError, match=WRONG):
+        attribution(model, images, Target(1))
+
+
 def test_the_check_leaves_random_states_alone(generator):
     model, images = tiny_net(), torch.rand(2, 3, 8, 8)
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()

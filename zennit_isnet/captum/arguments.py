@@ -66,6 +66,8 @@ def explained_output(output: Tensor, target: Any, count: int) -> Tensor:
         )
     if output.ndim == 0 or len(output) != count:
         raise InvalidValueError(f"the model must return one row for each of {count} examples, got shape {shape}")
+    if isinstance(target, Tensor):
+        target = target.to(output.device)
     _check_in_range(target, output)
     try:
         selected: Tensor = _select_targets(output, target)
