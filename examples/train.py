@@ -38,6 +38,7 @@ from training.run import Run
 from training.sets import Sets, benchmark_sets
 
 from zennit_isnet import InvalidValueError, ISNetError
+from zennit_isnet.data import check_masks
 
 logger = logging.getLogger("train")
 
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     with stop_on_signals() as stop, joined_processes(options.device) as processes:
         _prepare(options, processes)
+        if options.check:
+            options.missing = options.empty = "skip-penalty"  # to find them all
         sets = benchmark_sets(options) if options.data == "background-bias" else file_sets(options)
         if options.check:
             return _check(sets)
@@ -73,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _prepare(options: argparse.Namespace, processes: Processes) -> None:
     """Settle what holds for the whole process, and refuse early what cannot work."""
-    logging.basicConfig(level=logging.INFO if processes.main else logging.WARNING, format="%(message)s", force=True)
+    logging.basicConfig(level=logging.INFO if processes.main else logging.WARNING, format="%(message)s")
     check_model_name(options.model)
     if options.sync_batchnorm and processes.device.type != "cuda":
         raise InvalidValueError(f"--sync-batchnorm needs CUDA, got --device {processes.device}")
@@ -86,7 +89,12 @@ def _prepare(options: argparse.Namespace, processes: Processes) -> None:
 
 
 def _check(sets: Sets) -> None:
-    """Print what is wrong with the masks."""
+    """Print what is wrong with images and masks; end with exit code 1 if there is anything."""
+    reports = {name: check_masks(data) for name, data in sets.checkable.items()}
+    for name, report in reports.items():
+        print(f"{name} images\n{report}\n")
+    if not all(report.ok for report in reports.values()):
+        raise SystemExit(1)
 
 
 def _report(run: Run, model: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,9 @@ from torchmetrics.functional.classification import (
 )
 
 from training.optimization import classification_loss
-from training.penalty import background_share
 from training.processes import Processes
 from zennit_isnet import LRPAttribution
+from zennit_isnet.functional import background_share
 from zennit_isnet.preservation import eval_mode
 from zennit_isnet.swap import BackgroundSwap
 
@@ -67,8 +68,8 @@ class Outcome:
             "background_share": self.share.nanmean().item(),
         }
         best = "average_precision" if self.multi_label else "accuracy"
-        score = figures[f"swapped_{best}"]
-        return {**figures, "score": score if score == score else figures[best]}
+        candidates = figures[f"swapped_{best}"], figures[best], figures["accuracy"]
+        return {**figures, "score": next(score for score in candidates if not math.isnan(score))}
 
     def by_class(self) -> list[dict[str, float]]:
         """Return the figures of each class over its images."""
@@ -139,7 +140,7 @@ def evaluate(
                 part.to(processes.device, non_blocking=True) for part in (images, masks, has_mask)
             )
             output, relevance = attribution(model, images, LabelLogits(labels, classes), create_graph=False)
-            share = background_share(relevance["input"].detach(), masks)
+            share = background_share(relevance["input"].detach()[:, 0], masks, undefined="skip")
             swapped_images, donors = swap.with_donors(images, masks, has_mask)
             swapped = donors != torch.arange(len(images), device=donors.device)
             found = _main(output), _main(model(swapped_images)), labels, swapped, share.where(has_mask, torch.nan)

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
+from torchvision.io import ImageReadMode, read_image
 
 from training.checkpoints import write_atomically
 
@@ -34,13 +34,13 @@ class Logs:
         """Add values of a training step."""
         self._scalars(f"{phase}, step", step, values)
 
-    def epoch(self, history: Sequence[Mapping[str, Any]], step: int, picture: Figure | None) -> None:
-        """Add the last epoch of the history, and a picture of heatmaps."""
+    def epoch(self, history: Sequence[Mapping[str, Any]], step: int, picture: Path | None) -> None:
+        """Add the last epoch of the history, and a PNG file of heatmaps."""
         row = history[-1]
         values = {name: value for name, value in row.items() if isinstance(value, float)}
         self._scalars(f"{row['phase']}, epoch", step, values)
         if picture is not None:
-            self.writer.add_figure(f"heatmaps, {row['phase']}", picture, step, close=False)
+            self.writer.add_image(f"{row['phase']}, heatmaps", read_image(str(picture), ImageReadMode.RGB), step)
         self.writer.flush()
         write_atomically(self.folder / "log.csv", as_csv(history).encode())
 

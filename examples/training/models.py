@@ -19,10 +19,9 @@ from zennit_isnet import InvalidValueError
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model, and whether it is trained: wholly, but for a new head, or not at all."""
+    """A model, and whether its head, too, is trained: then its logits mean something already."""
 
     model: nn.Module
-    trained_body: bool
     trained_head: bool
 
 
@@ -73,20 +72,20 @@ def make_classifier(name: str, classes: int, weights: str | None = None) -> Clas
     """
     check_model_name(name)
     if weights is None:
-        return Classifier(models.get_model(name, weights=None, num_classes=classes), False, False)
+        return Classifier(models.get_model(name, weights=None, num_classes=classes), False)
     if Path(weights).suffix in (".pt", ".pth") or Path(weights).is_file():
         return _from_file(name, classes, Path(weights))
     entry = check_weights_name(name, weights)
     model = models.get_model(name, weights=entry)
     if len(entry.meta["categories"]) == classes:
-        return Classifier(model, True, True)
+        return Classifier(model, True)
     fresh = models.get_model(name, weights=None, num_classes=classes)
     present = dict(model.named_modules())
     for head in {parameter.rpartition(".")[0] for parameter in head_parameters(name, classes)}:
         if head in present:  # auxiliary heads are not part of all weights
             parent, _, child = head.rpartition(".")
             setattr(model.get_submodule(parent), child, fresh.get_submodule(head))
-    return Classifier(model, True, False)
+    return Classifier(model, False)
 
 
 def head_parameters(name: str, classes: int) -> set[str]:
@@ -116,7 +115,7 @@ def _from_file(name: str, classes: int, path: Path) -> Classifier:
     if other_head:
         state = {key: own[key] if key in heads else value for key, value in state.items()}
     _fit(model, state, path, may_differ=heads if other_head else set())
-    return Classifier(model, True, not other_head)
+    return Classifier(model, not other_head)
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:

@@ -124,7 +124,7 @@ def _add_running(group: Any) -> None:
     group.add_argument("--workers", type=int, default=0, help="processes that load images")
     group.add_argument("--checkpoint-every", type=int, default=0, help="steps between checkpoints; 0: each epoch")
     group.add_argument("--log-every", type=int, default=10, help="steps between entries in TensorBoard")
-    group.add_argument("--panel", type=int, default=8, help="images in the picture of heatmaps")
+    group.add_argument("--panel", type=int, default=8, help="images in the picture of heatmaps; 0: none")
 
 
 def parse(arguments: Sequence[str] | None, description: str | None = None) -> argparse.Namespace:
@@ -152,10 +152,10 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _problems(options: argparse.Namespace) -> Iterator[str]:
-    for name in ("epochs", "batch_size", "accumulate", "every", "decay_epochs", "log_every", "panel"):
+    for name in ("epochs", "batch_size", "accumulate", "every", "decay_epochs", "log_every"):
         if getattr(options, name) < 1:
             yield f"{_flag(name)} must be at least 1, got {getattr(options, name)}"
-    for name in ("clip", "warmup_epochs", "checkpoint_every", "workers", "momentum", "weight_decay"):
+    for name in ("clip", "warmup_epochs", "checkpoint_every", "workers", "panel", "momentum", "weight_decay"):
         if getattr(options, name) < 0:
             yield f"{_flag(name)} must not be negative, got {getattr(options, name)}"
     if options.lr <= 0:

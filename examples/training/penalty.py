@@ -9,59 +9,45 @@ import torch
 from torch import Tensor, nn
 
 from zennit_isnet import Dual, HeatmapLoss, ISNetRegularizer, LRPFlex, Original, Selective, Stochastic, ZPlus
-from zennit_isnet.functional import resize_foreground
+from zennit_isnet.functional import background_share
 
 FORMULATIONS = ("stochastic", "selective", "dual", "original")
 
 
 class LossWithShare(nn.Module):
-    """A heatmap loss that keeps the background share of the heatmaps at the images.
+    """A heatmap loss that tells, when asked, which share of the heatmaps at the images lies on the background.
 
     Parameters
     ----------
     loss : callable
         ``loss(relevance, foreground, c1, c2) -> (N,)``.
+
+    Attributes
+    ----------
+    measuring : bool
+        Whether calls take note of shares, for which an accelerator has to wait.
     """
 
     def __init__(self, loss: HeatmapLoss) -> None:
         super().__init__()
         self.loss = loss
+        self.measuring = False
         self._shares: list[Tensor] = []
 
     def forward(self, relevance: Tensor, foreground: Tensor, c1: float, c2: float) -> Tensor:
         """Return the loss of each image."""
-        # inner layers have fewer cells than the masks
-        if relevance.shape[3:] == foreground.shape[2:]:
-            self._shares.append(background_share(relevance.detach(), foreground))
+        # inner layers have fewer cells than the masks; a diverged model is found by its loss
+        if self.measuring and relevance.shape[3:] == foreground.shape[2:] and bool(relevance.isfinite().all()):
+            share = background_share(relevance.detach(), foreground, undefined="skip")
+            # the regularizer gives a mask of ones to images without a mask
+            self._shares.append(share[~foreground.flatten(1).all(1)])
         loss: Tensor = self.loss(relevance, foreground, c1, c2)
         return loss
 
     def take_shares(self) -> list[Tensor]:
-        """Return the `background_share` ``(N,)`` of each set of heatmaps since the last time; Dual makes two."""
+        """Return the shares ``(n, K)`` of each set of heatmaps since the last time; Dual makes two sets."""
         shares, self._shares = self._shares, []
         return shares
-
-
-def background_share(relevance: Tensor, foreground: Tensor) -> Tensor:
-    """Return the share of |relevance| that lies on the background.
-
-    Parameters
-    ----------
-    relevance : Tensor
-        ``(N, K, C, H, W)``.
-    foreground : Tensor
-        ``(N, 1, H, W)``, 1 on the object.
-
-    Returns
-    -------
-    Tensor
-        ``(N,)`` in [0, 1]; NaN where there is no relevance, or no background, which a mask of ones also says of an
-        image without a mask.
-    """
-    magnitude = relevance.float().abs().sum((1, 2))
-    background = 1 - resize_foreground(foreground, magnitude.shape[1:])[:, 0]
-    share = (magnitude * background).flatten(1).sum(1) / magnitude.flatten(1).sum(1)
-    return torch.where(background.flatten(1).any(1), share, torch.nan)
 
 
 def make_regularizer(

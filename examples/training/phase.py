@@ -65,7 +65,7 @@ class Phase:
     ) -> None:
         self.name, self.model, self.wrapped, self.regularizer = name, model, wrapped, regularizer
         self.processes, self.epochs = processes, epochs
-        self.accumulate, self.clip = options.accumulate, options.clip
+        self.accumulate, self.clip, self.log_every = options.accumulate, options.clip, options.log_every
         self.weight = PenaltyWeight(options.weight if regularizer else "0")
         self.amp = AMP_DTYPES[options.amp]
         self.batches = TrainingBatches(data, options.batch_size, options.seed, processes)
@@ -127,6 +127,7 @@ class Phase:
             if self.regularizer is None or weight == 0:
                 loss = classification = classification_loss(self.wrapped(images), labels)
             else:
+                self.regularizer.loss.measuring = self.step % self.log_every == 0
                 output, penalty = self.regularizer(images, masks, has_mask)
                 classification = classification_loss(output, labels)
                 loss = (1 - weight) * classification + weight * penalty

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +36,12 @@ def heatmap_picture(
     pictures = (torch.stack(images) * std + mean).clamp(0, 1)
     titles = [label_name(label, sets.classes) for label in targets]
     return heatmap_panel(pictures, torch.stack(masks), {"relevance": heatmaps}, titles)
+
+
+def save_picture(picture: Figure, path: Path) -> None:
+    """Write a picture as PNG, and make its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.savefig(path, dpi=120)
 
 
 def label_name(label: Tensor, classes: Sequence[str]) -> str:

@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from training.checkpoints import write_atomically
 from training.errors import CheckpointError
+from training.models import Classifier
 from zennit_isnet import ISNetError, ISNetRegularizer, RelevanceRange
 from zennit_isnet.calibration import ranges_from_state
 
+PLAIN_EPOCHS = 5
+"""Before the range is measured, as the authors do it."""
+
 MEASURED_FOR = ("model", "classes", "formulation", "layers", "box", "epsilon", "size")
 """Settings that change the relevance: a range measured with others means nothing."""
+
+
+def plain_epochs(options: argparse.Namespace, classifier: Classifier) -> int:
+    """Return how long to train without the penalty, before the range is measured.
+
+    Warns
+    -----
+    UserWarning
+        If the user wants to measure a head that is not trained.
+    """
+    if options.ranges is not None and options.calibrate_on == "copy":
+        return 0  # the copy would serve nothing
+    if options.plain_epochs == 0 and options.ranges is None and not classifier.trained_head:
+        warnings.warn(
+            "--plain-epochs 0: the range of the relevance is measured on a head that is not trained, where it means "
+            "little",
+            stacklevel=2,
+        )
+    if options.plain_epochs is not None:
+        return options.plain_epochs
+    return 0 if classifier.trained_head else PLAIN_EPOCHS
 
 
 def save_ranges(path: Path, regularizer: ISNetRegularizer, settings: Mapping[str, Any]) -> None:

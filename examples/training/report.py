@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from training.checkpoints import write_atomically
 from training.evaluation import Outcome
+from training.pictures import save_picture
 
 COLUMNS = {
     "accuracy": "accuracy",
@@ -70,8 +71,7 @@ def write_report(
     """
     for picture in pictures:
         path = folder / "pictures" / f"{picture.name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.figure.savefig(path, dpi=150)
+        save_picture(picture.figure, path)
         picture.data = base64.b64encode(path.read_bytes()).decode()
     figures = {name: outcome.figures() for name, outcome in outcomes.items()}
     first = next(iter(outcomes))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from training import checkpoints
-from training.errors import CheckpointError, Interrupted
+from training.errors import Interrupted
 from training.evaluation import Outcome, evaluate
 from training.interruption import StopRequest
 from training.logs import Logs
@@ -24,15 +23,13 @@ from training.models import Classifier, load_weights, make_classifier
 from training.options import settings_of
 from training.penalty import make_regularizer
 from training.phase import Phase
-from training.pictures import heatmap_picture
+from training.pictures import heatmap_picture, save_picture
 from training.processes import Processes
-from training.ranges import load_ranges, save_ranges
+from training.ranges import load_ranges, plain_epochs, save_ranges
+from training.resuming import last_checkpoint
 from training.samples import evaluation_batches, loader
 from training.sets import Sets
-from zennit_isnet import LRPAttribution, LRPFlex, RelevanceRange
-
-PLAIN_EPOCHS = 5
-"""Without a trained head, as the authors do."""
+from zennit_isnet import ISNetRegularizer, LRPAttribution, LRPFlex, RelevanceRange
 
 logger = logging.getLogger(__name__)
 
@@ -87,19 +84,17 @@ class Run:
         if self.processes.main:
             self.logs = Logs(self.folder, self.resumed["total_steps"] if self.resumed else 0)
         try:
-            classifier = self._classifier()
-            ranges = self._ranges(classifier)
+            classifier, wrapped = self._classifier()
+            ranges = self._ranges(classifier, wrapped)
             if self.options.calibrate_on == "copy":
-                classifier = self._classifier()
-            model, options = classifier.model, self.options
-            wrapped = self.processes.wrap(model)
-            regularizer = make_regularizer(wrapped, options, self.box, seed=options.seed + self.processes.rank)
+                classifier, wrapped = self._classifier()
+            regularizer = self._regularizer(wrapped)
             regularizer.ranges = ranges
-            self._fit(self._phase("isnet", model, options.epochs, wrapped=wrapped, regularizer=regularizer))
+            self._fit("isnet", classifier, wrapped, regularizer)
         finally:
             if self.logs is not None:
                 self.logs.close()
-        return self.best_model(model)
+        return self.best_model(classifier.model)
 
     def best_model(self, model: nn.Module) -> nn.Module:
         """Return the model with the weights of the best epoch."""
@@ -118,34 +113,28 @@ class Run:
         """Draw heatmaps of some validation images that have masks."""
         return heatmap_picture(model, self.attribution, self.sets, self.options.panel, self.processes.device)
 
-    def _classifier(self) -> Classifier:
+    def _classifier(self) -> tuple[Classifier, nn.Module]:
+        """Return the model as it is before any training, by itself and as it is called."""
         torch.manual_seed(self.options.seed)
         made = make_classifier(self.options.model, len(self.sets.classes), self.options.weights)
         if self.options.sync_batchnorm:
-            made = Classifier(nn.SyncBatchNorm.convert_sync_batchnorm(made.model), made.trained_body, made.trained_head)
+            made = Classifier(nn.SyncBatchNorm.convert_sync_batchnorm(made.model), made.trained_head)
         made.model.to(self.processes.device)
-        return made
+        return made, self.processes.wrap(made.model)
 
-    def _ranges(self, classifier: Classifier) -> dict[str, RelevanceRange]:
-        """Return the range that is given, or measure it on the plainly trained model."""
-        options = self.options
-        epochs = options.plain_epochs
-        if epochs is None:
-            epochs = 0 if classifier.trained_head or options.ranges else PLAIN_EPOCHS
+    def _regularizer(self, wrapped: nn.Module) -> ISNetRegularizer:
+        # each process draws by itself what is explained
+        return make_regularizer(wrapped, self.options, self.box, seed=self.options.seed + self.processes.rank)
+
+    def _ranges(self, classifier: Classifier, wrapped: nn.Module) -> dict[str, RelevanceRange]:
+        """Return the range that is given, or measure it on the model, plainly trained before."""
         if self.resumed is not None and self.resumed["phase"] == "isnet":
             return {}  # the checkpoint has them
-        wrapped = self.processes.wrap(classifier.model)
-        if epochs:
-            self._fit(self._phase("plain", classifier.model, epochs, wrapped=wrapped))
-        if options.ranges is not None:
-            return load_ranges(options.ranges, self.settings)
-        if not (epochs or classifier.trained_head):
-            warnings.warn(
-                "the range of the relevance is measured on a model whose head is not trained, where it means little; "
-                "give --plain-epochs 5, or --ranges FILE",
-                stacklevel=2,
-            )
-        regularizer = make_regularizer(wrapped, options, self.box, seed=options.seed + self.processes.rank)
+        if plain_epochs(self.options, classifier):
+            self._fit("plain", classifier, wrapped)
+        if self.options.ranges is not None:
+            return load_ranges(self.options.ranges, self.settings)
+        regularizer = self._regularizer(wrapped)
         # in DistributedDataParallel each process measures its share, and all get the range of all images
         batches = self._until_stopped(self._evaluation_loader(self.sets.validation))
         ranges = regularizer.calibrate(batches, progress=self.processes.main)
@@ -155,14 +144,24 @@ class Run:
             logger.info("range of the relevance at %s: %.4g to %.4g", layer, measured.c1, measured.c2)
         return ranges
 
-    def _phase(self, name: str, model: nn.Module, epochs: int, **parts: Any) -> Phase:
-        phase = Phase(name, model, self.sets.train, self.options, self.processes, epochs=epochs, **parts)
+    def _fit(
+        self, name: str, classifier: Classifier, wrapped: nn.Module, regularizer: ISNetRegularizer | None = None
+    ) -> None:
+        """Train through one phase, from its first step or from the checkpoint."""
+        epochs = self.options.epochs if regularizer else plain_epochs(self.options, classifier)
+        phase = Phase(
+            name,
+            classifier.model,
+            self.sets.train,
+            self.options,
+            self.processes,
+            epochs=epochs,
+            wrapped=wrapped,
+            regularizer=regularizer,
+        )
         if self.resumed is not None:
             phase.load_state(self.resumed)
             self.resumed = None
-        return phase
-
-    def _fit(self, phase: Phase) -> None:
         while phase.epoch < phase.epochs:
             self._train_epoch(phase)
             self._save(phase)  # before an evaluation that may take long
@@ -210,11 +209,10 @@ class Run:
                 checkpoints.save(self.folder / "best.pt", {**best, "settings": self.settings})
         if self.logs is not None:
             picture = self.picture(phase.model)
+            path = self.folder / "pictures" / f"{phase.name}_{phase.epoch + 1:03}.png"
             if picture is not None:
-                path = self.folder / "pictures" / f"{phase.name}_{phase.epoch + 1:03}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                picture.savefig(path, dpi=100)
-            self.logs.epoch(self.history, self._total_steps(phase), picture)
+                save_picture(picture, path)
+            self.logs.epoch(self.history, self._total_steps(phase), picture and path)
         logger.info(
             "%s %d: accuracy %.3f, on swapped backgrounds %.3f; background share %.3f",
             phase.name,
@@ -239,33 +237,12 @@ class Run:
             checkpoints.save(self.folder / "last.pt", state)
 
     def _resume(self) -> None:
-        state = self.processes.from_main(self._last_checkpoint() if self.processes.main else None)
+        path, wanted = self.folder / "last.pt", self.options.resume
+        found = last_checkpoint(path, self.settings, resume=wanted) if self.processes.main else None
+        state = self.processes.from_main(found)
         if state is not None:
             self.history, self.best_score = state["history"], state["best_score"]
             self.steps_before, self.resumed = state["steps_before"], state
-
-    def _last_checkpoint(self) -> dict[str, Any] | None:
-        path = self.folder / "last.pt"
-        if not self.options.resume:
-            if path.exists():
-                raise CheckpointError(f"{path} is from an earlier run: add --resume, or choose another --output")
-            return None
-        if not path.exists():
-            logger.info("there is no %s yet: training from the beginning", path)
-            return None
-        state = checkpoints.load(path)
-        if "settings" not in state or "phase" not in state:
-            raise CheckpointError(f"{path} is no checkpoint of this script, it has the keys {sorted(state)[:5]}")
-        there = state["settings"]
-        differences = [
-            f"{name} is {self.settings.get(name)!r} here and {there.get(name)!r} there"
-            for name in sorted(self.settings.keys() | there.keys())
-            if self.settings.get(name) != there.get(name)
-        ]
-        if differences:
-            raise CheckpointError(f"{path} is the checkpoint of another run: {'; '.join(differences)}")
-        logger.info("going on from %s: %s training, epoch %d", path, state["phase"], state["epoch"] + 1)
-        return state
 
     def _total_steps(self, phase: Phase) -> int:
         return self.steps_before + phase.total_steps
