@@ -19,7 +19,7 @@ def foreground(values: list[float], binarize: Binarize, top: float | None = 255)
     return mask[0, 0].tolist()
 
 
-@pytest.mark.parametrize("other", [1, 7, 255])
+@pytest.mark.parametrize("other", [1, 7, 255, 300])
 def test_strict_accepts_zero_and_one_other_value(other: int) -> None:
     assert foreground([0, other, 0], "strict") == [False, True, False]
 
@@ -63,6 +63,11 @@ def test_nonzero_takes_all_but_zero() -> None:
 @pytest.mark.parametrize("binarize", [{1, 3}, [3, 1], (1, 3), frozenset({1, 3})])
 def test_collection_names_the_values_of_the_foreground(binarize: Binarize) -> None:
     assert foreground([1, 2, 3, 0], binarize) == [True, False, True, False]
+
+
+def test_values_beyond_a_byte_are_not_taken_for_bytes() -> None:
+    levels = Levels(torch.tensor([[300 - 256, 1]], dtype=torch.uint8), 255)
+    assert binarized(levels, {300, 1}, "mask").tolist() == [[[False, True]]]
 
 
 @pytest.mark.parametrize("binarize", ["strict", "half", "nonzero", {1}])

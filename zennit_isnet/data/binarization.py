@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import reduce
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -69,25 +70,33 @@ def binarized(levels: Levels, binarize: Binarize, name: str) -> Tensor:
         ...
     zennit_isnet.errors.InvalidValueError: trimap has the values 1, 2, 3; ...
     """
-    values, top = levels
-    if not bool(values.isfinite().all()):
+    values = levels.values
+    if values.is_floating_point() and not bool(values.isfinite().all()):
         raise InvalidValueError(f"{name} has values that are not finite")
     if binarize == "nonzero":
         foreground = values != 0
     elif binarize == "half":
         foreground = values > _half(levels, name)
     elif binarize == "strict":
-        present = values.unique().tolist()
-        others = [value for value in present if value != 0]
-        if len(others) > 1 or (len(present) == 1 and others and others[0] not in (1, top)):
-            raise InvalidValueError(
-                f"{name} has the values {_listed(present)}; a mask must have 0 on the background and one other value "
-                f'on the foreground, or say with binarize="half", "nonzero" or the foreground\'s values how to read it'
-            )
-        foreground = values != 0
+        foreground = _strict(levels, name)
     else:
-        foreground = torch.isin(values, torch.tensor(sorted(binarize), dtype=values.dtype))
+        # wide, because PyTorch reduces numbers to the range of bytes before it compares them with bytes
+        wide = values if values.is_floating_point() else values.long()
+        foreground = reduce(torch.logical_or, (wide == value for value in binarize))
     return foreground.unsqueeze(0)
+
+
+def _strict(levels: Levels, name: str) -> Tensor:
+    # not by `unique`, which sorts all pixels of every mask that is read
+    values, top = levels
+    foreground = values != 0
+    other = values.max().item()
+    if bool((values == other).logical_or_(~foreground).all()) and (other in (0, 1, top) or not bool(foreground.all())):
+        return foreground
+    raise InvalidValueError(
+        f"{name} has the values {_listed(values.unique().tolist())}; a mask must have 0 on the background and one "
+        f'other value on the foreground; binarize="half", "nonzero" or the foreground\'s values reads other masks'
+    )
 
 
 def _half(levels: Levels, name: str) -> float:

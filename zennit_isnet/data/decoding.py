@@ -26,7 +26,7 @@ class Levels(NamedTuple):
     Attributes
     ----------
     values : torch.Tensor
-        Shape ``(H, W)``, dtype int64 or float64.
+        Shape ``(H, W)``, dtype uint8, int64 or float64.
     top : float or None
         The brightest value that the file's format can hold: 255, 65535, or 1 for floating-point files. None where it
         is unknown: for indices of a palette, colours as ``65536·red + 256·green + blue``, wide integers.
@@ -130,10 +130,10 @@ def picture_as_levels(picture: Image.Image) -> Levels:
         return Levels(_tensor(picture), TOP_16)
     if picture.mode in ("1", "L"):
         return Levels(_tensor(picture.convert("L")), TOP_8)
-    pixels = _tensor(picture.convert("RGBA"))
+    pixels = _tensor(picture.convert("RGBA")).long()
     red, green, blue = pixels[..., :3].masked_fill(pixels[..., 3:] <= TOP_8 // 2, 0).unbind(-1)
     if bool(((red == green) & (green == blue)).all()):
-        return Levels(red, TOP_8)
+        return Levels(red.to(torch.uint8), TOP_8)
     return Levels((red << 16) + (green << 8) + blue, None)
 
 
@@ -146,4 +146,6 @@ def _decoded(path: Path, kind: str) -> Image.Image:
 
 
 def _tensor(pixels: Any) -> Tensor:
-    return torch.from_numpy(np.asarray(pixels).astype(np.int64))
+    # bytes stay bytes, which are read by the million; the wider types of files are not all known to PyTorch
+    array = np.asarray(pixels)
+    return torch.from_numpy(array.copy() if array.dtype == np.uint8 else array.astype(np.int64))
