@@ -74,7 +74,9 @@ def file_sets(options: argparse.Namespace) -> Sets:
     ISNetError
         If files are missing or do not fit together.
     """
-    augmented = training_transform(options.size, options.mean, options.std)
+    augmented = training_transform(
+        options.size, options.mean, options.std, scale=(options.crop_scale, 1.0), flip=options.flip
+    )
     plain = evaluation_transform(options.size, options.mean, options.std)
     source = SOURCES[options.data](options)
     train = source.train(transform=augmented, missing=options.missing, empty=options.empty)

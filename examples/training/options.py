@@ -69,6 +69,8 @@ def _add_data(group: Any) -> None:
     group.add_argument("--binarize", choices=("strict", "half", "nonzero"), default="strict", help="values of masks")
     group.add_argument("--resize-masks", action="store_true", help="allow masks of another size than their image")
     group.add_argument("--size", type=int, help="pixels (default: 32 for background-bias, else 224)")
+    group.add_argument("--crop-scale", type=float, default=0.08, help="smallest share of an image in a training crop")
+    group.add_argument("--flip", type=float, default=0.5, help="probability of a mirrored training image")
     group.add_argument("--mean", type=float, nargs=3, default=IMAGENET_MEAN, help="normalisation of image files")
     group.add_argument("--std", type=float, nargs=3, default=IMAGENET_STD)
 
@@ -164,6 +166,10 @@ def _problems(options: argparse.Namespace) -> Iterator[str]:
         yield f"--plain-epochs must not be negative, got {options.plain_epochs}"
     if not 0 <= options.swap_probability <= 1:
         yield f"--swap-probability must lie in [0, 1], got {options.swap_probability}"
+    if not 0 < options.crop_scale <= 1:
+        yield f"--crop-scale must lie in (0, 1], got {options.crop_scale}"
+    if not 0 <= options.flip <= 1:
+        yield f"--flip must lie in [0, 1], got {options.flip}"
     if not 0 < options.val_split < 1:
         yield f"--val-split must lie between 0 and 1, got {options.val_split}"
     for name in NEEDED[options.data]:

@@ -40,7 +40,11 @@ class Processes:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in at least one process."""
-        return any(self.gather(flag))
+        if self.count == 1:
+            return flag
+        flags = torch.tensor(int(flag))
+        dist.all_reduce(flags, group=self.group)
+        return bool(flags)
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all processes, by rank."""
