@@ -4,6 +4,8 @@ import math
 from numbers import Real
 from typing import Any, get_args
 
+import torch
+
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 
 
@@ -85,3 +87,24 @@ def check_count(name: str, value: object, *, low: int = 1) -> None:
         raise InvalidTypeError(f"{name} must be an int of at least {low}; got {type(value).__name__}: {value!r}")
     if value < low:
         raise InvalidValueError(f"{name} must be at least {low}; got {value}")
+
+
+def check_generator(generator: object) -> None:
+    """Raise unless `generator` is None or a generator on the CPU, whose draws do not depend on a model's device.
+
+    Parameters
+    ----------
+    generator : object
+        What the caller passed.
+
+    Raises
+    ------
+    InvalidTypeError
+        If it is neither None nor a `torch.Generator`.
+    InvalidValueError
+        If it is on another device.
+    """
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise InvalidTypeError(f"generator must be a torch.Generator or None; got {type(generator).__name__}")
+    if generator is not None and generator.device.type != "cpu":
+        raise InvalidValueError(f"generator must be on the CPU, as torch.Generator() is; got {generator.device}")

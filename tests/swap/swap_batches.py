@@ -1,6 +1,7 @@
 """Small batches of images with masks."""
 
 import torch
+from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -21,3 +22,6 @@ sizes = st.one_of(
 )
 seeds = st.integers(0, 2**16)
 counts = st.integers(1, 6)
+
+some = settings(deadline=None, max_examples=40)
+"""No deadline: it would fail where other processes keep the processor busy."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from swap_batches import batch, counts, seeds, sizes
+from swap_batches import batch, counts, seeds, sizes, some
 
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.swap import BackgroundSwap, swap_backgrounds
@@ -18,6 +18,7 @@ def seeded(seed: int = 0, **options: Any) -> BackgroundSwap:
     return BackgroundSwap(generator=torch.Generator().manual_seed(seed), **options)
 
 
+@some
 @given(counts, sizes, seeds, probabilities, st.sampled_from([0.0, 1.0]))
 def test_result_is_the_swap_with_the_donors_that_are_told(count, size, seed, probability, feather):
     images, masks = batch(count, size, seed)
@@ -26,6 +27,7 @@ def test_result_is_the_swap_with_the_donors_that_are_told(count, size, seed, pro
     assert torch.equal(swapped, seeded(seed, probability=probability, feather=feather)(images, masks))
 
 
+@some
 @given(counts, seeds, st.lists(st.booleans(), min_size=6, max_size=6), st.lists(st.booleans(), min_size=6, max_size=6))
 def test_images_with_mask_and_background_form_one_circle(count, seed, with_mask, full):
     images, masks = batch(count, (4, 4), seed)

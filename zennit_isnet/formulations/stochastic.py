@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.arguments import check_generator
 from zennit_isnet.formulations.base import Formulation, one_hot
 
 
@@ -43,10 +43,7 @@ class Stochastic(Formulation):
     """
 
     def __init__(self, generator: torch.Generator | None = None) -> None:
-        if generator is not None and not isinstance(generator, torch.Generator):
-            raise InvalidTypeError(f"generator must be a torch.Generator or None; got {type(generator).__name__}")
-        if generator is not None and generator.device.type != "cpu":
-            raise InvalidValueError(f"generator must be on the CPU, as torch.Generator() is; got {generator.device}")
+        check_generator(generator)
         self.generator = generator
 
     def seeds(self, logits: Tensor) -> Tensor:

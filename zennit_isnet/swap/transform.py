@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zennit_isnet.arguments import check_number
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.arguments import check_generator, check_number
+from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.functional import validate_foreground
 from zennit_isnet.swap.backgrounds import check_pair, exchanged
 from zennit_isnet.validation import check_has_mask
@@ -72,10 +72,7 @@ class BackgroundSwap:
     ) -> None:
         check_number("probability", probability, high=1.0, include_low=True)
         check_number("feather", feather, include_low=True)
-        if generator is not None and not isinstance(generator, torch.Generator):
-            raise InvalidTypeError(f"generator must be a torch.Generator or None; got {type(generator).__name__}")
-        if generator is not None and generator.device.type != "cpu":
-            raise InvalidValueError(f"generator must be on the CPU, as torch.Generator() is; got {generator.device}")
+        check_generator(generator)
         self.probability = probability
         self.feather = feather
         self.generator = generator
