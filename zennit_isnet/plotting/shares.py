@@ -85,7 +85,7 @@ def share_by_class(
         means = [areas[members == label].mean() for label in shown]
         axis.plot(means, places, "D", color=COLOURS[1], label="background's share of the area")
     axis.set_yticks(places, [classes[label] for label in shown], parse_math=False)
-    axis.set(xlim=(-0.02, 1.02), xlabel=X_LABEL)
+    axis.set(xlim=(-0.02, 1.02), ylim=(0.4, len(shown) + 0.6), xlabel=X_LABEL)
     axis.grid(axis="x", alpha=0.3)
     if len(shown) < len(spread):
         axis.set_title(f"the {len(shown)} of {len(spread)} classes with the highest median", fontsize=9)
