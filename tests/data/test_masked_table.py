@@ -137,6 +137,7 @@ def test_byte_order_mark_quotes_and_spaces_are_understood(layout: Layout) -> Non
         ("", "must have the columns image, mask and label, .* got none"),
         ("image,label\n1.png,0\n", "must have the columns .* got image, label"),
         ("image,mask\n1.png,1.png\n", "must have the columns .* got image, mask"),
+        ("image,mask,cat,cat\n1.png,1.png,0,1\n", "must have the columns .* once; got image, mask, cat, cat"),
         ("image,mask,label\n", "has no rows"),
         ("image,mask,label\n1.png,1.png\n", r"line 2: must have 3 cells"),
         ("image,mask,label\n1.png,1.png,0,0\n", r"line 2: must have 3 cells"),

@@ -85,6 +85,12 @@ def test_transform_moves_both(masks: torch.Tensor) -> None:
         assert torch.equal(after[1], before[1].flip(-2))
 
 
+def test_transform_in_place_leaves_the_data_set_alone(masks: torch.Tensor) -> None:
+    data = wrapped(masks, transform=lambda image, mask: (image.zero_(), mask))
+    assert not data[0][0].any()
+    assert data.load_image(0).any()
+
+
 def test_images_without_mask_follow_the_policy(masks: torch.Tensor) -> None:
     some = [masks[0], None, masks[2]]
     with pytest.raises(InvalidValueError, match=r"TensorDataset\[1\] has no mask"):
@@ -150,6 +156,11 @@ def test_lengths_must_agree(masks: torch.Tensor, name: str) -> None:
 def test_illegal_targets_are_named(masks: torch.Tensor, targets: Any, message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         wrapped(masks, targets=targets)
+
+
+def test_targets_are_no_names(masks: torch.Tensor) -> None:
+    with pytest.raises(InvalidTypeError, match=r"targets must be integers, or 0 and 1 for each class; got \['cat'"):
+        wrapped(masks, targets=["cat", "dog", "dog"])
 
 
 @pytest.mark.parametrize("mask", [3.0, torch.zeros(2, 8, 8), torch.zeros(8), torch.zeros(8, 8, dtype=torch.complex64)])

@@ -118,9 +118,9 @@ def _read_rows(table: str) -> list[Row]:
             rows = [Row(f"{table}, line {reader.line_num}", _stripped(cells)) for cells in reader]
     except (OSError, UnicodeError, csv.Error) as error:
         raise InvalidValueError(f"table {table} cannot be read: {error}") from error
-    if "image" not in columns or "mask" not in columns or len(columns) < 3:
+    if not {"image", "mask"} < set(columns) or len(set(columns)) < len(columns):
         raise InvalidValueError(
-            f"table {table} must have the columns image, mask and label, or image, mask and one for each class; "
+            f"table {table} must have the columns image, mask and label, or image, mask and one for each class, once; "
             f"got {', '.join(columns) or 'none'}"
         )
     if not rows:

@@ -118,8 +118,7 @@ class _WithMasks(MaskedDataset):
         policy: MaskPolicy,
     ) -> None:
         classes = _given("classes", classes, dataset)
-        targets = torch.as_tensor(_given("targets", targets, dataset))
-        targets = targets.to(torch.int64 if targets.ndim == 1 and not targets.is_floating_point() else torch.float32)
+        targets = _as_targets(_given("targets", targets, dataset))
         self._dataset, self._masks, self._names = dataset, masks, names
         count: int = len(dataset)  # type: ignore[arg-type]
         if not callable(masks):
@@ -151,7 +150,8 @@ class _WithMasks(MaskedDataset):
         if isinstance(image, Image.Image):
             return picture_as_image(ImageOps.exif_transpose(image), f"image {self.name(index)}")
         if isinstance(image, Tensor) and image.ndim == 3:
-            return tv_tensors.Image(image)
+            # a copy, so that a transform that works in place cannot change the data set
+            return tv_tensors.Image(image.clone())
         raise InvalidTypeError(
             f"image {self.name(index)} must be a Pillow image or a tensor (C, H, W); got {_described(image)}"
         )
@@ -179,6 +179,14 @@ def _tensor_levels(values: Tensor) -> Levels:
     if values.is_floating_point():
         return Levels(values.double(), 1.0)
     return Levels(values.long(), _TOPS.get(values.dtype))
+
+
+def _as_targets(targets: Any) -> Tensor:
+    try:
+        tensor = torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidTypeError(f"targets must be integers, or 0 and 1 for each class; got {targets!r:.80}") from error
+    return tensor.to(torch.int64 if tensor.ndim == 1 and not tensor.is_floating_point() else torch.float32)
 
 
 def _given(name: str, value: Any, dataset: Any) -> Any:
