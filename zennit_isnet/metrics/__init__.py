@@ -6,14 +6,8 @@ Where relevance lies is no evidence that a model ignores the background: show `W
 """
 
 from zennit_isnet.metrics.groups import BiasGap, WorstGroupAccuracy
-from zennit_isnet.metrics.localization import (
-    BackgroundShare,
-    EnergyPointingGame,
-    PointingGame,
-    RelevanceMassAccuracy,
-    RelevanceRankAccuracy,
-    TopKIntersection,
-)
+from zennit_isnet.metrics.ranks import PointingGame, RelevanceRankAccuracy, TopKIntersection
+from zennit_isnet.metrics.shares import BackgroundShare, EnergyPointingGame, RelevanceMassAccuracy
 from zennit_isnet.metrics.swap_gap import SwapGap
 
 __all__ = [
