@@ -17,7 +17,7 @@ from zennit_isnet.validation import main_logits
 class GradCAM:
     """``R = ReLU(Σ_c w_c a_c)`` with ``w_c = mean_hw ∂q/∂a_c``: one channel, at the resolution of a layer.
 
-    Captum's `LayerGradCam`, differentiable. The backward pass ends at the layer, so it is cheap behind deep layers.
+    Captum's `LayerGradCam`, differentiable. The backward pass ends at the layer, so a late layer is cheap.
 
     Parameters
     ----------

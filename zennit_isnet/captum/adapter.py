@@ -40,7 +40,7 @@ class CaptumAttribution:
         Name of the layer that is attributed to, as in ``model.named_modules()``.
     verify : bool, default True
         Whether the first call with ``create_graph=True`` checks the gradient: on a float64 copy of the model, with
-        two images, along one direction of the parameters; 3 to 11 attributions more.
+        two images, along two directions of the parameters; 5 to 21 attributions more.
     **arguments
         For each call of ``attribute``, such as ``n_steps=8``.
 

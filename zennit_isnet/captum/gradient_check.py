@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from zennit_isnet.errors import InvalidValueError
 
@@ -62,13 +63,19 @@ def check_parameter_gradient(
         return False
     gradients = _gradients(result, leaves)
     along = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(gradients, leaves, strict=True)]
-    direction = _mixed_with_random(along)
-    analytic = _dot(along, direction)
-    numeric = []
+    for direction in (_unit(along), _random(along)):
+        _check_along(direction, value, leaves, along)
+    return True
+
+
+def _check_along(
+    direction: Sequence[Tensor], value: Callable[[], Tensor], leaves: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> None:
+    analytic, numeric = _dot(gradients, direction), []
     for step in STEPS:
         numeric.append(_difference(value, leaves, direction, step))
         if abs(analytic - numeric[-1]) <= TOLERANCE * max(abs(analytic), abs(numeric[-1])):
-            return True
+            return
     raise InvalidValueError(
         "the attribution's gradient with respect to the model's parameters is wrong: along one direction it is "
         f"{analytic:.6g}, and by finite differences {', '.join(f'{n:.6g}' for n in numeric)}. The attribution detaches "
@@ -78,7 +85,7 @@ def check_parameter_gradient(
 
 
 def _gradients(result: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    cause = None
+    cause: Exception | None = None
     try:
         found = torch.autograd.grad(result, leaves, allow_unused=True) if result.requires_grad else ()
     except (AttributeError, RuntimeError, TypeError) as error:
@@ -88,6 +95,7 @@ def _gradients(result: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | No
         raise InvalidValueError(
             "the attribution is no differentiable function of the model's parameters, so it cannot be penalised; use "
             "one that is made of gradients, or one of zennit_isnet.attributions"
+            + (f" ({type(cause).__name__}: {cause})" if cause else "")
         ) from cause
     return found
 
@@ -109,14 +117,16 @@ def same_random_numbers(device: torch.device) -> Iterator[None]:
         np.random.set_state(state)
 
 
-def _mixed_with_random(along: list[Tensor]) -> list[Tensor]:
-    """Unit vector halfway between the gradient, along which it says most, and a random direction."""
-    with same_random_numbers(along[0].device):
-        noise = [torch.randn_like(part) for part in along]
-    ratio = _norm(along) / _norm(noise)
-    mixed = [a + ratio * n for a, n in zip(along, noise, strict=True)]
-    norm = _norm(mixed)
-    return [part / norm for part in mixed]
+def _unit(vector: Sequence[Tensor]) -> list[Tensor]:
+    """Direction of a gradient, along which it says most."""
+    norm = max(math.sqrt(_dot(vector, vector)), 1e-30)
+    return [part / norm for part in vector]
+
+
+def _random(like: Sequence[Tensor]) -> list[Tensor]:
+    """Direction in which each parameter has the same share, also one that the gradient has forgotten."""
+    with same_random_numbers(like[0].device):
+        return [functional.normalize(torch.randn_like(part).flatten(), dim=0).view_as(part) for part in like]
 
 
 def _difference(
@@ -140,7 +150,3 @@ def _difference(
 
 def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
     return sum((a * b).sum().item() for a, b in zip(left, right, strict=True))
-
-
-def _norm(vector: Sequence[Tensor]) -> float:
-    return max(math.sqrt(_dot(vector, vector)), 1e-30)
