@@ -90,9 +90,10 @@ def _decide(
             f"{percent(swapped.value)}). This holds for backgrounds like those of these images."
         )
     if low <= tolerance:
+        some = f" At least {percent(low)} are lost, so the background has some say." if low > 0 else ""
         return "undecided", (
             f"The loss of accuracy on the background of another class, {percent(swapped.value)}, may lie on either "
-            f"side of {percent(tolerance)} by chance. More images would tell."
+            f"side of {percent(tolerance)} by chance; more images would tell.{some}"
         )
     if same_class.value is not None and same_class.value >= swapped.value / 2:
         return "undecided", (
