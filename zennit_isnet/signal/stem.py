@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from zennit_isnet.signal.provenance import Kind, exchanged, tensors_in
@@ -82,6 +83,10 @@ class Stem:
             bias: Tensor | None,
             scale: Tensor | None,
         ) -> tuple[Tensor | None, ...]:
+            # under autocast too in the images' precision, which their relevance has
+            signal, output, preactivation, weight = (
+                operand.to(images.dtype) for operand in (signal, output, preactivation, weight)
+            )
             trailing = (1,) * (weight.ndim - 2)
             if bias is not None:
                 preactivation = preactivation - bias.view(1, -1, *trailing)
@@ -90,7 +95,8 @@ class Stem:
                 preactivation = preactivation * scale.view(1, -1, *trailing)
                 weight = weight * scale.view(-1, 1, *trailing)
             relevance = output * signal
-            relevance = zbox_relevance(relevance, images, preactivation, weight, geometry, low, high, epsilon)
+            with torch.autocast(images.device.type, enabled=False):
+                relevance = zbox_relevance(relevance, images, preactivation, weight, geometry, low, high, epsilon)
             return None, relevance, None, None, None, None
 
         ended: Tensor = Substitute.apply(
