@@ -2,8 +2,8 @@
 
 Each is a callable ``attribution(model, images, formulation) -> output, {layer: relevance (N, K, C, …)}``, whose
 relevance is a differentiable function of the parameters. Those without relevance rules need a second derivative of
-every operation, which PyTorch lacks for a few (hardsigmoid, in MobileNetV3; some fused attention): ``backward()`` raises
-then, where `LRPAttribution` does not.
+every operation, which PyTorch lacks for a few (hardsigmoid, in MobileNetV3; some fused attention): ``backward()``
+raises then, where `LRPAttribution` does not.
 """
 
 from zennit_isnet.attribution import Attribution, GradientTimesInput, LRPAttribution
