@@ -121,7 +121,8 @@ class LRPAttribution:
             fusions = [getattr(composite, "fusion", None) for composite in composites.values()]
             on_copy = [fusion.note_copy for fusion in fusions if fusion is not None]
             taps = contexts.enter_context(Taps(model, self.layers, on_copy))
-            output = model(source)
+            # a copy, so that a model may start with an in-place operation; LRPFlex makes its own
+            output = model(source if isinstance(self.composite, LRPFlex) else source.clone())
             logits = main_logits(output, source.shape[0])
             seeds = formulation(logits)
             places = {INPUT: source, **taps.read()}
@@ -206,7 +207,7 @@ class GradientTimesInput:
         """Run the model once, and one ordinary backward pass for each explained quantity."""
         source = images if images.requires_grad and torch.is_grad_enabled() else images.detach().requires_grad_()
         with torch.enable_grad():
-            output = model(source)
+            output = model(source.clone())
             logits = main_logits(output, source.shape[0])
             heatmaps = [
                 source * torch.autograd.grad(logits, source, seed, create_graph=create_graph, retain_graph=True)[0]
