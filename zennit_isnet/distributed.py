@@ -12,6 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from zennit_isnet.errors import CalibrationError, InvalidTypeError
 
+__all__ = ["penalty_weight"]
+
 T = TypeVar("T")
 
 

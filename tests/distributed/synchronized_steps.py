@@ -10,6 +10,7 @@ import torch.distributed as dist
 from regularizer_models import tiny_net
 from synchronized_nets import CPUSyncBatchNorm, model_and_images, relevance_and_gradients, synchronized
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from zennit.composites import EpsilonPlus, LayerMapComposite
 from zennit.rules import Epsilon
 
@@ -33,6 +34,18 @@ def step(case: str, dtype: torch.dtype) -> Callable[[int, int], dict[str, Tensor
         return found
 
     return run
+
+
+def step_on_cuda(rank: int, world: int) -> dict[str, Tensor]:
+    """The same with PyTorch's own SyncBatchNorm in `DistributedDataParallel`; both processes may share one device."""
+    device = torch.device("cuda", rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    model, images = model_and_images("LRPFlex", torch.float64)
+    model = DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(model).to(device))
+    # DistributedDataParallel takes the mean over the processes
+    shard = images.chunk(world)[rank].to(device)
+    found = relevance_and_gradients(model, "LRPFlex", shard, len(shard))
+    return {name.replace("module.", ""): value.cpu() for name, value in found.items()}
 
 
 def whole_batch() -> tuple[Tensor, Tensor]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from processes import WORLD
+from processes import WORLD, run_in_processes
 from synchronized_nets import CASES, model_and_images, relevance_and_gradients
-from synchronized_steps import whole_batch
+from synchronized_steps import step_on_cuda, whole_batch
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +29,12 @@ def test_it_is_batchnorm_of_the_whole_batch(found, case):
     expected = in_one_process(case, torch.float64)
     assert all(value.any() for name, value in expected.items() if name.startswith("relevance"))
     check(found[case], expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch's own SyncBatchNorm needs a CUDA device")
+def test_pytorchs_own_is_batchnorm_of_the_whole_batch(tmp_path):
+    check(run_in_processes(step_on_cuda, tmp_path), in_one_process("LRPFlex", torch.float64), rtol=1e-8, atol=1e-10)
 
 
 def test_in_float32_too(found):
