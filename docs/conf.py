@@ -59,6 +59,8 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "show_signature": False,
     "min_reported_time": 0,
+    "image_scrapers": ("matplotlib", "gallery_figures.last_figure"),
+    "capture_repr": (),
     "reset_modules": ("matplotlib",),
     "abort_on_example_error": True,
 }

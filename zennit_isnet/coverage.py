@@ -41,7 +41,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found: a row for each operation on the signal, in the order of the forward pass."""
+    """What `check` found.
+
+    Attributes
+    ----------
+    rows : tuple of Row
+        One for each operation on the signal, in the order of the forward pass.
+    """
 
     rows: tuple[Row, ...]
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts]
+PAGES = [ROOT / "CONTRIBUTING.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in p.parts)]
 SLOW = {"docs/how-to/lightning.md"}  # imports a second training framework
 SNIPPET = re.compile(
     r"^```(?P<kind>python|pycon)\n(?P<block>.*?)^```$|^<!-- setup\n(?P<setup>.*?)^-->$", flags=re.MULTILINE | re.DOTALL

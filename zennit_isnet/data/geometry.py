@@ -119,6 +119,17 @@ class AroundForeground(nn.Module):
     ------
     InvalidValueError
         When called with a mask without foreground, or an image smaller than `size`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torchvision import tv_tensors
+    >>> from zennit_isnet.data import AroundForeground
+    >>> mask = torch.zeros(1, 60, 80, dtype=torch.bool)
+    >>> mask[:, 50, 70] = True
+    >>> image, mask = AroundForeground(16)(tv_tensors.Image(torch.zeros(3, 60, 80)), tv_tensors.Mask(mask))
+    >>> image.shape, mask.any().item()
+    (torch.Size([3, 16, 16]), True)
     """
 
     def __init__(self, size: int | None = None) -> None:

@@ -63,6 +63,31 @@ class MaskedDataset(Dataset[Any], ABC):
     ------
     InvalidTypeError, InvalidValueError
         If an option or the targets are not allowed.
+
+    Examples
+    --------
+    Images that are in memory:
+
+    >>> import torch
+    >>> from torchvision import tv_tensors
+    >>> from zennit_isnet.data import MaskedDataset
+    >>> from zennit_isnet.data.decoding import Levels
+    >>> class InMemory(MaskedDataset):
+    ...     def name(self, index):
+    ...         return f"image {index}"
+    ...
+    ...     mask_name = name
+    ...
+    ...     def load_image(self, index):
+    ...         return tv_tensors.Image(torch.zeros(3, 8, 8, dtype=torch.uint8))
+    ...
+    ...     def load_levels(self, index, image):
+    ...         values = torch.zeros(8, 8, dtype=torch.uint8)
+    ...         values[2:6, 2:6] = 255
+    ...         return Levels(values, top=255.0)
+    >>> image, mask, label = InMemory(["cat", "dog"], torch.tensor([0, 1, 1]))[2]
+    >>> image.shape, int(mask.sum()), label
+    (torch.Size([3, 8, 8]), 16, 1)
     """
 
     def __init__(

@@ -49,12 +49,9 @@ class OxfordPetMasks(MaskedFiles):
 
     Examples
     --------
-    .. code-block:: python
-
-        from zennit_isnet.data import OxfordPetMasks, training_transform
-
-        data = OxfordPetMasks("datasets", transform=training_transform(224), download=True)
-        image, mask, label = data[0]
+    >>> from zennit_isnet.data import OxfordPetMasks, training_transform
+    >>> data = OxfordPetMasks("datasets", transform=training_transform(224), download=True)  # doctest: +SKIP
+    >>> image, mask, label = data[0]  # doctest: +SKIP
 
     References
     ----------

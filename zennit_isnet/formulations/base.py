@@ -14,6 +14,20 @@ class Formulation(ABC):
 
     A formulation is called with logits and returns, for each of K quantities per image, the signal at the logits:
     the gradient of the quantity with respect to them. Subclasses write `seeds`; their logits have been checked.
+
+    Examples
+    --------
+    One that explains by how much the first class leads the second:
+
+    >>> import torch
+    >>> from zennit_isnet import Formulation
+    >>> class FirstAgainstSecond(Formulation):
+    ...     def seeds(self, logits):
+    ...         seed = torch.zeros_like(logits)
+    ...         seed[:, 0], seed[:, 1] = 1, -1
+    ...         return seed.unsqueeze(1)
+    >>> FirstAgainstSecond()(torch.randn(1, 3))
+    tensor([[[ 1., -1.,  0.]]])
     """
 
     def __call__(self, logits: Tensor) -> Tensor:

@@ -34,6 +34,16 @@ class FuseBatchNorm(_Request):
 
     Uses the statistics of the forward pass (the batch's in train mode, the running ones in eval mode), finds pairs by
     the tensors that flow instead of by the order of the modules, and writes to no parameter.
+
+    Examples
+    --------
+    >>> from torchvision.models import resnet18
+    >>> from zennit.composites import EpsilonPlus
+    >>> from zennit_isnet import FuseBatchNorm, differentiable
+    >>> composite = differentiable(EpsilonPlus(), canonizers=[FuseBatchNorm()])
+    >>> with composite.context(resnet18()):
+    ...     composite.fuse_batch_norm
+    True
     """
 
 
@@ -41,4 +51,12 @@ class MakeFunctionsVisible(_Request):
     """Give functional calls (sums of two branches, activations, average pooling) the rules of their module types.
 
     Sums get the rule of `zennit.layer.Sum`. Replaces the canonizers that rewrite the ``forward`` of known blocks.
+
+    Examples
+    --------
+    >>> from zennit.composites import EpsilonPlus
+    >>> from zennit_isnet import FuseBatchNorm, MakeFunctionsVisible, differentiable
+    >>> composite = differentiable(EpsilonPlus(), canonizers=[FuseBatchNorm(), MakeFunctionsVisible()])
+    >>> composite.visible_functions
+    True
     """

@@ -1,0 +1,141 @@
+"""
+A rule for your own layer
+=========================
+
+A model that runs an operation without a rule is refused. This page takes such a model, reads the message, and gives its
+layer a rule: first in one word, then as a formula, with a check that the formula is right.
+"""
+
+# %%
+# A model with an unknown layer
+# -----------------------------
+# ``SoftThreshold`` is an activation that nobody has a rule for.
+
+import torch
+from torch import nn
+
+from zennit_isnet import LRPAttribution, LRPFlex, Original, UncoveredOperationError, check
+
+
+class SoftThreshold(nn.Module):
+    """Takes a learned threshold off the magnitude of each value, by a smooth function of it."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.threshold = nn.Parameter(torch.full((channels, 1, 1), 0.3))
+
+    def forward(self, features):
+        return features * torch.exp(-self.threshold / (features.square() + 1e-3))
+
+
+torch.manual_seed(0)
+model = nn.Sequential(
+    *(nn.Conv2d(3, 8, 3, bias=False), SoftThreshold(8)),
+    *(nn.Conv2d(8, 8, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4, bias=False)),
+).double()
+images = torch.randn(5, 3, 8, 8, dtype=torch.float64)
+
+try:
+    LRPAttribution()(model, images, Original())
+except UncoveredOperationError as error:
+    print(error)
+
+# %%
+# ``check`` shows the same as a table, for a model before anything is trained:
+
+print(check(model, images))
+
+# %%
+# In one word
+# -----------
+# The layer is an elementwise activation with a(0) = 0. For these the rule is known: multiply the signal by the gate
+# a / (z + ε·sign z).
+
+in_a_word = LRPFlex(modules={SoftThreshold: "activation"})
+print("covered:", check(model, images, in_a_word).ok)
+_, by_word = LRPAttribution(in_a_word)(model, images, Original())
+
+# %%
+# The other words are ``"linear"`` (the plain gradient is right) and ``"gate"`` (the output is held constant, and may
+# only multiply something that carries the signal, as a sigmoid does).
+#
+# As a formula
+# ------------
+# A function of the module, its input, its output and the signal at the output. It returns the signal at the input. Use
+# differentiable operations only: that is what makes the relevance a function of the parameters. Here the gate is known
+# in closed form, and needs no ε at all.
+
+
+def soft_threshold_rule(module, features, output, signal):
+    gate = torch.exp(-module.threshold / (features.square() + 1e-3))
+    return signal * gate
+
+
+composite = LRPFlex(modules={SoftThreshold: soft_threshold_rule})
+_, relevance = LRPAttribution(composite)(model, images, Original())
+
+# %%
+# Is it right?
+# ------------
+# Three checks, in the order of what they find.
+#
+# *Conservation*: without biases and with a tiny ε, the relevance of the pixels is the logit.
+
+exact = LRPFlex(1e-12, modules={SoftThreshold: soft_threshold_rule})
+logits, conserved = LRPAttribution(exact)(model, images, Original())
+difference = conserved["input"].flatten(2).sum(2) - logits
+print(f"conservation, largest difference from the logit: {difference.abs().max():.1e} of {logits.abs().max():.2f}")
+
+# %%
+# *Another way to the same value*: here, the word.
+
+difference = (relevance["input"] - by_word["input"]).abs().max() / relevance["input"].abs().max()
+print(f"formula against word: {difference:.1e}, of the order of ε")
+
+# %%
+# *The parameter gradient*, along one direction, against a central difference. This is what finds a ``detach`` or a
+# ``.data`` that slipped into the formula.
+
+
+def loss():
+    return LRPAttribution(composite)(model, images, Original())[1]["input"].square().sum()
+
+
+parameters = list(model.parameters())
+gradient = torch.autograd.grad(loss(), parameters)
+direction = [torch.randn_like(parameter) for parameter in parameters]
+analytic = sum((g * d).sum() for g, d in zip(gradient, direction, strict=True)).item()
+
+
+def moved(distance):
+    with torch.no_grad():
+        for parameter, part in zip(parameters, direction, strict=True):
+            parameter += distance * part
+    value = loss().item()
+    with torch.no_grad():
+        for parameter, part in zip(parameters, direction, strict=True):
+            parameter -= distance * part
+    return value
+
+
+step = 1e-7
+numeric = (moved(step) - moved(-step)) / (2 * step)
+print(f"gradient {analytic:.6g}, central difference {numeric:.6g}")
+
+# %%
+# Functions instead of modules
+# ----------------------------
+# An operation that your model calls as a function gets its rule by ``rules``, with the same words. ``LRPFlex`` then
+# treats every call of it alike.
+
+
+class Sine(nn.Module):
+    def forward(self, features):
+        return torch.sin(features)
+
+
+functional = nn.Sequential(nn.Conv2d(3, 8, 3), Sine(), nn.Flatten(), nn.Linear(288, 4)).double()
+print(check(functional, images, LRPFlex(rules={torch.sin: "activation"})))
+
+# %%
+# The rule would be useful to others? :doc:`/contributing` shows how to add it to the package, with its test.
