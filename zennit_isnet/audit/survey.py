@@ -30,8 +30,6 @@ class Survey:
     ----------
     labels : Tensor
         Of the images that take part, ``(n,)``.
-    indices : Tensor
-        Their places in the data set, ``(n,)``.
     left_out : int
         Number of images without a mask, or without background.
     mean, std : Tensor
@@ -43,7 +41,6 @@ class Survey:
     """
 
     labels: Tensor
-    indices: Tensor
     left_out: int
     mean: Tensor
     std: Tensor
@@ -100,7 +97,6 @@ def survey(source: MaskedImages, normalization: Normalization | None, *, seed: i
     empty: list[str] = []
     strange: list[str] = []
     labels: list[Tensor] = []
-    indices: list[Tensor] = []
     donors: list[Batch] = []
     sizes: set[tuple[int, ...]] = set()
     seen, pixels, total = 0, 0, torch.zeros(1, 1, 1, dtype=torch.float64)
@@ -117,7 +113,6 @@ def survey(source: MaskedImages, normalization: Normalization | None, *, seed: i
         pixels += batch.images[:, 0].numel()
         part = usable(batch)
         labels.append(part.labels)
-        indices.append(part.indices)
         for position in range(len(part)):
             seen += 1
             place = len(donors) if len(donors) < DONORS else chance.randrange(seen)
@@ -131,7 +126,6 @@ def survey(source: MaskedImages, normalization: Normalization | None, *, seed: i
         raise InvalidValueError(f"images must have one shape (C, H, W); got {sorted(sizes)}; resize and crop them")
     return Survey(
         labels=torch.cat(labels),
-        indices=torch.cat(indices),
         left_out=len(source) - seen,
         mean=mean,
         std=std,
