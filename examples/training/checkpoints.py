@@ -1,18 +1,16 @@
-"""Files that are either whole or not there, and the random state of a process."""
+"""Files that are either whole or not there."""
 
 from __future__ import annotations
 
 import io
 import os
 import pickle
-import random
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from training.errors import CheckpointError
@@ -74,26 +72,6 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} must hold a dictionary of weights, got {type(state).__name__}")
     return state
-
-
-def random_state() -> dict[str, Any]:
-    """Return the state of Python's, NumPy's and PyTorch's generators, as numbers and tensors."""
-    kind, keys, *rest = np.random.get_state(legacy=True)
-    return {
-        "python": random.getstate(),
-        "numpy": (kind, np.asarray(keys).tolist(), *rest),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Let all generators go on where `random_state` was taken."""
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
-    if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.checkpoints import random_state, set_random_state
 from training.errors import DivergenceError
 from training.optimization import PenaltyWeight, classification_loss, gradient_norm, make_optimizer, make_schedule
 from training.processes import Processes
+from training.randomness import random_state, seed_generators, set_random_state
 from training.samples import TrainingBatches, loader
 from zennit_isnet import ISNetRegularizer
 from zennit_isnet.swap import BackgroundSwap
@@ -79,7 +79,7 @@ class Phase:
         self.epoch = self.step = 0
         # a sum and a count for each of SUMS: images without a mask have no share
         self.sums = torch.zeros(2, len(SUMS), dtype=torch.float64, device=processes.device)
-        torch.manual_seed(options.seed + processes.rank)
+        seed_generators(options.seed + processes.rank)
 
     @property
     def total_steps(self) -> int:

@@ -6,38 +6,20 @@ number of workers.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sized
-from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from training.interruption import leave_signals_to_parent
 from training.processes import Processes
+from training.randomness import random_numbers_of
 from zennit_isnet import InvalidValueError
 
 Key = tuple[int, int]
 """Epoch and index of a sample."""
-
-
-@contextmanager
-def random_numbers_of(*key: int) -> Iterator[None]:
-    """Seed the CPU generators of Python, NumPy and PyTorch by `key`; afterwards they go on as if nothing had been."""
-    former = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators too
-    try:
-        yield
-    finally:
-        random.setstate(former[0])
-        np.random.set_state(former[1])
-        torch.set_rng_state(former[2])
 
 
 class SeededSamples(Dataset[tuple[Tensor, Tensor, Any, bool]]):

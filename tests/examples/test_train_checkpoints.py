@@ -12,6 +12,7 @@ import pytest
 import torch
 from training import checkpoints
 from training.errors import CheckpointError
+from training.randomness import random_state, set_random_state
 from training.resuming import last_checkpoint
 
 
@@ -28,10 +29,10 @@ def test_generators_go_on_after_a_checkpoint(tmp_path: Path):
     def draw() -> tuple[float, float, float]:
         return random.random(), np.random.rand(), torch.rand(()).item()
 
-    checkpoints.save(tmp_path / "last.pt", {"random": checkpoints.random_state()})
+    checkpoints.save(tmp_path / "last.pt", {"random": random_state()})
     expected = draw()
     draw()
-    checkpoints.set_random_state(checkpoints.load(tmp_path / "last.pt")["random"])
+    set_random_state(checkpoints.load(tmp_path / "last.pt")["random"])
     assert draw() == expected
 
 
