@@ -75,6 +75,7 @@ def main(arguments: Sequence[str] | None = None, digits: Digits | None = None) -
     if options.checkpoint is not None:
         accelerator.save_state(options.checkpoint)
     found = {kind: accuracy(accelerator, model, test) for kind, test in zip(TESTS, tests, strict=True)}
+    accelerator.end_training()
     accelerator.print(", ".join(f"{kind} {value:.3f}" for kind, value in found.items()))
     return found
 

@@ -105,3 +105,23 @@ def test_outside_of_a_signal_pass_the_contexts_do_nothing():
     assert all(p.grad is not None for p in model.parameters())
     # PyTorch's own behaviour: what is computed again counts the batch again
     assert model.layer1.block[0].bn1.num_batches_tracked == 2
+
+
+class Cube(nn.Module):
+    def forward(self, x):
+        return x**3
+
+
+def test_a_declared_module_keeps_its_rule_in_a_checkpointed_part():
+    def model(wrap):
+        torch.manual_seed(0)
+        part = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), Cube(), nn.Conv2d(4, 4, 3))
+        return nn.Sequential(wrap(part), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64, 3))
+
+    def again(block):
+        return Checkpointed(block, context_fn=checkpoint_contexts)
+
+    expected, found = (
+        penalized(model(wrap), LRPFlex(modules={Cube: "activation"})) for wrap in (lambda part: part, again)
+    )
+    torch.testing.assert_close(found, expected)
