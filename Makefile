@@ -74,6 +74,7 @@ bench: $(READY) ## what the penalty costs: table, numbers and plot in benchmarks
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
 docs: $(DOCS_READY) ## the documentation with its gallery, in docs/_build/html; warnings are errors
+	rm -rf docs/reference/generated
 	$(ONE_THREAD) $(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going docs docs/_build/html
 	$(BIN)/python docs/check_links.py docs/_build/html
 

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
+import zennit_isnet
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
 
@@ -34,6 +36,7 @@ nitpicky = True
 # reference
 default_role = "autolink"
 autosummary_generate = True
+autosummary_context = {"top_level": zennit_isnet.__all__}
 autosummary_ignore_module_all = False
 autosummary_imported_members = True
 autodoc_member_order = "bysource"
@@ -107,5 +110,5 @@ nitpick_ignore_regex = [
     # names of others, as their code calls them: only some are in their inventories, and none without a network
     ("py:.*", r"(?!zennit_isnet\b).*"),
     # bases that are nobody's business
-    ("py:class", r"zennit_isnet\.(.*\._\w+|registration\.ExclusiveComposite)"),
+    ("py:class", r"zennit_isnet\.(.*\._\w+|registration\.\w+|data\.files\.\w+|metrics\.(base|localization)\.\w+)"),
 ]
