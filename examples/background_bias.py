@@ -26,7 +26,7 @@ import torch
 from bias_training import Result, loader, table, train
 from torch import nn
 
-from zennit_isnet import Dual, ISNetRegularizer, LRPFlex, Original, Selective, Stochastic, ZPlus
+from zennit_isnet import Dual, EveryNth, ISNetRegularizer, LRPFlex, Original, Selective, Stochastic, ZPlus
 from zennit_isnet.data import BackgroundBias, load_digits
 from zennit_isnet.data.options import Split
 from zennit_isnet.plotting import heatmap_panel
@@ -47,9 +47,8 @@ def make_regularizer(model: nn.Module, formulation: str, options: argparse.Names
         "original": Original,
     }[formulation]()
     layers = "auto" if formulation == "lds" else ()
-    return ISNetRegularizer(
-        model, composite=LRPFlex(box=box), formulation=explained, layers=layers, every=options.every
-    )
+    every = EveryNth(options.every, options.every_start)
+    return ISNetRegularizer(model, composite=LRPFlex(box=box), formulation=explained, layers=layers, every=every)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -66,6 +65,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--plain-epochs", type=int, default=6, help="epochs of the two plain trainings")
     parser.add_argument("--weight", type=float, default=0.7, help="P, the weight of the heatmap loss in [0, 1]")
     parser.add_argument("--every", type=int, default=1, help="penalise each n-th step only, with n times the weight")
+    parser.add_argument(
+        "--every-start", type=int, default=0, help="first steps that are all penalised whatever --every"
+    )
     parser.add_argument("--lr", type=float, default=0.05, help="highest learning rate (SGD, one cycle)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)

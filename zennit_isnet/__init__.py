@@ -38,6 +38,7 @@ from zennit_isnet.regularizer import ISNetRegularizer
 from zennit_isnet.relevance.canonizers import FuseBatchNorm, MakeFunctionsVisible
 from zennit_isnet.relevance.composite import DifferentiableComposite, differentiable
 from zennit_isnet.relevance.ready import EpsilonZBox, ZPlus
+from zennit_isnet.schedule import EveryNth
 from zennit_isnet.signal.recomputation import checkpoint_contexts
 
 __version__ = version("zennit-isnet")
@@ -48,6 +49,7 @@ __all__ = [
     "DifferentiableComposite",
     "Dual",
     "EpsilonZBox",
+    "EveryNth",
     "Formulation",
     "FuseBatchNorm",
     "GradientTimesInput",

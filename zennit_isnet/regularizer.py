@@ -55,9 +55,9 @@ class ISNetRegularizer:
         Decay in (0, 1] of the ranked mean of the layers' losses, the highest first; 1 is the plain mean.
     attribution : callable, optional
         ``attribution(model, images, formulation, create_graph=…) -> output, {layer: relevance}``; replaces LRP.
-    every : int, default 1
+    every : int or EveryNth, default 1
         Penalise every n-th training call only, with n times the weight; the others cost a plain step and return 0.
-        Cheaper, and weaker: with clipped gradients n = 4 did not stop the shortcut of the demo.
+        Cheaper, and weaker early on: let ``EveryNth(n, start=…)`` penalise all calls of the training's first third.
     validate : bool, default False
         Whether values (NaN, masks, the box) are checked at every call on accelerators too, where that waits for the
         device. On the CPU, and at the first call, they always are.
@@ -98,7 +98,7 @@ class ISNetRegularizer:
         layers: Sequence[str] | str = (),
         layer_decay: float = 0.9,
         attribution: Attribution | None = None,
-        every: int = 1,
+        every: int | EveryNth = 1,
         validate: bool = False,
     ) -> None:
         check_model(model)
@@ -116,7 +116,7 @@ class ISNetRegularizer:
         self.layer_decay = layer_decay
         self.formulation: Callable[[Tensor], Tensor] = Selective() if formulation is None else formulation
         self.loss = HeatmapLoss() if loss is None else loss
-        self.schedule = EveryNth(every)
+        self.schedule = every.after(every.calls) if isinstance(every, EveryNth) else EveryNth(every)
         self.validate = validate
         self.ranges: dict[str, RelevanceRange] = {}
         self._called, self._warned = False, not getattr(self.loss, "needs_range", True)
@@ -155,7 +155,7 @@ class ISNetRegularizer:
         """
         images, masks, flags = self._checked(images, masks, has_mask)
         training = torch.is_grad_enabled()
-        if training and not self.schedule.due:
+        if training and not self.schedule.weight:
             output = self.model(images)
             self.schedule.advance()
             return output, images.new_zeros(())
@@ -167,8 +167,7 @@ class ISNetRegularizer:
         self._called = True
         if not training:
             return detached(output), penalty
-        self.schedule.advance()
-        return output, self.schedule.every * penalty
+        return output, self.schedule.advance() * penalty
 
     def heatmap(self, images: Tensor, target: int | Tensor | Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Explain images; the model runs in eval mode and gets its modes back.
@@ -254,7 +253,7 @@ class ISNetRegularizer:
             came = list(state) if isinstance(state, Mapping) else type(state).__name__
             raise InvalidValueError(f"state must be a mapping with the keys 'ranges' and 'formulation', got {came}")
         ranges = calibration.ranges_from_state(state["ranges"])
-        schedule = EveryNth(self.schedule.every, state.get("calls", 0))
+        schedule = self.schedule.after(state.get("calls", 0))
         if hasattr(self.formulation, "load_state_dict"):
             self.formulation.load_state_dict(state["formulation"])
         self.ranges, self.schedule = ranges, schedule

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from zennit_isnet import InvalidTypeError, InvalidValueError, ISNetRegularizer
+from zennit_isnet import EveryNth, InvalidTypeError, InvalidValueError, ISNetRegularizer
 
 
 @pytest.fixture
@@ -31,6 +31,21 @@ def test_the_penalty_comes_at_every_nth_call_with_n_times_its_weight(model, batc
     regularizer = lazy(model, 3)
     penalties = [regularizer(*batch)[1] for _ in range(7)]
     torch.testing.assert_close(torch.stack(penalties), 3 * expected * torch.tensor([1, 0, 0, 1, 0, 0, 1]))
+
+
+def test_the_first_calls_can_all_be_penalised(model, batch):
+    expected = lazy(model, 1)(*batch)[1]
+    regularizer = lazy(model, EveryNth(2, start=3))
+    penalties = [regularizer(*batch)[1] for _ in range(7)]
+    torch.testing.assert_close(torch.stack(penalties), expected * torch.tensor([1, 1, 1, 2, 0, 2, 0]))
+
+
+def test_regularizers_count_their_own_calls(model, batch):
+    schedule = EveryNth(2)
+    first, second = lazy(model, schedule), lazy(model, schedule)
+    first(*batch)
+    assert second(*batch)[1] > 0
+    assert first(*batch)[1] == 0
 
 
 def test_a_skipped_call_is_a_plain_step(model, batch):
@@ -68,6 +83,14 @@ def test_a_resumed_training_goes_on_where_it_was(model, batch):
     assert [bool(second(*batch)[1] > 0) for _ in range(3)] == [False, True, False]
 
 
+def test_a_resumed_training_stays_within_its_first_calls(model, batch):
+    first, second = (lazy(model, EveryNth(3, start=3)) for _ in range(2))
+    first(*batch), first(*batch)
+    second.load_state_dict(first.state_dict())
+    weights = torch.stack([second(*batch)[1] for _ in range(4)]) / first(*batch)[1]
+    torch.testing.assert_close(weights, torch.tensor([1.0, 3, 0, 0], dtype=weights.dtype))
+
+
 def test_a_call_that_fails_does_not_count(model, batch):
     regularizer = lazy(model, 2)
     with pytest.raises(InvalidValueError):
@@ -89,5 +112,12 @@ def test_every_must_be_an_integer(model, every):
 
 @pytest.mark.parametrize("calls", [-1, 0.5, "3", None])
 def test_a_state_with_another_count_is_refused(model, calls):
-    with pytest.raises(InvalidValueError, match="calls"):
+    with pytest.raises((InvalidTypeError, InvalidValueError), match="calls"):
         lazy(model, 2).load_state_dict({"ranges": {}, "formulation": {}, "calls": calls})
+
+
+def test_the_first_calls_are_a_number_of_calls():
+    with pytest.raises(InvalidValueError, match="start must be at least 0, got -1"):
+        EveryNth(2, start=-1)
+    with pytest.raises(InvalidTypeError, match="start must be an integer"):
+        EveryNth(2, start=0.3)
