@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
 
 project = "zennit_isnet"
-author = "zennit_isnet contributors"
+author = copyright = "zennit_isnet contributors"
 release = version = installed_version("zennit-isnet")
 
 extensions = [

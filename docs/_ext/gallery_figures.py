@@ -13,9 +13,11 @@ LAST_VALUE = "___"
 
 def last_figure(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any], **_: Any) -> str:
     """Save the figure and return the reStructuredText that shows it."""
-    figure = block_vars["example_globals"].pop(LAST_VALUE, None)
+    names = block_vars["example_globals"]
+    figure = names.get(LAST_VALUE)
     if not isinstance(figure, Figure):
         return ""
+    names[LAST_VALUE] = None  # a later block may end without a value
     path = str(next(block_vars["image_path_iterator"]))
     figure.savefig(path, dpi=150)
     return str(figure_rst([path], gallery_conf["src_dir"]))

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "CONTRIBUTING.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in p.parts)]
-SLOW = {"docs/how-to/lightning.md"}  # imports a second training framework
+SLOW = {"docs/how-to/lightning.md", "docs/how-to/video.md"}  # a second training framework; convolutions in 3D
 SNIPPET = re.compile(
     r"^```(?P<kind>python|pycon)\n(?P<block>.*?)^```$|^<!-- setup\n(?P<setup>.*?)^-->$", flags=re.MULTILINE | re.DOTALL
 )
