@@ -48,7 +48,8 @@ def folder_source(options: argparse.Namespace) -> Source:
 def table_source(options: argparse.Namespace) -> Source:
     """Return the source of ``--data csv``: a table of image, mask and label."""
     make = partial(MaskedImageTable, root=options.root, binarize=options.binarize, resize_masks=options.resize_masks)
-    return Source(partial(make, options.csv), options.val_csv and partial(make, options.val_csv))
+    train = partial(make, options.csv, classes=options.class_names)
+    return Source(train, options.val_csv and partial(make, options.val_csv))
 
 
 def pet_source(options: argparse.Namespace) -> Source:

@@ -59,6 +59,7 @@ def _add_data(group: Any) -> None:
     group.add_argument("--val-masks", type=Path, help="as --masks, for validation")
     group.add_argument("--mask-suffix", default="", help="what a mask's name has after its image's name")
     group.add_argument("--csv", type=Path, help="table with the columns image, mask, label")
+    group.add_argument("--class-names", nargs="+", help="of --csv, where some class has no image or the order matters")
     group.add_argument("--val-csv", type=Path, help="as --csv, for validation")
     group.add_argument("--root", type=Path, help="folder of the files in the table, or of the Oxford-IIIT Pet data")
     group.add_argument("--pet-labels", choices=("breed", "species"), default="breed", help="of oxford-pet")

@@ -81,6 +81,7 @@ def write_report(
         "first": first,
         "classes": dict(zip(classes, outcomes[first].by_class(), strict=True)),
         "gap": figures[first]["accuracy"] - figures[first]["swapped_accuracy"],
+        "several": outcomes[first].multi_label,
         "by_chance": not outcomes[first].multi_label and figures[first]["accuracy"] < ABOVE_CHANCE / len(classes),
         "settings": {name: settings[name] for name in SHOWN_SETTINGS if name in settings},
         "pictures": pictures,
