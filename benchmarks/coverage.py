@@ -1,7 +1,6 @@
 """Which classifiers of torchvision and timm LRPFlex covers, with the reason where it does not: a table from `check`.
 
-    python benchmarks/coverage.py            # both; writes benchmarks/results/coverage.md
-    python benchmarks/coverage.py --timm-only
+    python benchmarks/coverage.py  # writes benchmarks/results/coverage.md
 
 Beside the checker's verdict stands the conservation error: relevance without biases against the explained logit, in
 float64 at ε = 1e-30, on randomly initialised weights.
@@ -11,14 +10,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from zennit_isnet import LRPAttribution, LRPFlex, Target, check
@@ -62,73 +63,111 @@ TIMM = (
 """Diverse architectures of timm; those that an installed version does not know are named in the table."""
 
 
-def candidates(options: argparse.Namespace) -> Iterator[tuple[str, nn.Module | None, int]]:
-    """Yield name, model and image size; None for a name that is not known."""
-    if not options.timm_only:
-        for name in torchvision.models.list_models(module=torchvision.models):
-            if not any(part in name for part in options.without):
-                arguments: dict[str, Any] = {"init_weights": False} if name.startswith(("googlenet", "incep")) else {}
-                yield f"torchvision {name}", torchvision.models.get_model(name, num_classes=10, **arguments), 224
+SIZES = {"alexnet": 63, "inception_v3": 75, "maxvit_t": 224, "vit_h_14": 28, "s3d": 224}
+SIZES |= dict.fromkeys(("mvit_v1_b", "mvit_v2_s"), 224)
+"""Pixels of the smallest image that a classifier of torchvision accepts, where that is not `SMALLEST`."""
+
+FRAMES = {"s3d": 16, "mvit_v1_b": 16, "mvit_v2_s": 16}
+"""Frames of the shortest video, where that is not `SHORTEST`."""
+
+SMALLEST, SHORTEST = 32, 4
+
+Candidate = tuple[str, Callable[[], nn.Module] | None, tuple[int, ...]]
+"""Name, how it is made (None where the name is not known) and the shape of its input."""
+
+
+class WithoutInitialisation(TorchFunctionMode):
+    """Leaves out what takes most of a large model's construction: its weights are drawn here."""
+
+    SKIPPED = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.erfinv_})
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Zero instead of drawing, because truncated draws are repeated until they lie in their range."""
+        return args[0].zero_() if func in self.SKIPPED else func(*args, **(kwargs or {}))
+
+
+def torchvision_candidates(module: Any) -> Iterator[Candidate]:
+    """Yield the classifiers of one of torchvision's modules, with the smallest input that each accepts."""
+    for name in torchvision.models.list_models(module=module):
+        size = SIZES.get(name, SMALLEST)
+        options: dict[str, Any] = {"image_size": size} if name.startswith("vit") else {}
+        if name in ("googlenet", "inception_v3"):
+            options = {"init_weights": False}
+        frames = (FRAMES.get(name, SHORTEST),) if module is torchvision.models.video else ()
+        make = partial(torchvision.models.get_model, name, num_classes=10, **options)
+        yield name, make, (3, *frames, size, size)
+
+
+def timm_candidates() -> Iterator[Candidate]:
+    """Yield the classifiers of `TIMM`, with the images that they were made for."""
     timm = importlib.import_module("timm")
     for name in TIMM:
         known = timm.is_model(name)
-        model = timm.create_model(name, pretrained=False, num_classes=10) if known else None
-        yield f"timm {name}", model, model.default_cfg["input_size"][-1] if known else 0
+        shape = getattr(timm.get_pretrained_cfg(name), "input_size", (3, 224, 224)) if known else ()
+        yield name, partial(timm.create_model, name, pretrained=False, num_classes=10) if known else None, shape
 
 
 @torch.no_grad()
 def without_biases(model: nn.Module) -> nn.Module:
     """Zero what adds a constant, in float64, and refill what is initialised with zeros."""
     for name, value in (*model.named_parameters(), *model.named_buffers()):
-        constant = name.endswith(("bias", "running_mean", "_token", "embedding", "beta"))
+        constant = name.endswith(("bias", "running_mean", "_token", "_pos", "embedding", "beta"))
         if constant or "pos_emb" in name:
             value.zero_()
         elif value.is_floating_point() and value.numel() and not value.any():
-            value.normal_(0, 0.1)
+            value.normal_(0, max(value[0].numel(), 1) ** -0.5 if value.ndim > 1 else 1)
     return model.double()
 
 
-def conservation_error(model: nn.Module, size: int) -> float:
+def conservation_error(model: nn.Module, shape: tuple[int, ...]) -> float:
     """Return ``|Σ R − y| / |y|`` for the largest logit."""
     model = without_biases(model).eval()
-    images = torch.rand(1, 3, size, size, dtype=torch.float64)
-    strongest = model(images).abs().argmax(1)
+    images = torch.rand(1, *shape, dtype=torch.float64)
+    with torch.no_grad():
+        strongest = model(images).abs().argmax(1)
     attribution = LRPAttribution(LRPFlex(1e-30))
     logits, relevance = attribution(model, images, Target(strongest), create_graph=False)
     logit = logits[0, strongest[0]]
     return ((relevance["input"].sum() - logit) / logit).abs().item()
 
 
-def row(name: str, model: nn.Module | None, size: int) -> str:
+def row(name: str, make: Callable[[], nn.Module] | None, shape: tuple[int, ...]) -> str:
     """Return one line of the table."""
-    if model is None:
-        return f"| {name} | – | – | this version of timm does not have it |"
+    if make is None:
+        return f"| {name} | – | – | this version does not have it |"
+    with WithoutInitialisation():
+        model = make()
     try:
-        report = check(model.eval(), torch.rand(1, 3, size, size))
+        report = check(model.eval(), torch.rand(1, *shape))
     except ISNetError as error:
         return f"| {name} | no | – | {error} |"
     if report.problems:
         reasons = "; ".join(dict.fromkeys(f"`{p.module}` {p.operation}: {p.remedy}" for p in report.problems[:2]))
         return f"| {name} | no | – | {reasons} |"
     rules = ", ".join(sorted({r.rule for r in report.rows if r.rule}))
-    return f"| {name} | yes | {conservation_error(model, size):.0e} | {rules} |"
+    return f"| {name} | yes | {conservation_error(model, shape):.0e} | {rules} |"
+
+
+def table(title: str, candidates: Iterable[Candidate]) -> list[str]:
+    """Return heading and table of one source."""
+    rows = [row(*candidate) for candidate in tqdm(list(candidates), desc=title, unit="model")]
+    covered = sum("| yes |" in line for line in rows)
+    head = ["| model | covered | conservation error | rules, or why not |", "| --- | --- | --- | --- |"]
+    return [f"## {title}", "", f"{covered} of {len(rows)} are covered.", "", *head, *rows, ""]
 
 
 def main() -> None:
-    """Check all and write the table."""
+    """Check all and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--timm-only", action="store_true")
-    parser.add_argument("--without", nargs="*", default=(), help="leave torchvision models with these in the name out")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "coverage.md")
     options = parser.parse_args()
     torch.manual_seed(0)
-    lines = ["| model | covered | conservation error | rules, or why not |", "| --- | --- | --- | --- |"]
-    lines += [row(*candidate) for candidate in tqdm(candidates(options), unit="model")]
-    covered = sum("| yes |" in line for line in lines)
-    arguments = " ".join(["", *sys.argv[1:]])
-    head = f"Command: `python benchmarks/coverage.py{arguments}`; {covered} of {len(lines) - 2} models are covered."
-    options.output.write_text("\n".join([head, "", *lines, ""]))
-    print(head)
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm"))
+    lines = [f"Command: `python benchmarks/coverage.py`, with {versions}.", ""]
+    lines += table("Image classifiers of torchvision", torchvision_candidates(torchvision.models))
+    lines += table("Video classifiers of torchvision", torchvision_candidates(torchvision.models.video))
+    lines += table("Classifiers of timm", timm_candidates())
+    options.output.write_text("\n".join(lines))
 
 
 if __name__ == "__main__":
