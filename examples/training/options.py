@@ -90,6 +90,7 @@ def _add_penalty(group: Any) -> None:
     group.add_argument("--epsilon", type=float, default=1e-2, help="of the gates")
     group.add_argument("--decay", type=float, default=0.9, help="of the ranked mean over background pixels")
     group.add_argument("--every", type=int, default=1, help="penalise each n-th step only, with n times the weight")
+    group.add_argument("--every-start", type=int, default=0, help="first steps that are all penalised whatever --every")
     group.add_argument("--swap-probability", type=float, default=0.0, help="of another image's background")
 
 
@@ -158,7 +159,16 @@ def _problems(options: argparse.Namespace) -> Iterator[str]:
     for name in ("epochs", "batch_size", "accumulate", "every", "decay_epochs", "log_every"):
         if getattr(options, name) < 1:
             yield f"{_flag(name)} must be at least 1, got {getattr(options, name)}"
-    for name in ("clip", "warmup_epochs", "checkpoint_every", "workers", "panel", "momentum", "weight_decay"):
+    for name in (
+        "clip",
+        "warmup_epochs",
+        "checkpoint_every",
+        "every_start",
+        "workers",
+        "panel",
+        "momentum",
+        "weight_decay",
+    ):
         if getattr(options, name) < 0:
             yield f"{_flag(name)} must not be negative, got {getattr(options, name)}"
     if options.lr <= 0:

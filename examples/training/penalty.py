@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zennit_isnet import Dual, HeatmapLoss, ISNetRegularizer, LRPFlex, Original, Selective, Stochastic, ZPlus
+from zennit_isnet import Dual, EveryNth, HeatmapLoss, ISNetRegularizer, LRPFlex, Original, Selective, Stochastic, ZPlus
 from zennit_isnet.functional import background_share
 
 FORMULATIONS = ("stochastic", "selective", "dual", "original")
@@ -60,7 +60,7 @@ def make_regularizer(
     model : Module
         Perhaps in `DistributedDataParallel`.
     options : Namespace
-        ``formulation``, ``layers``, ``box``, ``epsilon``, ``decay`` and ``every``.
+        ``formulation``, ``layers``, ``box``, ``epsilon``, ``decay``, ``every`` and ``every_start``.
     box : tuple, optional
         Bounds of the images as the model gets them; used with ``--box``.
     seed : int
@@ -79,5 +79,5 @@ def make_regularizer(
         formulation=formulation,
         loss=LossWithShare(HeatmapLoss(decay=options.decay)),
         layers=options.layers,
-        every=options.every,
+        every=EveryNth(options.every, options.every_start),
     )

@@ -32,7 +32,7 @@ ABOVE_CHANCE = 1.5
 SHOWN_SETTINGS = (
     "model", "weights", "data", "size", "formulation", "layers", "box", "epsilon", "weight", "swap_probability",
     "plain_epochs", "calibrate_on", "epochs", "batch_size", "accumulate", "process_count", "optimizer", "lr",
-    "weight_decay", "schedule", "warmup_epochs", "clip", "amp", "every", "seed",
+    "weight_decay", "schedule", "warmup_epochs", "clip", "amp", "every", "every_start", "seed",
 )  # fmt: skip
 
 
