@@ -57,7 +57,7 @@ sphinx_gallery_conf = {
     "examples_dirs": ["gallery/tutorials", "gallery/explanation"],
     "gallery_dirs": ["auto_examples/tutorials", "auto_examples/explanation"],
     "filename_pattern": r"/plot_",
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": "gallery_order.ReadingOrder",
     "download_all_examples": False,
     "show_memory": False,
     "show_signature": False,

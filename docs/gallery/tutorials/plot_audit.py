@@ -18,6 +18,7 @@ from torch.utils.data import Subset
 
 from zennit_isnet.audit import audit
 from zennit_isnet.data import BackgroundBias, load_digits
+from zennit_isnet.plotting import share_by_class
 
 digits = load_digits()
 
@@ -57,6 +58,16 @@ print(f"{report.verdict.outcome}: {report.verdict.reason}")
 # The whole report, in Markdown. ``report.to_html()`` is a page with pictures, ``report.to_json()`` is for machines.
 
 print(report.to_markdown())
+
+# %%
+# Where the relevance of each class lies. The dashes are the shares that uniform relevance would have.
+
+share_by_class(
+    [image.share for image in report.images],
+    [image.label for image in report.images],
+    report.classes,
+    expected=[image.area for image in report.images],
+)
 
 # %%
 # The same for an innocent

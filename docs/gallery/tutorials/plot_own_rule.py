@@ -11,6 +11,7 @@ layer a rule: first in one word, then as a formula, with a check that the formul
 # -----------------------------
 # ``SoftThreshold`` is an activation that nobody has a rule for.
 
+import matplotlib.pyplot as plt
 import torch
 from torch import nn
 
@@ -73,6 +74,14 @@ def soft_threshold_rule(module, features, output, signal):
 
 composite = LRPFlex(modules={SoftThreshold: soft_threshold_rule})
 _, relevance = LRPAttribution(composite)(model, images, Original())
+
+values = torch.linspace(-2, 2, 400)
+gate = torch.exp(-0.3 / (values.square() + 1e-3))
+figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
+axis.plot(values, values * gate, label="the activation, a(z)")
+axis.plot(values, gate, "--", label="its gate, a(z) / z")
+axis.set_xlabel("z")
+axis.legend()
 
 # %%
 # Is it right?
