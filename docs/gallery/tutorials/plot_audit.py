@@ -60,7 +60,7 @@ print(f"{report.verdict.outcome}: {report.verdict.reason}")
 print(report.to_markdown())
 
 # %%
-# Where the relevance of each class lies. The dashes are the shares that uniform relevance would have.
+# Where the relevance of each class lies. The diamonds are the shares that uniform relevance would have.
 
 share_by_class(
     [image.share for image in report.images],
