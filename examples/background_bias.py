@@ -65,9 +65,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--plain-epochs", type=int, default=6, help="epochs of the two plain trainings")
     parser.add_argument("--weight", type=float, default=0.7, help="P, the weight of the heatmap loss in [0, 1]")
     parser.add_argument("--every", type=int, default=1, help="penalise each n-th step only, with n times the weight")
-    parser.add_argument(
-        "--every-start", type=int, default=0, help="number of first steps that are all penalised"
-    )
+    parser.add_argument("--every-start", type=int, default=0, help="number of first steps that are all penalised")
     parser.add_argument("--lr", type=float, default=0.05, help="highest learning rate (SGD, one cycle)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)

@@ -32,6 +32,8 @@ class Method:
         The chance of each training image to get another background.
     consistency : float
         Weight of the distance between the predictions for the images and for the same on other backgrounds.
+    every : int
+        The penalty comes at each n-th step only, with n times its weight.
     background : str
         Of the training and validation images.
     """
@@ -40,6 +42,7 @@ class Method:
     weight: float = 0.7
     swap: float = 0.0
     consistency: float = 0.0
+    every: int = 1
     background: Background = "biased"
 
 
@@ -96,6 +99,7 @@ METHODS: dict[str, Method] = {
     "stochastic+consistency": Method("stochastic", consistency=1.0),
     "lds": Method("lds"),
     "lds+swap": Method("lds", swap=0.5),
+    "lds+swap+every4": Method("lds", swap=0.5, every=4),
     "dual": Method("dual"),
     "dual+swap": Method("dual", swap=0.5),
     "original": Method("original"),

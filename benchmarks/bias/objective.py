@@ -9,7 +9,7 @@ from methods import PENALTIES, Method
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from zennit_isnet import ISNetRegularizer, RelevanceRange
+from zennit_isnet import EveryNth, ISNetRegularizer, RelevanceRange
 from zennit_isnet.formulations import Label
 from zennit_isnet.swap import BackgroundSwap, swap_consistency
 
@@ -47,7 +47,7 @@ class Objective:
         self.regularizer: ISNetRegularizer | None = None
         if method.penalty is not None:
             self.regularizer = PENALTIES[method.penalty].make(model, Generator().manual_seed(seed))
-            self.regularizer.ranges = ranges
+            self.regularizer.ranges, self.regularizer.schedule = ranges, EveryNth(method.every)
 
     def __call__(self, images: Tensor, masks: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return the loss and its terms; swaps for augmentation in train mode only."""
