@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, nn
 
-from zennit_isnet import Dual, ISNetRegularizer, Original, Selective, Stochastic, peers
+from zennit_isnet import Dual, HeatmapLoss, ISNetRegularizer, Original, Selective, Stochastic, peers
 from zennit_isnet.data.options import Background
 from zennit_isnet.preservation import eval_mode
 from zennit_isnet.taps import Taps, layer_per_resolution
@@ -34,6 +34,8 @@ class Method:
         Weight of the distance between the predictions for the images and for the same on other backgrounds.
     every : int
         The penalty comes at each n-th step only, with n times its weight.
+    smoothing : float
+        Label smoothing of the cross-entropy; also of the plain training on which the relevance range is measured.
     background : str
         Of the training and validation images.
     """
@@ -43,6 +45,7 @@ class Method:
     swap: float = 0.0
     consistency: float = 0.0
     every: int = 1
+    smoothing: float = 0.0
     background: Background = "biased"
 
 
@@ -62,8 +65,10 @@ class Recipe:
     settings: dict[str, Any]
 
 
-def _stochastic(layers: str | tuple[str, ...] = ()) -> MakePenalty:
-    return lambda model, generator: ISNetRegularizer(model, formulation=Stochastic(generator), layers=layers)
+def _stochastic(layers: str | tuple[str, ...] = (), decay: float = 0.9) -> MakePenalty:
+    return lambda model, generator: ISNetRegularizer(
+        model, formulation=Stochastic(generator), loss=HeatmapLoss(decay=decay), layers=layers
+    )
 
 
 def _gradcam(model: nn.Module, _: Generator) -> ISNetRegularizer:
@@ -81,6 +86,8 @@ PENALTIES: dict[str, Penalty] = {
     "dual": Penalty(lambda model, _: ISNetRegularizer(model, formulation=Dual())),
     "original": Penalty(lambda model, _: ISNetRegularizer(model, formulation=Original())),
     "lds": Penalty(_stochastic("auto")),
+    # a texture is a background everywhere: its mean counts, not its few hottest pixels
+    "lds-mean": Penalty(_stochastic("auto", decay=1.0)),
     "rrr": Penalty(lambda model, _: peers.rrr(model), calibrated=False),
     "gradmask": Penalty(lambda model, _: peers.gradmask(model), calibrated=False),
     "energy": Penalty(lambda model, _: peers.energy(model), calibrated=False),
@@ -91,13 +98,16 @@ METHODS: dict[str, Method] = {
     "plain": Method(),
     "plain+swap": Method(swap=0.5),
     "consistency": Method(consistency=1.0),
+    "smoothing": Method(smoothing=0.1),
     "selective": Method("selective"),
     "selective+swap": Method("selective", swap=0.5),
     "selective+consistency": Method("selective", consistency=1.0),
+    "selective+smoothing": Method("selective", smoothing=0.1),
     "stochastic": Method("stochastic"),
     "stochastic+swap": Method("stochastic", swap=0.5),
     "stochastic+consistency": Method("stochastic", consistency=1.0),
     "lds": Method("lds"),
+    "lds-mean": Method("lds-mean"),
     "lds+swap": Method("lds", swap=0.5),
     "lds+swap+every4": Method("lds", swap=0.5, every=4),
     "dual": Method("dual"),

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from methods import PENALTIES, Method
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from zennit_isnet import EveryNth, ISNetRegularizer, RelevanceRange
 from zennit_isnet.formulations import Label
@@ -42,6 +41,7 @@ class Objective:
 
     def __init__(self, method: Method, model: nn.Module, ranges: Ranges, seed: int) -> None:
         self.method, self.model = method, model
+        self.cross_entropy = nn.CrossEntropyLoss(label_smoothing=method.smoothing)
         self.augment = BackgroundSwap(method.swap, generator=Generator().manual_seed(seed + 1))
         self.swap = BackgroundSwap(1.0, generator=Generator().manual_seed(seed + 2))
         self.regularizer: ISNetRegularizer | None = None
@@ -55,12 +55,15 @@ class Objective:
             images = self.augment(images, masks)
         if self.regularizer is None:
             logits = main_head(self.model(images))
-            terms = {"loss": F.cross_entropy(logits, labels)}
+            terms = {"loss": self.cross_entropy(logits, labels)}
         else:
             with labels_given(self.regularizer, labels):
                 output, penalty = self.regularizer(images, masks)
             logits, weight = main_head(output), self.method.weight
-            terms = {"loss": (1 - weight) * F.cross_entropy(logits, labels) + weight * penalty, "penalty": penalty}
+            terms = {
+                "loss": (1 - weight) * self.cross_entropy(logits, labels) + weight * penalty,
+                "penalty": penalty,
+            }
         if self.method.consistency:
             swapped = main_head(self.model(self.swap(images, masks)))
             terms["consistency"] = swap_consistency(logits, swapped).mean()

@@ -8,7 +8,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,8 @@ class Run:
 
     @property
     def plain(self) -> Run:
-        """The plain run of the same setting."""
-        return Run(**{**asdict(self), "method": "plain"})
+        """The run of the same setting on whose model the relevance range is measured."""
+        return replace(self, method="smoothing" if find_method(self.method).smoothing else "plain")
 
 
 @cache
@@ -153,7 +153,7 @@ def train(run: Run, folder: Path, quiet: bool = False) -> dict[str, Any]:
     for criterion, (_, epoch, state) in kept.items():
         model.load_state_dict(state)
         chosen[criterion] = {"epoch": epoch, "swap": history[epoch - 1]["swapped"], **final_figures(model, tests)}
-    if run.method == "plain":
+    if run == run.plain:
         save(run.file(folder, ".pt"), lambda path: torch.save(kept["loss"][2], path))
     return {
         "run": asdict(run),

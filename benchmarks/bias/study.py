@@ -57,31 +57,38 @@ def runs(options: argparse.Namespace) -> list[Run]:
             options.seeds, options.model, options.bias, options.optimizer, options.only
         )
     ]
+    return with_plain(asked)
+
+
+def with_plain(asked: Sequence[Run]) -> list[Run]:
+    """Return runs, each once, and before those with a relevance range the plain ones that it is measured on."""
     return list(dict.fromkeys(itertools.chain(*((run.plain, run) if run.needs_plain else (run,) for run in asked))))
+
+
+def run_all(todo: Sequence[Run], folder: Path, workers: int) -> None:
+    """Make all runs that are not there yet."""
+    bar = tqdm(total=len(todo), unit="run", smoothing=0)
+    if workers == 1:
+        for run in todo:
+            bar.write(run_once(run, folder))
+            bar.update()
+    else:
+        # OpenMP reads its number of threads when a process starts
+        os.environ["OMP_NUM_THREADS"] = "1"
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            # the plain runs first, because the others measure the relevance range on them
+            for stage in ([run for run in todo if run == run.plain], [run for run in todo if run != run.plain]):
+                for done in as_completed([pool.submit(run_once, run, folder, quiet=True) for run in stage]):
+                    bar.write(done.result())
+                    bar.update()
+    bar.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Path]:
     """Run the study and return the files."""
     options = parse(arguments)
     todo = runs(options)
-    bar = tqdm(total=len(todo), unit="run", smoothing=0)
-    if options.workers == 1:
-        for run in todo:
-            bar.write(run_once(run, options.results))
-            bar.update()
-    else:
-        # OpenMP reads its number of threads when a process starts
-        os.environ["OMP_NUM_THREADS"] = "1"
-        with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
-            # the plain runs first, because the others measure the relevance range on them
-            for stage in (
-                [run for run in todo if run.method == "plain"],
-                [run for run in todo if run.method != "plain"],
-            ):
-                for done in as_completed([pool.submit(run_once, run, options.results, quiet=True) for run in stage]):
-                    bar.write(done.result())
-                    bar.update()
-    bar.close()
+    run_all(todo, options.results, options.workers)
     return [run.file(options.results) for run in todo]
 
 

@@ -42,6 +42,13 @@ def read(folder: Path) -> dict[str, dict[str, Runs]]:
     return {setting: {name: methods[name] for name in in_order(methods)} for setting, methods in settings.items()}
 
 
+def read_costs(folder: Path, model: str) -> dict[str, Any]:
+    """Return what `costs.py` measured on a model; nothing where it did not."""
+    path = folder / f"costs-{model}.json"
+    costs: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return costs
+
+
 def in_order(names: Iterable[str]) -> list[str]:
     """Return names in the order of `METHODS`, those with another weight behind those without."""
     order = list(METHODS)
@@ -119,9 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     ]
     for setting, methods in settings.items():
         model = next(iter(methods.values()))[0]["run"]["model"]
-        costs = options.results / f"costs-{model}.json"
-        measured = json.loads(costs.read_text()) if costs.exists() else {}
-        parts += [f"## {setting}", table(methods, options.choice, measured)]
+        parts += [f"## {setting}", table(methods, options.choice, read_costs(options.results, model))]
     text = "\n\n".join(parts) + "\n"
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "bias.md").write_text(text)

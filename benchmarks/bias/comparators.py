@@ -1,0 +1,119 @@
+"""Compare the heatmap loss with the losses of its peers, each with the weight P that suits it best.
+
+P is chosen for each method alike: on a seed of its own, by the accuracy on biased validation images whose backgrounds
+are swapped. Then come the seeds that are reported, and the table. Finished runs are not made again.
+
+    python benchmarks/bias/comparators.py --workers 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from methods import OPTIMIZERS, find_method
+from runs import Run
+from study import RESULTS, run_all, with_plain
+from summary import read_costs, table
+
+TUNED = ("rrr", "gradmask", "energy", "gradcam", "selective", "stochastic", "lds", "dual", "original")
+REFERENCES = ("plain", "ceiling")
+WEIGHTS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=TUNED, default=list(TUNED), help="methods (default: all)")
+    parser.add_argument("--weights", nargs="+", type=float, default=list(WEIGHTS), metavar="P")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the table")
+    parser.add_argument("--tuning-seed", type=int, default=3, help="on which P is chosen; none of the table")
+    parser.add_argument("--bias", choices=("patch", "texture"), default="patch")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd")
+    parser.add_argument("--model", default="narrow", help="narrow, or a classifier of torchvision")
+    parser.add_argument("--epochs", type=int, default=10, help="the same for all methods")
+    parser.add_argument("--workers", type=int, default=1, help="processes, each with one thread")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the study's JSON files")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results", help="folder to write to")
+    options = parser.parse_args(arguments)
+    if options.tuning_seed in options.seeds:
+        parser.error(f"--tuning-seed {options.tuning_seed} is one of --seeds; P must be chosen on another")
+    try:
+        for weight in options.weights:
+            find_method(weighted(options.only[0], weight))
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+def weighted(method: str, weight: float) -> str:
+    """Return the name of a method with the weight P; the usual weight is not named."""
+    return method if weight == find_method(method).weight else f"{method}@{weight:g}"
+
+
+def swapped_accuracy(run: Run, folder: Path) -> float:
+    """Return the accuracy of a run's best epoch on swapped validation images."""
+    accuracy: float = json.loads(run.file(folder).read_text())["chosen"]["swap"]["swap"]
+    return accuracy
+
+
+def tune(base: Run, options: argparse.Namespace) -> dict[str, dict[float, float]]:
+    """Return for each method the accuracy on swapped validation images by weight."""
+    # apart from the reported runs, for their summary shows each run in its folder
+    folder = options.results / "tuning"
+    runs = {
+        name: {weight: replace(base, method=weighted(name, weight)) for weight in options.weights}
+        for name in options.only
+    }
+    run_all(with_plain([run for trials in runs.values() for run in trials.values()]), folder, options.workers)
+    return {
+        name: {weight: swapped_accuracy(run, folder) for weight, run in trials.items()} for name, trials in runs.items()
+    }
+
+
+def plot(tuning: dict[str, dict[float, float]], path: Path) -> None:
+    """Draw the accuracy on swapped backgrounds over P, a line for each method, its best weight filled."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for number, (name, accuracies) in enumerate(tuning.items()):
+        color, best = f"C{number}", max(accuracies, key=lambda weight: accuracies[weight])
+        positions = range(len(accuracies))
+        axes.plot(positions, [100 * accuracy for accuracy in accuracies.values()], color=color, label=name)
+        axes.plot(list(accuracies).index(best), 100 * accuracies[best], "o", color=color)
+        axes.set_xticks(positions, [f"{weight:g}" for weight in accuracies])
+    axes.set(xlabel="weight P", ylabel="accuracy in %", ylim=(0, 100))
+    axes.set_title("Validation images on swapped backgrounds; dots: the P that is used")
+    axes.grid(alpha=0.3)
+    axes.legend(ncols=1, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> str:
+    """Run what is missing and write ``comparators.md`` and ``comparators.png``."""
+    options = parse(arguments)
+    base = Run("plain", options.bias, options.optimizer, options.tuning_seed, options.model, options.epochs)
+    tuning = tune(base, options)
+    chosen = [weighted(name, max(trials, key=lambda weight: trials[weight])) for name, trials in tuning.items()]
+    names = [REFERENCES[0], *chosen, REFERENCES[1]]
+    runs = {name: [replace(base, method=name, seed=seed) for seed in options.seeds] for name in names}
+    run_all(with_plain([run for group in runs.values() for run in group]), options.results, options.workers)
+    results = {
+        name: [json.loads(run.file(options.results).read_text()) for run in group] for name, group in runs.items()
+    }
+    text = table(results, "swap", read_costs(options.results, options.model)) + "\n"
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "comparators.md").write_text(text)
+    plot(tuning, options.output / "comparators.png")
+    print(text)
+    return text
+
+
+if __name__ == "__main__":
+    main()
