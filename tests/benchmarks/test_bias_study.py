@@ -2,42 +2,12 @@
 
 import json
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-
-from zennit_isnet.data import load_digits
-
-SCRIPTS = Path(__file__).parents[2] / "benchmarks" / "bias"
-
-
-@pytest.fixture(scope="module")
-def few_digits() -> tuple[torch.Tensor, torch.Tensor]:
-    images, labels = load_digits()
-    return images[::50], labels[::50]
-
-
-@pytest.fixture
-def scripts(monkeypatch: pytest.MonkeyPatch, few_digits: tuple[torch.Tensor, torch.Tensor]) -> Iterator[Any]:
-    """The scripts as modules, on a hundred digits: one step an epoch."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    names = [path.stem for path in SCRIPTS.glob("*.py")]
-    for name in names:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import methods
-    import runs
-    import study
-    import summary
-
-    monkeypatch.setattr(runs, "digits", lambda: few_digits)
-    yield {"methods": methods, "runs": runs, "study": study, "summary": summary}
-    for name in names:
-        sys.modules.pop(name, None)
 
 
 def study(scripts: dict[str, ModuleType], folder: Path, *methods: str) -> list[Path]:
@@ -60,15 +30,19 @@ def test_run_tells_settings_choices_and_history(scripts, tmp_path):
     assert figures["chosen"]["loss"]["epoch"] == lowest["epoch"]
 
 
-def test_heatmap_loss_uses_the_range_of_the_plain_model_which_is_trained_first(scripts, tmp_path):
-    plain, path = study(scripts, tmp_path, "stochastic+swap")
-    assert plain.name.startswith("plain-")
+@pytest.mark.parametrize(
+    ("method", "plain_method"), [("stochastic+swap", "plain"), ("selective+smoothing", "smoothing")]
+)
+def test_heatmap_loss_uses_the_range_of_the_plain_model_which_is_trained_first(scripts, tmp_path, method, plain_method):
+    plain, path = study(scripts, tmp_path, method)
+    assert plain.name == f"{plain_method}-seed0.json"
     runs = scripts["runs"]
     run = runs.Run(**json.loads(path.read_text())["run"])
     model = runs.make_model("narrow")
     model.load_state_dict(torch.load(run.plain.file(tmp_path, ".pt")))
     images = runs.load(run, "validation", "biased").images
-    measured = runs.measure_ranges("stochastic", model, images, run.seed)["input"]
+    penalty = json.loads(path.read_text())["method"]["penalty"]
+    measured = runs.measure_ranges(penalty, model, images, run.seed)["input"]
     assert json.loads(path.read_text())["ranges"]["input"]["c1"] == pytest.approx(measured.c1)
 
 
