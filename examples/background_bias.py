@@ -1,18 +1,23 @@
-"""Train the same classifier three ways on digits whose background gives the class away.
+"""Train the same classifier in several ways on digits whose background gives the class away.
 
 plain
     cross-entropy on biased images: learns the background.
 ISNet
     the same images, with the heatmap loss on their foreground masks from the first step: learns the digit. Its
     relevance range is measured on the plain classifier.
+swap
+    with ``--swap P``: cross-entropy on images of which each gets another one's background with that chance. ISNet gets
+    the same images then.
 ceiling
     cross-entropy on images whose background says nothing: what the classifier can reach at all.
 
-Writes a table of accuracies on four test sets, a picture of heatmaps and the figures as JSON. No test image ever meets
-a mask, and the epoch that is kept is chosen on biased validation images only. A small share of relevance on the
-background is no evidence by itself: compare the accuracies on biased and confounding backgrounds.
+Writes a table of accuracies on four test sets, a picture of heatmaps, the figures as JSON, and the weights (for
+``examples/audit.py --checkpoint``). No test image ever meets a mask, and the epoch that is kept is chosen on biased
+validation images only. A small share of relevance on the background is no evidence by itself: compare the accuracies on
+biased and confounding backgrounds.
 
-    python examples/background_bias.py --bias texture --formulation all
+    python examples/background_bias.py --formulation all
+    python examples/background_bias.py --bias texture --formulation lds --swap 0.5
 """
 
 from __future__ import annotations
@@ -66,6 +71,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--weight", type=float, default=0.7, help="P, the weight of the heatmap loss in [0, 1]")
     parser.add_argument("--every", type=int, default=1, help="penalise each n-th step only, with n times the weight")
     parser.add_argument("--every-start", type=int, default=0, help="number of first steps that are all penalised")
+    parser.add_argument("--swap", type=float, default=0.0, help="chance of a training image to get another background")
     parser.add_argument("--lr", type=float, default=0.05, help="highest learning rate (SGD, one cycle)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
@@ -75,6 +81,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--epochs, --plain-epochs and --batch-size must be at least 1")
     if not 0 <= options.weight <= 1:
         parser.error(f"--weight must lie in [0, 1], got {options.weight}")
+    if not 0 <= options.swap <= 1:
+        parser.error(f"--swap must lie in [0, 1], got {options.swap}")
     return options
 
 
@@ -85,10 +93,7 @@ def biased(options: argparse.Namespace, split: Split) -> BackgroundBias:
 
 def isnet(plain: nn.Module, formulation: str, options: argparse.Namespace) -> Callable[[nn.Module], ISNetRegularizer]:
     """Return a maker of regularizers whose range is measured on the plain classifier."""
-    data = BackgroundBias(
-        split="validation", bias=options.bias, seed=options.seed, source=options.digits, size=options.size
-    )
-    ranges = make_regularizer(plain, formulation, options).calibrate(loader(data, 125))
+    ranges = make_regularizer(plain, formulation, options).calibrate(loader(biased(options, "validation"), 125))
 
     def calibrated(model: nn.Module) -> ISNetRegularizer:
         regularizer = make_regularizer(model, formulation, options)
@@ -104,16 +109,18 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Result]:
     options.digits = load_digits()
     models, results = {}, {}
     models["plain"], results["plain"] = train("plain", "biased", options)
+    if options.swap > 0:
+        models["swap"], results["swap"] = train("swap", "biased", options, swap=options.swap)
     for formulation in FORMULATIONS if options.formulation == "all" else (options.formulation,):
-        name = f"ISNet {formulation}"
-        models[name], results[name] = train(name, "biased", options, isnet(models["plain"], formulation, options))
+        name, calibrated = f"ISNet {formulation}", isnet(models["plain"], formulation, options)
+        models[name], results[name] = train(name, "biased", options, calibrated, options.swap)
     models["ceiling"], results["ceiling"] = train("ceiling", "unbiased", options)
     write(models, results, options)
     return results
 
 
 def write(models: dict[str, nn.Module], results: dict[str, Result], options: argparse.Namespace) -> None:
-    """Print the table; write it, the figures and the picture of heatmaps."""
+    """Print the table; write it, the figures, the weights and the picture of heatmaps."""
     text = table(results)
     print(f"\nAccuracy of {options.model} on four kinds of test background ({options.bias} bias):\n\n{text}\n")
     options.output.mkdir(parents=True, exist_ok=True)
@@ -121,6 +128,8 @@ def write(models: dict[str, nn.Module], results: dict[str, Result], options: arg
     figures = {"options": settings, "results": {name: vars(result) for name, result in results.items()}}
     (options.output / "figures.json").write_text(json.dumps(figures, indent=2))
     (options.output / "table.md").write_text(text + "\n")
+    for name, model in models.items():
+        torch.save(model.state_dict(), options.output / f"{name.replace(' ', '_')}.pth")
     data = biased(options, "test")
     columns = [int((data.labels == digit).nonzero()[0]) for digit in range(8)]
     images, masks, labels = data.images[columns], data.masks[columns], data.labels[columns]
@@ -131,7 +140,7 @@ def write(models: dict[str, nn.Module], results: dict[str, Result], options: arg
     }
     picture = heatmap_panel(images, masks, rows, titles=[f"digit {label}" for label in labels.tolist()])
     picture.savefig(options.output / "heatmaps.png", dpi=150)
-    print(f"Written to {options.output}: table.md, figures.json, heatmaps.png")
+    print(f"Written to {options.output}: table.md, figures.json, heatmaps.png, weights")
 
 
 if __name__ == "__main__":

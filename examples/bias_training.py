@@ -21,6 +21,7 @@ from zennit_isnet import ISNetRegularizer
 from zennit_isnet.data import BackgroundBias
 from zennit_isnet.data.options import Background
 from zennit_isnet.functional import resize_foreground
+from zennit_isnet.swap import BackgroundSwap
 
 TEST_SETS: tuple[Background, ...] = ("biased", "unbiased", "confounding", "none")
 
@@ -100,8 +101,9 @@ def train(
     background: Background,
     options: argparse.Namespace,
     regularizer_for: Callable[[nn.Module], ISNetRegularizer] | None = None,
+    swap: float = 0.0,
 ) -> tuple[nn.Module, Result]:
-    """Train one model, with or without the heatmap loss."""
+    """Train one model, with or without the heatmap loss; `swap` is each image's chance of another background."""
     torch.manual_seed(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
     model = make_model(options.model)
@@ -112,6 +114,7 @@ def train(
         BackgroundBias(split=split, background=background, **common) for split in ("train", "validation")
     )
     batches = loader(training, options.batch_size, generator)
+    swap_some = BackgroundSwap(swap, generator=torch.Generator().manual_seed(options.seed + 1))
     optimizer = torch.optim.SGD(model.parameters(), options.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.lr, total_steps=epochs * len(batches))
     best, chosen, kept, history, seconds = float("inf"), 0, {}, [], []
@@ -120,6 +123,8 @@ def train(
         model.train()
         bar = tqdm(batches, desc=f"{name} {epoch + 1}/{epochs}", unit="batch", leave=epoch == epochs - 1)
         for images, masks, labels in bar:
+            if swap > 0:
+                images = swap_some(images, masks)
             if regularizer is None:
                 loss = F.cross_entropy(main_head(model(images)), labels)
             else:

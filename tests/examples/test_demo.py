@@ -36,7 +36,7 @@ def demo(monkeypatch: pytest.MonkeyPatch, digits: tuple[Tensor, Tensor]) -> Iter
 
 
 @pytest.mark.parametrize("formulation", ["stochastic", "dual", "lds"])
-def test_writes_table_figures_and_picture(demo: ModuleType, tmp_path: Path, formulation: str) -> None:
+def test_writes_table_figures_picture_and_weights(demo: ModuleType, tmp_path: Path, formulation: str) -> None:
     options = ["--epochs", "1", "--plain-epochs", "1", "--output", str(tmp_path), "--formulation", formulation]
     results = demo.main(options)
     rows = ["plain", f"ISNet {formulation}", "ceiling"]
@@ -51,6 +51,19 @@ def test_writes_table_figures_and_picture(demo: ModuleType, tmp_path: Path, form
     table = (tmp_path / "table.md").read_text()
     assert all(f"| {name} " in table for name in rows)
     assert (tmp_path / "heatmaps.png").read_bytes().startswith(b"\x89PNG")
+    bias_training = sys.modules["bias_training"]
+    model = bias_training.make_model("resnet18")
+    model.load_state_dict(torch.load(tmp_path / f"ISNet_{formulation}.pth", weights_only=True))
+    data = demo.BackgroundBias(split="test", background="confounding", source=demo.load_digits())
+    assert bias_training.accuracy(model, data) == results[rows[1]].accuracy["confounding"]
+
+
+def test_with_swap_isnet_stands_beside_cross_entropy_on_swapped_images(demo: ModuleType, tmp_path: Path) -> None:
+    few = ["--epochs", "1", "--plain-epochs", "1", "--output", str(tmp_path)]
+    swapped, without = demo.main([*few, "--swap", "1"]), demo.main(few)
+    assert list(swapped) == ["plain", "swap", "ISNet stochastic", "ceiling"]
+    assert swapped["plain"].history == without["plain"].history
+    assert swapped["ISNet stochastic"].history != without["ISNet stochastic"].history
 
 
 def test_same_seed_same_result(demo: ModuleType, tmp_path: Path) -> None:
@@ -67,7 +80,7 @@ def test_unknown_model_is_named_with_close_matches(demo: ModuleType) -> None:
         demo.main(["--model", "resnet19"])
 
 
-@pytest.mark.parametrize("options", [["--epochs", "0"], ["--weight", "1.5"], ["--bias", "colour"]])
+@pytest.mark.parametrize("options", [["--epochs", "0"], ["--weight", "1.5"], ["--swap", "-1"], ["--bias", "colour"]])
 def test_bad_options_end_with_a_usage_message(
     demo: ModuleType, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
