@@ -23,7 +23,18 @@ from runs import Run
 from study import RESULTS, run_all, with_plain
 from summary import read_costs, table
 
-TUNED = ("rrr", "gradmask", "energy", "gradcam", "selective", "stochastic", "lds", "dual", "original")
+TUNED = (
+    "rrr",
+    "gradmask",
+    "energy",
+    "gradcam",
+    "selective",
+    "selective+smoothing",
+    "stochastic",
+    "lds",
+    "dual",
+    "original",
+)
 REFERENCES = ("plain", "ceiling")
 WEIGHTS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
 

@@ -65,6 +65,10 @@ class Recipe:
     settings: dict[str, Any]
 
 
+def _selective(layers: str | tuple[str, ...] = ()) -> MakePenalty:
+    return lambda model, _: ISNetRegularizer(model, formulation=Selective(), layers=layers)
+
+
 def _stochastic(layers: str | tuple[str, ...] = (), decay: float = 0.9) -> MakePenalty:
     return lambda model, generator: ISNetRegularizer(
         model, formulation=Stochastic(generator), loss=HeatmapLoss(decay=decay), layers=layers
@@ -81,7 +85,8 @@ def _gradcam(model: nn.Module, _: Generator) -> ISNetRegularizer:
 
 
 PENALTIES: dict[str, Penalty] = {
-    "selective": Penalty(lambda model, _: ISNetRegularizer(model, formulation=Selective())),
+    "selective": Penalty(_selective()),
+    "selective-lds": Penalty(_selective("auto")),
     "stochastic": Penalty(_stochastic()),
     "dual": Penalty(lambda model, _: ISNetRegularizer(model, formulation=Dual())),
     "original": Penalty(lambda model, _: ISNetRegularizer(model, formulation=Original())),
@@ -99,16 +104,22 @@ METHODS: dict[str, Method] = {
     "plain+swap": Method(swap=0.5),
     "consistency": Method(consistency=1.0),
     "smoothing": Method(smoothing=0.1),
+    "smoothing+swap": Method(smoothing=0.1, swap=0.5),
     "selective": Method("selective"),
     "selective+swap": Method("selective", swap=0.5),
     "selective+consistency": Method("selective", consistency=1.0),
     "selective+smoothing": Method("selective", smoothing=0.1),
+    "selective+smoothing+swap": Method("selective", smoothing=0.1, swap=0.5),
+    "selective-lds+smoothing": Method("selective-lds", smoothing=0.1),
+    "selective-lds+smoothing+swap": Method("selective-lds", smoothing=0.1, swap=0.5),
     "stochastic": Method("stochastic"),
     "stochastic+swap": Method("stochastic", swap=0.5),
     "stochastic+consistency": Method("stochastic", consistency=1.0),
     "lds": Method("lds"),
+    "lds+smoothing": Method("lds", smoothing=0.1),
     "lds-mean": Method("lds-mean"),
     "lds+swap": Method("lds", swap=0.5),
+    "lds+smoothing+swap": Method("lds", smoothing=0.1, swap=0.5),
     "lds+swap+every4": Method("lds", swap=0.5, every=4),
     "dual": Method("dual"),
     "dual+swap": Method("dual", swap=0.5),
