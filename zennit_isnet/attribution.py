@@ -155,10 +155,11 @@ def relevance_at(
     start: Tensor,
     create_graph: bool,
     inputs: Collection[str] = (INPUT,),
+    unreached: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Relevance at each place, of its shape, for what the composite propagates from the output.
 
-    Of the places, `inputs` are what the model was called with.
+    Of the places, `inputs` are what the model was called with, and `unreached` may be without relevance, which is 0.
     """
     try:
         found = torch.autograd.grad(
@@ -172,6 +173,9 @@ def relevance_at(
         ) from error
     relevance = {}
     for (name, activation), arrived in zip(places.items(), found, strict=True):
+        if arrived is None and name in unreached:
+            relevance[name] = torch.zeros_like(activation)
+            continue
         if arrived is None:
             raise InvalidValueError(
                 f"no relevance arrives at layer {name!r}: it lies inside of layers that one rule covers together "

@@ -1,4 +1,4 @@
-"""Reads the outputs, or the inputs, of inner layers during a forward pass."""
+"""Reads the outputs of inner layers during a forward pass."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.preservation import eval_mode, unwrapped
@@ -50,10 +51,6 @@ class Taps:
         Names of layers.
     on_copy : sequence of callable
         Called with each output and its copy.
-    of_inputs : bool, default False
-        Whether the layers' inputs are kept in place of their outputs.
-    spatial : bool, default True
-        Whether anything but ``(N, C, H, W)`` and ``(N, C, T, H, W)`` is an error.
 
     Attributes
     ----------
@@ -62,27 +59,17 @@ class Taps:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        layers: Sequence[str],
-        on_copy: Sequence[Callable[[Tensor, Tensor], None]] = (),
-        *,
-        of_inputs: bool = False,
-        spatial: bool = True,
+        self, model: nn.Module, layers: Sequence[str], on_copy: Sequence[Callable[[Tensor, Tensor], None]] = ()
     ) -> None:
         self.layers = find_layers(model, layers)
         self.on_copy = on_copy
-        self.of_inputs, self.spatial = of_inputs, spatial
         self.outputs: dict[str, Tensor] = {}
-        self._handles: list[Any] = []
+        self._ran: set[str] = set()
+        self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Taps:
         for name, module in self.layers.items():
-            if self.of_inputs:
-                # before the composite's hooks, which attach a rule to the input that they see
-                self._handles.append(module.register_forward_pre_hook(self._keep_input(name), prepend=True))
-            else:
-                self._handles.append(module.register_forward_hook(self._keep_output(name)))
+            self._handles.append(self._watch(name, module))
         return self
 
     def __exit__(
@@ -101,34 +88,32 @@ class Taps:
             If a layer did not run.
         """
         for name in self.layers:
-            if name not in self.outputs:
+            if name not in self._ran:
                 raise InvalidValueError(f"layer {name!r} did not run in this forward pass; choose one that does")
         return self.outputs
 
-    def _keep_input(self, name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            return self._keep(name, args[0] if args else None), *args[1:]
+    def _watch(self, name: str, module: nn.Module) -> RemovableHandle:
+        return module.register_forward_hook(lambda module, args, output: self._keep(name, output))
 
-        return hook
+    def _keep(self, name: str, output: Any) -> Any:
+        """Keep an output and return its copy."""
+        if not isinstance(output, Tensor) or output.ndim not in (4, 5):
+            came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise InvalidValueError(
+                f"a layer whose relevance is asked for must have a spatial output (N, C, H, W); {name!r} returns {came}"
+            )
+        self._note_run(name)
+        self.outputs[name] = output
+        return self._copy(output)
 
-    def _keep_output(self, name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> Tensor:
-            return self._keep(name, output)
-
-        return hook
-
-    def _keep(self, name: str, value: Any) -> Tensor:
-        """Keep a value and return its copy."""
-        if not isinstance(value, Tensor) or (self.spatial and value.ndim not in (4, 5)):
-            came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            needs = "a spatial output (N, C, H, W)" if self.spatial else "one tensor"
-            verb = "takes" if self.of_inputs else "returns"
-            raise InvalidValueError(f"a layer whose relevance is asked for must have {needs}; {name!r} {verb} {came}")
-        if name in self.outputs:
+    def _note_run(self, name: str) -> None:
+        if name in self._ran:
             raise InvalidValueError(
                 f"a layer whose relevance is asked for must run once in a forward pass; {name!r} runs again"
             )
-        self.outputs[name] = value
+        self._ran.add(name)
+
+    def _copy(self, value: Tensor) -> Tensor:
         copy = value.clone()
         for noted in self.on_copy:
             noted(value, copy)

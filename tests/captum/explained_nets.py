@@ -45,6 +45,26 @@ class TwoInputs(nn.Module):
         return logits if shift is None else logits + shift
 
 
+class Pair(nn.Module):
+    """A layer of two tensors and a number."""
+
+    def forward(self, left, right, factor):
+        return left.relu(), None, factor * right.relu()
+
+
+class TwoBranches(nn.Module):
+    """Its layer `pair` takes two tensors, one of them by its name, and returns two."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.pair = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), Pair()
+        self.linear = nn.Linear(144, CLASSES)
+
+    def forward(self, images):
+        left, _, right = self.pair(self.left(images), right=self.right(images), factor=2)
+        return self.linear((left + right).flatten(1))
+
+
 def make(build, generator: torch.Generator, *arguments) -> nn.Module:
     """A network in float64 and eval mode."""
     return nets.randomise(build(*arguments).double(), generator).eval()

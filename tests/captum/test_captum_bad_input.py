@@ -119,7 +119,7 @@ def test_a_target_outside_of_the_output_is_refused(target, error, message):
 @pytest.mark.parametrize(
     ("inputs", "error", "message"),
     [
-        ([torch.rand(2, 3, 8, 8)], InvalidTypeError, "inputs must be a Tensor, got list"),
+        ([torch.rand(2, 3, 8, 8)], InvalidTypeError, r"inputs must be a Tensor \(N, …\) or a tuple of them, got list"),
         ((), InvalidValueError, "got an empty tuple"),
         ((torch.rand(2, 3, 8, 8), None), InvalidTypeError, "got NoneType"),
         (torch.ones(2, 3, 8, 8, dtype=torch.uint8), InvalidTypeError, "floating point.*uint8"),

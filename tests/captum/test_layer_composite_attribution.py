@@ -7,7 +7,7 @@ import nets
 import pytest
 import torch
 from captum.attr._utils.lrp_rules import EpsilonRule
-from explained_nets import COUNT, EXACT, WithHead, make
+from explained_nets import COUNT, EXACT, TwoBranches, WithHead, make
 from torch import nn
 from zennit.composites import EpsilonPlus
 
@@ -81,6 +81,47 @@ def test_a_list_of_layers_gives_lists_in_its_order(model, images):
         assert torch.equal(its_delta, alone[1])
 
 
+@pytest.mark.parametrize("composite", [EXACT, differentiable(EpsilonPlus())], ids=["signal", "relevance"])
+@pytest.mark.parametrize("of_input", [False, True], ids=["output", "input"])
+def test_a_layer_of_several_tensors_has_their_relevance(of_input, composite, images, generator):
+    model = make(TwoBranches, generator)
+    parts, delta = LayerCompositeAttribution(model, model.pair, composite).attribute(
+        images, 1, return_convergence_delta=True, attribute_to_layer_input=of_input
+    )
+    assert isinstance(parts, tuple)
+    of_branches = LayerCompositeAttribution(model, [model.left, model.right], composite).attribute(images, 1)
+    for part, of_branch in zip(parts, of_branches, strict=True):
+        assert part.abs().max() > 1e-3
+        if of_input:
+            equal(part, of_branch)
+    equal(delta, model(images)[:, 1].detach() - sum(part.flatten(1).sum(1) for part in parts))
+
+
+@pytest.mark.parametrize("of_input", [False, True], ids=["output", "input"])
+def test_several_tensors_of_a_layer_equal_activation_times_gradient(of_input, images, generator):
+    model = make(TwoBranches, generator)
+    parts = LayerCompositeAttribution(model, model.pair, EXACT).attribute(images, 1, attribute_to_layer_input=of_input)
+    left, right = model.left(images), model.right(images)
+    if not of_input:
+        left, right = left.relu(), 2 * right.relu()
+    gradient = model.linear.weight[1].unflatten(0, left.shape[1:])
+    expected = [left * gradient * (left > 0), right * gradient * (right > 0) * (2 if of_input else 1)]
+    for part, by_hand in zip(parts, expected, strict=True):
+        equal(part, by_hand.detach())
+
+
+def test_arguments_without_relevance_have_zero(generator):
+    model = make(lambda: nn.TransformerEncoderLayer(6, 2, 8, activation="gelu", batch_first=True), generator)
+    net = nn.Sequential(model, nn.Flatten(), nn.Linear(24, 3)).double().eval()
+    tokens = torch.rand(COUNT, 4, 6, generator=generator, dtype=torch.float64)
+    query, key, value = LayerCompositeAttribution(net, model.self_attn).attribute(
+        tokens, 1, attribute_to_layer_input=True
+    )
+    assert not query.any()
+    assert not key.any()
+    assert value.abs().max() > 1e-6
+
+
 def test_it_interpolates_as_captum_does(model, images):
     attribution = LayerCompositeAttribution(model, model.inner)
     relevance = attribution.attribute(images, 1)
@@ -97,7 +138,7 @@ def test_relevance_of_a_layer_can_be_differentiated(model, images):
 @pytest.mark.parametrize(
     ("layer", "error", "message"),
     [
-        (lambda model: "conv", InvalidTypeError, "layer must be a module or a list of modules, got 'conv'"),
+        (lambda model: "conv", InvalidTypeError, r"a list of modules, as model.get_submodule\(name\).*got 'conv'"),
         (lambda model: ["conv"], InvalidTypeError, r"got \['conv'\]"),
         (lambda model: nn.Linear(2, 2), InvalidValueError, "part of the model, got Linear"),
         (lambda model: [model.conv, nn.ReLU()], InvalidValueError, "part of the model, got ReLU"),
@@ -120,6 +161,17 @@ def test_a_layer_that_runs_twice_is_an_error(model, images):
     model.last = model.relu
     with pytest.raises(InvalidValueError, match="'relu' runs again"):
         LayerCompositeAttribution(model, model.relu).attribute(images, 1)
+
+
+def test_a_layer_that_takes_a_list_is_an_error(images, generator):
+    class OfList(nn.Module):
+        def forward(self, parts):
+            return torch.cat(parts, 1)
+
+    model = make(WithHead, generator, lambda logits: model.last_layer([logits, logits]))
+    model.last_layer = OfList()
+    with pytest.raises(InvalidValueError, match="floating tensors, alone or in one tuple; 'last_layer' takes list"):
+        LayerCompositeAttribution(model, model.last_layer).attribute(images, 1, attribute_to_layer_input=True)
 
 
 def test_a_layer_inside_of_what_one_rule_covers_is_an_error(images, generator):

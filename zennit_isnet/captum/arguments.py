@@ -26,7 +26,7 @@ def as_inputs(inputs: Any) -> tuple[Tensor, ...]:
     if not given:
         raise InvalidValueError("inputs must be a Tensor or a tuple of them, got an empty tuple")
     for value in given:
-        check_differentiable("inputs", value)
+        check_differentiable("inputs", value, " (N, …) or a tuple of them")
         if value.ndim == 0 or value.numel() == 0:
             raise InvalidValueError(f"inputs must have shape (N, …), no dimension 0, got {tuple(value.shape)}")
     sizes = [len(value) for value in given]

@@ -75,6 +75,7 @@ class CompositeAttribution(GradientAttribution):
         target: Any = None,
         additional_forward_args: Any = None,
         return_convergence_delta: bool = False,
+        *,
         create_graph: bool = False,
     ) -> Any:
         """Explain one output of each example.
@@ -116,10 +117,15 @@ class CompositeAttribution(GradientAttribution):
             _format_additional_forward_args(additional_forward_args) or (),
             create_graph=create_graph,
         )
-        relevance = explanation.relevance if isinstance(inputs, tuple) else explanation.relevance[0]
+        (parts,) = explanation.relevance
+        relevance = parts if isinstance(inputs, tuple) else parts[0]
         if not return_convergence_delta:
             return relevance
         return relevance, self.compute_convergence_delta(relevance, explanation.start)
+
+    def attribute_future(self) -> None:
+        """Raise NotImplementedError, as `captum.attr.LRP` does."""
+        raise NotImplementedError(f"attribute_future is not implemented for {type(self).__name__}")
 
     def has_convergence_delta(self) -> bool:
         """Return True."""

@@ -26,7 +26,7 @@ class LayerCompositeAttribution(CompositeAttribution, LayerAttribution):
     model : Module
         See `CompositeAttribution`.
     layer : Module or list of Module
-        Parts of the model that take and return one tensor and run once in a forward pass.
+        Parts of the model that run once in a forward pass.
     composite : LRPFlex or DifferentiableComposite, optional
         The rules. Default ``LRPFlex()``.
 
@@ -66,6 +66,7 @@ class LayerCompositeAttribution(CompositeAttribution, LayerAttribution):
         additional_forward_args: Any = None,
         return_convergence_delta: bool = False,
         attribute_to_layer_input: bool = False,
+        *,
         create_graph: bool = False,
     ) -> Any:
         """Explain one output of each example by the activations of the layers.
@@ -79,16 +80,17 @@ class LayerCompositeAttribution(CompositeAttribution, LayerAttribution):
 
         Returns
         -------
-        relevance : Tensor or list of Tensor
-            In the shape of the layer's output (input); a list if there is a list of layers.
+        relevance : Tensor, tuple of Tensor, or list of these
+            In the shape of the layer's output (input); a tuple if it has several floating tensors, whose relevance is
+            to be added up; a list if there is a list of layers.
         delta : Tensor or list of Tensor
             ``(N,)``, if asked for.
 
         Raises
         ------
         InvalidTypeError, InvalidValueError
-            If an argument is not allowed, or a layer does not run exactly once, has no single tensor, or lies inside
-            of layers that one rule covers together.
+            If an argument is not allowed, or a layer does not run exactly once, has no floating tensors, or lies
+            inside of layers that one rule covers together.
         UncoveredOperationError
             If the model runs operations that no rule covers.
         """
@@ -102,18 +104,22 @@ class LayerCompositeAttribution(CompositeAttribution, LayerAttribution):
             of_layer_inputs=attribute_to_layer_input,
             create_graph=create_graph,
         )
-        relevance = list(explanation.relevance)
-        delta = [self.compute_convergence_delta(part, explanation.start) for part in relevance]
+        relevance: list[Any] = [parts if len(parts) > 1 else parts[0] for parts in explanation.relevance]
         single = isinstance(self.layer, nn.Module)
-        found: Any = relevance[0] if single else relevance
-        return (found, delta[0] if single else delta) if return_convergence_delta else found
+        found = relevance[0] if single else relevance
+        if not return_convergence_delta:
+            return found
+        delta = [self.compute_convergence_delta(parts, explanation.start) for parts in explanation.relevance]
+        return found, delta[0] if single else delta
 
 
 def _names_in(model: nn.Module, layers: Sequence[nn.Module]) -> list[str]:
     """Names of modules in a model."""
     names = {id(module): name for name, module in unwrapped(model).named_modules() if name}
     if not isinstance(layers, (list, tuple)) or not all(isinstance(layer, nn.Module) for layer in layers):
-        raise InvalidTypeError(f"layer must be a module or a list of modules, got {layers!r}")
+        raise InvalidTypeError(
+            f"layer must be a module or a list of modules, as model.get_submodule(name) gives them; got {layers!r}"
+        )
     strangers = [type(layer).__name__ for layer in layers if id(layer) not in names]
     if strangers or not layers:
         raise InvalidValueError(f"layer must be part of the model, got {', '.join(strangers) or 'an empty list'}")

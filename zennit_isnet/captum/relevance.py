@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from zennit_isnet.attribution import SignalOrRelevance, relevance_at
 from zennit_isnet.captum.arguments import explained_output
+from zennit_isnet.captum.layer_taps import LayerTaps
 from zennit_isnet.composites import LRPFlex
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.preservation import buffers_restored, unwrapped
-from zennit_isnet.taps import Taps
 from zennit_isnet.validation import check_in_box
 
 
@@ -23,13 +23,13 @@ class Explanation(NamedTuple):
 
     Attributes
     ----------
-    relevance : tuple of Tensor
-        Of the inputs, or of the layers if there are some; in their shapes.
+    relevance : list of tuple of Tensor
+        Of the inputs, in their shapes; if there are layers, of the tensors of each of them.
     start : Tensor
         ``(N,)``, the relevance at the output.
     """
 
-    relevance: tuple[Tensor, ...]
+    relevance: list[tuple[Tensor, ...]]
     start: Tensor
 
 
@@ -77,7 +77,7 @@ def explain(
         contexts.enter_context(composite.context(model))
         fusion = getattr(composite, "fusion", None)
         on_copy = [] if fusion is None else [fusion.note_copy]
-        taps = contexts.enter_context(Taps(model, layers, on_copy, of_inputs=of_layer_inputs, spatial=False))
+        contexts.enter_context(taps := LayerTaps(model, layers, on_copy, of_inputs=of_layer_inputs))
         # copies, because a model may begin with an in-place operation
         output = _main_output(model(*(source.clone() for source in sources), *constants))
         explained = explained_output(output, target, len(inputs[0]))
@@ -86,11 +86,14 @@ def explain(
         start = seed if is_signal else composite.relevance_seed(output, seed)
         entries = {f"input {index}": source for index, source in enumerate(sources)}
         places = taps.read() if layers else entries
-        found = relevance_at(places, composite, output, start, create_graph, inputs=entries.keys())
-        relevance = tuple(found[name] for name in (layers or entries))
+        keys = [taps.keys[name] for name in layers] if layers else [list(entries)]
+        # of several arguments some may not count, such as the queries of an attention whose weights are constant
+        unreached = [key for group in keys if of_layer_inputs and len(group) > 1 for key in group]
+        found = relevance_at(places, composite, output, start, create_graph, inputs=entries.keys(), unreached=unreached)
+        relevance = [tuple(found[key] for key in group) for group in keys]
         total = explained if is_signal else start.reshape(len(start), -1).sum(1)
     if not create_graph:
-        return Explanation(tuple(part.detach() for part in relevance), total.detach())
+        return Explanation([tuple(part.detach() for part in parts) for parts in relevance], total.detach())
     return Explanation(relevance, total)
 
 
