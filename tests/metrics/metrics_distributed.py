@@ -11,7 +11,7 @@ from metric_data import METRICS, data
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from zennit_isnet.metrics import BiasGap, WorstGroupAccuracy
+from zennit_isnet.metrics import BiasGap, SwapGap, WorstGroupAccuracy
 
 IMAGES = 7
 """Odd: the processes get different numbers of images."""
@@ -29,6 +29,11 @@ def classes() -> tuple[Tensor, Tensor, Tensor]:
     return torch.arange(IMAGES) % 3, torch.arange(IMAGES) % 2, torch.arange(IMAGES) % 2
 
 
+def logits() -> Tensor:
+    """Logits of the images before and after a swap, (2, N, 2)."""
+    return torch.randn(2, IMAGES, 2, generator=torch.Generator().manual_seed(1))
+
+
 def values(shard: slice) -> dict[str, Tensor]:
     """Values of all metrics, and the number of skipped heatmaps, from the images of one shard."""
     collection = MetricCollection({name: make(undefined="skip") for name, make in METRICS.items()})
@@ -38,7 +43,9 @@ def values(shard: slice) -> dict[str, Tensor]:
     worst, gap = WorstGroupAccuracy(2, undefined="skip"), BiasGap(undefined="skip")
     worst.update(predictions, labels, groups)
     gap.update(predictions, labels, groups == 1)
-    found = {**collection.compute(), "worst": worst.compute(), "gap": gap.compute()}
+    swap = SwapGap(undefined="skip")
+    swap.update(*logits()[:, shard], labels)
+    found = {**collection.compute(), "worst": worst.compute(), "gap": gap.compute(), **swap.compute()}
     share = collection["background_share"]
     with share.sync_context(should_sync=dist.is_initialized()):
         found["skipped"] = share.skipped.clone()

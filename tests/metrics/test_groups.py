@@ -76,11 +76,11 @@ def test_one_flag_serves_a_whole_test_set(table):
 
 def test_missing_groups_are_errors_or_left_out(table):
     logits, labels, groups = table
-    with pytest.raises(InvalidValueError, match="undefined without images of the groups 3, 4; pass undefined="):
+    with pytest.raises(InvalidValueError, match="undefined without images, as in the groups 3, 4; pass undefined="):
         worst_group_accuracy(logits, labels, groups, num_groups=5)
     skipped = worst_group_accuracy(logits, labels, groups, num_groups=5, undefined="skip")
     assert torch.equal(skipped, worst_group_accuracy(logits, labels, groups, num_groups=GROUPS))
-    with pytest.raises(InvalidValueError, match="undefined without images of the groups confounding;"):
+    with pytest.raises(InvalidValueError, match="undefined without images, as in the groups confounding;"):
         bias_gap(logits, labels, False)
     assert bias_gap(logits, labels, False, undefined="skip").isnan()
     nobody = torch.zeros(0, dtype=torch.int64)
@@ -97,8 +97,16 @@ def test_missing_groups_are_errors_or_left_out(table):
             r"floating predictions must have shape \(N, C\).*got \(2,\)",
         ),
         ({"predictions": torch.ones(2, 2).long()}, InvalidValueError, r"classes must have shape \(N,\); got \(2, 2\)"),
-        ({"predictions": [0, 1]}, InvalidTypeError, "predictions must be a tensor; got list"),
-        ({"labels": torch.ones(2)}, InvalidTypeError, r"labels must hold integers; got torch.float32"),
+        ({"predictions": [0, 1]}, InvalidTypeError, "predictions must be a tensor of integers; got list"),
+        ({"predictions": torch.tensor([0, -1])}, InvalidValueError, r"predictions must not be negative; got \[-1\]"),
+        ({"labels": torch.ones(2)}, InvalidTypeError, r"labels must be a tensor of integers; got torch.float32"),
+        ({"labels": torch.tensor([-100, 1])}, InvalidValueError, r"labels must not be negative; got \[-100\]"),
+        (
+            {"predictions": torch.ones(2, 3), "labels": torch.tensor([1, 3])},
+            InvalidValueError,
+            r"labels must lie in 0, ..., 2; got \[3\]",
+        ),
+        ({"labels": torch.ones(2).long().to("meta")}, InvalidValueError, r"on cpu; got \(2,\) on meta"),
         ({"labels": torch.ones(3).long()}, InvalidValueError, r"labels must have shape \(2,\).*got \(3,\)"),
         ({"groups": torch.ones(2, 1).long()}, InvalidValueError, r"groups must have shape \(2,\).*got \(2, 1\)"),
         ({"groups": torch.tensor([0, 2])}, InvalidValueError, r"groups must lie in 0, ..., 1; got \[2\]"),
@@ -113,6 +121,27 @@ def test_bad_input_is_refused(change, error, message):
     arguments |= {"num_groups": 2} | change
     with pytest.raises(error, match=message):
         worst_group_accuracy(**arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32])
+def test_small_integers_do_not_overflow(dtype):
+    labels, groups = torch.tensor([1, 0], dtype=dtype), torch.tensor([0, 127], dtype=dtype)
+    correct, total = group_counts(torch.tensor([1, 1], dtype=dtype), labels, groups, num_groups=300)
+    assert (correct.nonzero().flatten().tolist(), total.nonzero().flatten().tolist()) == ([0], [0, 127])
+
+
+def test_an_error_in_a_call_leaves_the_metric_as_it_was(table):
+    worst = WorstGroupAccuracy(GROUPS)
+    worst.update(*table)
+    with pytest.raises(InvalidValueError, match="undefined without images, as in the groups 1, 2;"):
+        worst(torch.tensor([0]), torch.tensor([1]), torch.tensor([0]))
+    assert torch.equal(worst.compute(), worst_group_accuracy(*table, num_groups=GROUPS))
+
+
+def test_there_is_one_flag_for_each_image():
+    classes = torch.tensor([0, 1])
+    with pytest.raises(InvalidValueError, match=r"confounding must have shape \(2,\) on cpu; got \(1,\)"):
+        bias_gap(classes, classes, torch.tensor([True]))
 
 
 @pytest.mark.parametrize("confounding", [1, "yes", torch.tensor([0, 1])])

@@ -103,7 +103,9 @@ LOGITS = torch.zeros(2, 3)
     [
         (LOGITS, LOGITS[:1], InvalidValueError, r"got \(2, 3\) and \(1, 3\)"),
         (LOGITS[0], LOGITS[0], InvalidValueError, r"shape \(N, C\)"),
-        (LOGITS[:0], LOGITS[:0], InvalidValueError, "none of them 0"),
+        (LOGITS[:0], LOGITS[:0], InvalidValueError, "at least one image; got none"),
+        (LOGITS[:, :0], LOGITS[:, :0], InvalidValueError, r"C >= 1; got \(2, 0\)"),
+        (LOGITS, LOGITS.to("meta"), InvalidValueError, "same device; got cpu and meta"),
         (LOGITS.long(), LOGITS, InvalidTypeError, "logits must be a floating tensor; got torch.int64"),
         (LOGITS, None, InvalidTypeError, "swapped_logits must be a floating tensor; got NoneType"),
     ],

@@ -56,7 +56,7 @@ def test_metric_of_batches_is_the_figure_of_all_images(multilabel, generator):
     y, z = (2 * torch.randn(40, 3, generator=generator) for _ in range(2))
     labels = torch.randint(2, (40, 3) if multilabel else (40,), generator=generator)
     metric = SwapGap(multilabel=multilabel)
-    for part in torch.arange(40).split(7):
+    for part in torch.arange(40).split([7, 0, 33]):
         metric.update(y[part], z[part], labels[part])
     expected = {name: value.item() for name, value in swap_gap(y, z, labels, multilabel=multilabel).items()}
     assert_figures(metric.compute(), expected)
@@ -76,7 +76,7 @@ def test_metrics_of_parts_are_added(generator):
 @pytest.mark.parametrize("undefined", ["error", "skip"])
 def test_batch_with_an_error_is_not_counted_and_no_images_have_no_gap(undefined):
     metric = SwapGap(undefined=undefined)
-    with pytest.raises(InvalidValueError, match="labels must be from 0 to 2"):
+    with pytest.raises(InvalidValueError, match=r"labels must lie in 0, ..., 2; got \[3\]"):
         metric.update(torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([0, 3]))
     if undefined == "skip":
         assert all(value.isnan() for value in metric.compute().values())
@@ -112,12 +112,32 @@ LOGITS = torch.zeros(2, 3)
     [
         ([0, 1], False, InvalidTypeError, "labels must be a tensor of integers; got list"),
         (torch.zeros(2), False, InvalidTypeError, "got torch.float32"),
-        (torch.tensor([0]), False, InvalidValueError, r"shape \(2,\); got \(1,\)"),
-        (torch.tensor([0, 3]), False, InvalidValueError, r"from 0 to 2; got \[0, 3\]"),
-        (torch.tensor([0, 1]), True, InvalidValueError, r"shape \(2, 3\); got \(2,\)"),
-        (torch.full((2, 3), 2), True, InvalidValueError, r"from 0 to 1; got \[2\]"),
+        (torch.tensor([0]), False, InvalidValueError, r"shape \(2,\) on cpu; got \(1,\)"),
+        (torch.tensor([0, 3]), False, InvalidValueError, r"lie in 0, ..., 2; got \[3\]"),
+        (torch.tensor([0, 1]), True, InvalidValueError, r"shape \(2, 3\) on cpu; got \(2,\)"),
+        (torch.full((2, 3), 2), True, InvalidValueError, r"lie in 0, ..., 1; got \[2\]"),
+        (torch.tensor([0, 1], device="meta"), False, InvalidValueError, r"on cpu; got \(2,\) on meta"),
     ],
 )
 def test_bad_labels_show_what_came_and_what_is_allowed(labels, multilabel, error, message):
     with pytest.raises(error, match=message):
         swap_gap(LOGITS, LOGITS, labels, multilabel=multilabel)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_logits_that_are_not_finite_are_refused(value):
+    broken = torch.full((2, 3), value)
+    for name, pair in (("logits", (broken, LOGITS)), ("swapped_logits", (LOGITS, broken))):
+        with pytest.raises(InvalidValueError, match=f"^{name} must be finite; got NaN or Inf"):
+            swap_gap(*pair, torch.tensor([0, 1]))
+
+
+def test_without_images_there_is_no_gap():
+    with pytest.raises(InvalidValueError, match="undefined without images"):
+        swap_gap(LOGITS[:0], LOGITS[:0], torch.tensor([], dtype=torch.int64))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_labels_may_be_small_integers(dtype):
+    logits = torch.eye(300)[:256]
+    assert swap_gap(logits, logits, torch.arange(256, dtype=dtype))["accuracy"] == 1

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zennit_isnet.arguments import check_choice, check_count
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.functional.integers import as_numbers, check_fits, check_integers
 from zennit_isnet.functional.measured import Undefined
 
 
@@ -20,7 +21,7 @@ def group_counts(predictions: Tensor, labels: Tensor, groups: Tensor, num_groups
     predictions : Tensor, shape (N, C) or (N,)
         Floating logits or probabilities, or integer classes.
     labels : Tensor of integers, shape (N,)
-        Classes.
+        Classes, from 0 to C - 1. Images with another label, as for "ignore", must be left out before.
     groups : Tensor of integers, shape (N,)
         Group of each image, from 0 to ``num_groups - 1``.
     num_groups : int
@@ -44,16 +45,9 @@ def group_counts(predictions: Tensor, labels: Tensor, groups: Tensor, num_groups
     """
     check_count("num_groups", num_groups)
     classes = _as_classes(predictions)
-    for name, values in (("labels", labels), ("groups", groups)):
-        _check_integers(name, values)
-        if values.shape != classes.shape:
-            raise InvalidValueError(
-                f"{name} must have shape {tuple(classes.shape)}, one for each prediction; got {tuple(values.shape)}"
-            )
-    outside = groups[(groups < 0) | (groups >= num_groups)]
-    if outside.numel():
-        raise InvalidValueError(f"groups must lie in 0, ..., {num_groups - 1}; got {outside.unique().tolist()}")
-    groups = groups.long()
+    num_classes = predictions.shape[1] if predictions.dim() == 2 else None
+    labels = as_numbers("labels", labels, classes.shape, classes.device, num_classes)
+    groups = as_numbers("groups", groups, classes.shape, classes.device, num_groups)
     correct = torch.bincount(groups[classes == labels], minlength=num_groups)
     return correct, torch.bincount(groups, minlength=num_groups)
 
@@ -136,12 +130,13 @@ def bias_gap(
 
 def kinds(confounding: Tensor | bool, labels: Tensor) -> Tensor:
     """Groups of the bias gap: 0 for biased, 1 for confounding images."""
-    _check_integers("labels", labels)
+    check_integers("labels", labels)
     if isinstance(confounding, bool):
         return torch.full_like(labels, confounding, dtype=torch.int64)
     if not isinstance(confounding, Tensor) or confounding.dtype != torch.bool:
         kind = confounding.dtype if isinstance(confounding, Tensor) else type(confounding).__name__
         raise InvalidTypeError(f"confounding must be a bool or a tensor of torch.bool; got {kind}")
+    check_fits("confounding", confounding, labels.shape, labels.device)
     return confounding.long()
 
 
@@ -164,8 +159,8 @@ def _accuracies(correct: Tensor, total: Tensor, undefined: Undefined, names: Seq
     empty = [str(name) for name, count in zip(names, total.tolist(), strict=True) if count == 0]
     if undefined == "error" and empty:
         raise InvalidValueError(
-            f'undefined without images of the groups {", ".join(empty)}; pass undefined="skip" to go without, and '
-            "give a metric all images by update() before compute()"
+            f'accuracy is undefined without images, as in the groups {", ".join(empty)}; pass undefined="skip" to go '
+            "without them, and give a metric all images by update() before compute()"
         )
     return correct / total
 
@@ -180,14 +175,7 @@ def _as_classes(predictions: Tensor) -> Tensor:
         if not bool(predictions.isfinite().all()):
             raise InvalidValueError("predictions must be finite; got NaN or Inf")
         return predictions.argmax(dim=1)
-    _check_integers("predictions", predictions)
+    check_integers("predictions", predictions)
     if predictions.dim() != 1:
         raise InvalidValueError(f"predicted classes must have shape (N,); got {tuple(predictions.shape)}")
-    return predictions
-
-
-def _check_integers(name: str, values: Tensor) -> None:
-    if not isinstance(values, Tensor):
-        raise InvalidTypeError(f"{name} must be a tensor; got {type(values).__name__}")
-    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise InvalidTypeError(f"{name} must hold integers; got {values.dtype}")
+    return as_numbers("predictions", predictions, predictions.shape, predictions.device)

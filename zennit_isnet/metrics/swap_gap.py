@@ -16,8 +16,9 @@ from zennit_isnet.swap.gap import swap_rates, swap_sums
 class SwapGap(SeparateMetric):
     """Change of predictions between images and the same on other backgrounds, see `zennit_isnet.swap.swap_gap`.
 
-    Swap each batch with `zennit_isnet.swap.BackgroundSwap` of probability 1. It needs masks of test images, but no
-    other test set than the one at hand.
+    It needs masks of test images, but no other test set than the one at hand. Swap each batch with
+    `zennit_isnet.swap.BackgroundSwap` of probability 1, and leave out images that kept their background or got one of
+    their own class, which would make the gap look smaller.
 
     Parameters
     ----------
@@ -42,7 +43,9 @@ class SwapGap(SeparateMetric):
     >>> metric = SwapGap()
     >>> images, masks, labels = torch.rand(4, 3, 8, 8), torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 1, 0])
     >>> masks[..., 2:6, 2:6] = 1
-    >>> metric.update(model(images), model(swap(images, masks)), labels)
+    >>> swapped, donors = swap.with_donors(images, masks)
+    >>> other = labels != labels[donors]
+    >>> metric.update(model(images)[other], model(swapped)[other], labels[other])
     >>> list(metric.compute())
     ['changed', 'total_variation', 'accuracy', 'swapped', 'gap']
     """
@@ -70,9 +73,9 @@ class SwapGap(SeparateMetric):
         Parameters
         ----------
         logits, swapped_logits : Tensor, shape (N, C)
-            Of the images before and after the swap.
+            Of the images before and after the swap, finite; N may be 0.
         labels : Tensor of integers, shape (N,)
-            Classes; with `multilabel` 0 or 1 for each label, ``(N, C)``.
+            Classes, from 0 to C - 1; with `multilabel` 0 or 1 for each label, ``(N, C)``.
 
         Raises
         ------
@@ -80,7 +83,8 @@ class SwapGap(SeparateMetric):
             If an argument is not allowed. The batch is then not taken into account.
         """
         for name, value in swap_sums(logits, swapped_logits, labels, multilabel=self.multilabel).items():
-            setattr(self, name, getattr(self, name) + value)
+            # in place, so that the state keeps its dtype
+            getattr(self, name).add_(value)
 
     def compute(self) -> dict[str, Tensor]:
         """Return the figures by name, scalars.

@@ -31,7 +31,8 @@ def swap_consistency(
     logits : torch.Tensor
         Of the images, ``(N, C)``.
     swapped_logits : torch.Tensor
-        Of the images after `BackgroundSwap`, ``(N, C)``. Images that kept their background add 0.
+        Of the images after `BackgroundSwap`, ``(N, C)``. Images that kept their background add 0, but for what
+        dropout and the batch statistics of a model in training mode change between the two passes.
     kind : {"symmetric_kl", "jensen_shannon", "squared_logits"}, default="symmetric_kl"
         The distance. The default has a strong gradient exactly where it matters: when a biased model is sure of two
         different classes. There the Jensen-Shannon divergence is flat at log 2, which keeps it from taking over but
@@ -51,7 +52,8 @@ def swap_consistency(
     InvalidTypeError
         If logits are not floating tensors.
     InvalidValueError
-        If the shapes differ or are not ``(N, C)``, or `kind` is unknown.
+        If shapes or devices differ, shapes are not ``(N, C)``, there is no image, or `kind` is unknown. Values are not
+        read: NaN and infinite logits give NaN.
 
     Examples
     --------
@@ -73,6 +75,8 @@ def swap_consistency(
     """
     check_choice("kind", kind, Consistency)
     logits, swapped_logits = check_logits(logits, swapped_logits)
+    if len(logits) == 0:
+        raise InvalidValueError("logits and swapped_logits must be of at least one image; got none")
     if kind == "squared_logits":
         return (logits - swapped_logits).square().mean(1)
     log_p, log_q = (log_probabilities(y, multilabel) for y in (logits, swapped_logits))
@@ -100,16 +104,20 @@ def check_logits(logits: Tensor, swapped_logits: Tensor) -> tuple[Tensor, Tensor
     InvalidTypeError
         If one is not a floating tensor.
     InvalidValueError
-        If the shapes differ or are not ``(N, C)`` with at least one image and class.
+        If shapes or devices differ, or shapes are not ``(N, C)`` with at least one class.
     """
     for name, value in (("logits", logits), ("swapped_logits", swapped_logits)):
         if not isinstance(value, Tensor) or not value.is_floating_point():
             kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
             raise InvalidTypeError(f"{name} must be a floating tensor; got {kind}")
-    if logits.shape != swapped_logits.shape or logits.ndim != 2 or logits.numel() == 0:
+    if logits.shape != swapped_logits.shape or logits.ndim != 2 or logits.shape[1] == 0:
         raise InvalidValueError(
-            "logits and swapped_logits must have the same shape (N, C), none of them 0; "
+            "logits and swapped_logits must have the same shape (N, C) with C >= 1; "
             f"got {tuple(logits.shape)} and {tuple(swapped_logits.shape)}"
+        )
+    if logits.device != swapped_logits.device:
+        raise InvalidValueError(
+            f"logits and swapped_logits must be on the same device; got {logits.device} and {swapped_logits.device}"
         )
     double = torch.float64 in (logits.dtype, swapped_logits.dtype)
     dtype = torch.float64 if double else torch.float32

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.errors import InvalidValueError
+from zennit_isnet.functional.integers import as_numbers
 from zennit_isnet.swap.consistency import check_logits, log_probabilities
 
 
@@ -24,13 +25,16 @@ def swap_gap(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multilab
 
     ``"gap"`` alone can be 0 while predictions change from wrong to right and back; ``"changed"`` counts these.
 
+    All figures look smaller than they are with images that kept their background, or got one that goes with the same
+    class. Swap with probability 1, ask `BackgroundSwap.with_donors` who gave each background, and leave these images
+    out, as the example of `zennit_isnet.metrics.SwapGap` does. Of C equally frequent classes they are one in C.
+
     Parameters
     ----------
     logits, swapped_logits : torch.Tensor
-        Of the images before and after the swap, ``(N, C)``. Swap with probability 1: an image that kept its background
-        can only make the gap look smaller.
+        Of the images before and after the swap, ``(N, C)``, finite.
     labels : torch.Tensor
-        Classes ``(N,)``, dtype int64; with `multilabel` 0 or 1 for each label, ``(N, C)``.
+        Classes ``(N,)``, of integers from 0 to C - 1; with `multilabel` 0 or 1 for each label, ``(N, C)``.
     multilabel : bool, default=False
         Whether each label is a decision of its own, by the sign of its logit; all figures are then means over labels
         too.
@@ -45,7 +49,8 @@ def swap_gap(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multilab
     InvalidTypeError
         If logits are not floating tensors, or labels no integers.
     InvalidValueError
-        If shapes or labels do not fit.
+        If shapes, devices or labels do not fit, logits are NaN or infinite, or there is no image. Values are read, so
+        an accelerator waits.
 
     Examples
     --------
@@ -56,13 +61,16 @@ def swap_gap(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multilab
     >>> figures["changed"], figures["accuracy"], figures["swapped"], figures["gap"]
     (tensor(0.5000), tensor(1.), tensor(0.5000), tensor(0.5000))
     """
-    return swap_rates(swap_sums(logits, swapped_logits, labels, multilabel=multilabel))
+    sums = swap_sums(logits, swapped_logits, labels, multilabel=multilabel)
+    if len(logits) == 0:
+        raise InvalidValueError("the swap gap is undefined without images")
+    return swap_rates(sums)
 
 
 def swap_sums(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multilabel: bool = False) -> dict[str, Tensor]:
     """Sums over the decisions of some images, from which `swap_rates` makes the figures of `swap_gap`.
 
-    Sums of batches can be added; a decision is an image, or with `multilabel` one label of an image.
+    Sums of batches can be added; there may be no image. A decision is an image, or with `multilabel` one label of one.
 
     Parameters
     ----------
@@ -81,7 +89,11 @@ def swap_sums(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multila
         As for `swap_gap`.
     """
     logits, swapped_logits = check_logits(logits, swapped_logits)
-    _check_labels(labels, logits, multilabel)
+    for name, value in (("logits", logits), ("swapped_logits", swapped_logits)):
+        if not bool(value.isfinite().all()):
+            raise InvalidValueError(f"{name} must be finite; got NaN or Inf")
+    shape, count = (logits.shape, 2) if multilabel else (logits.shape[:1], logits.shape[1])
+    labels = as_numbers("labels", labels, shape, logits.device, count)
     p, q = (log_probabilities(y.detach(), multilabel).exp() for y in (logits, swapped_logits))
     before, after = ((y > 0).long() if multilabel else y.argmax(1) for y in (logits, swapped_logits))
     return {
@@ -98,14 +110,3 @@ def swap_rates(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
     names = ("changed", "total_variation", "accuracy", "swapped")
     rates = {name: sums[name] / sums["decisions"] for name in names}
     return {**rates, "gap": rates["accuracy"] - rates["swapped"]}
-
-
-def _check_labels(labels: Tensor, logits: Tensor, multilabel: bool) -> None:
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
-        kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise InvalidTypeError(f"labels must be a tensor of integers; got {kind}")
-    expected, classes = (tuple(logits.shape), 2) if multilabel else (tuple(logits.shape[:1]), logits.shape[1])
-    if tuple(labels.shape) != expected:
-        raise InvalidValueError(f"labels must have shape {expected}; got {tuple(labels.shape)}")
-    if bool(((labels < 0) | (labels >= classes)).any()):
-        raise InvalidValueError(f"labels must be from 0 to {classes - 1}; got {labels.unique().tolist()}")
