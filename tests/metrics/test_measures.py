@@ -85,6 +85,16 @@ def test_the_scale_of_the_relevance_does_not_matter(measure, scale, generator):
     torch.testing.assert_close(measure(scale * heatmaps, foreground), measure(heatmaps, foreground))
 
 
+@pytest.mark.parametrize("measure", [background_share, relevance_mass_accuracy, pointing_game])
+@pytest.mark.parametrize("pooling", NON_NEGATIVE)
+@pytest.mark.parametrize("scale", [2.0**-100, 2.0**100])
+def test_squares_of_relevance_leave_no_range(measure, pooling, scale, generator):
+    heatmaps, foreground = data(generator)
+    heatmaps = heatmaps.float()
+    expected = measure(heatmaps, foreground, pooling=pooling)
+    assert torch.equal(measure(scale * heatmaps, foreground, pooling=pooling), expected)
+
+
 @each_measure
 def test_moving_pixels_about_changes_nothing(measure, generator):
     heatmaps, foreground = data(generator)
@@ -121,6 +131,29 @@ def test_shapes_of_heatmaps_and_masks(measure, generator):
 
 
 @each_measure
+def test_frames_of_a_video_are_parts_of_one_picture(measure, generator):
+    heatmaps, foreground = data(generator)
+    video, masks = heatmaps.unflatten(3, (2, 3)), foreground.unflatten(2, (2, 3))
+    for form in (masks, masks[:, 0]):
+        assert torch.equal(measure(video, form), measure(heatmaps, foreground))
+    with pytest.raises(InvalidValueError, match=r"shape \(4, 1, 2, 3, 7\) .* got \(4, 1, 3, 7\)"):
+        measure(video, masks[:, :, 0])
+    with pytest.raises(InvalidValueError, match=r"heatmaps of videos have shape \(N, K, C, T, H, W\)"):
+        measure(video[:, 0], masks)
+
+
+def test_the_tolerance_does_not_reach_other_frames():
+    foreground = torch.zeros(1, 1, 2, 3, 3)
+    foreground[0, 0, 0, 2, 2] = 1
+    hits = []
+    for cell in range(18):
+        video = torch.zeros(18)
+        video[cell] = 1
+        hits.append(pointing_game(video.view(1, 1, 1, 2, 3, 3), foreground, tolerance=1).item())
+    assert [cell for cell, hit in enumerate(hits) if hit] == [5, 7, 8]
+
+
+@each_measure
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(measure, dtype, generator):
     heatmaps, foreground = data(generator)
@@ -136,7 +169,7 @@ def test_without_foreground_or_relevance_there_is_no_value(measure, generator):
     foreground[1] = 0
     heatmaps[2, 1] = 0
     with pytest.raises(
-        InvalidValueError, match=r"no foreground in the masks of images 1 and no relevance .* of images 2;"
+        InvalidValueError, match=r"no foreground in the masks of image 1 of 4 and no relevance .* of image 2 of 4;"
     ):
         measure(heatmaps, foreground)
     found = measure(heatmaps, foreground, undefined="skip")
@@ -146,7 +179,7 @@ def test_without_foreground_or_relevance_there_is_no_value(measure, generator):
 
 def test_relevance_that_pooling_takes_away_is_none():
     heatmap, foreground = torch.tensor([[[[1.0, -2.0]], [[-2.0, 1.0]]]]), torch.tensor([[[1, 0]]])
-    with pytest.raises(InvalidValueError, match="no relevance in the pooled heatmaps of images 0"):
+    with pytest.raises(InvalidValueError, match="no relevance in the pooled heatmaps of image 0 of 1"):
         relevance_mass_accuracy(heatmap, foreground)
     assert relevance_mass_accuracy(heatmap, foreground, pooling="l1_norm").item() == 0.5
 
@@ -158,14 +191,14 @@ def test_wrong_heatmaps_are_refused(measure):
         measure(torch.ones(2, 3, 4, 4).long(), foreground)
     with pytest.raises(InvalidTypeError, match="heatmaps must be a floating tensor; got list"):
         measure([1.0], foreground)
-    for shape in ((4, 4), (2, 1, 3, 1, 4, 4), (2, 0, 4, 4), (0, 3, 4, 4)):
+    for shape in ((4, 4), (2, 1, 3, 1, 1, 4, 4), (2, 0, 4, 4), (0, 3, 4, 4)):
         with pytest.raises(InvalidValueError, match=r"heatmaps must have shape .* got \("):
             measure(torch.ones(shape), foreground)
     for value in (torch.nan, torch.inf):
         broken = torch.ones(2, 3, 4, 4)
         broken[1, 0, 0, 0] = value
         for undefined in ("error", "skip"):
-            with pytest.raises(InvalidValueError, match="heatmaps must be finite; got NaN or Inf in images 1"):
+            with pytest.raises(InvalidValueError, match="heatmaps must be finite; got NaN or Inf in image 1 of 2"):
                 measure(broken, foreground, undefined=undefined)
 
 
@@ -177,6 +210,8 @@ def test_wrong_masks_are_refused(measure):
     for shape in ((2, 1, 8, 8), (3, 1, 4, 4), (1, 1, 4, 4), (2, 3, 4, 4), (4, 4)):
         with pytest.raises(InvalidValueError, match=r"foreground must have shape \(2, 1, 4, 4\) .*resize_foreground"):
             measure(heatmaps, torch.ones(shape))
+    with pytest.raises(InvalidValueError, match="foreground must be on the heatmaps' device cpu; got meta"):
+        measure(heatmaps, torch.ones(2, 1, 4, 4, device="meta"))
     for value in (0.5, torch.nan):
         with pytest.raises(InvalidValueError, match=r"1 on the object and 0 elsewhere; the masks of images 0, 1 of 2"):
             measure(heatmaps, torch.full((2, 1, 4, 4), value))

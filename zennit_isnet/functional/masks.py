@@ -112,13 +112,13 @@ def validate_foreground(foreground: Tensor) -> None:
         others = flat[~is_foreground & (flat != 0)][:1000].tolist()
         examples = list(dict.fromkeys(map(str, others)))[:5]
         raise InvalidValueError(
-            f"foreground must be 1 on the object and 0 elsewhere; the masks of {_images(illegal_flags)} have other "
-            f"values, such as {', '.join(examples)}; threshold them first, for instance `foreground > 0`"
+            f"foreground must be 1 on the object and 0 elsewhere; the masks of {named_images(illegal_flags)} have "
+            f"other values, such as {', '.join(examples)}; threshold them first, for instance `foreground > 0`"
         )
     if any(empty_flags):
         raise InvalidValueError(
-            f"no foreground in the masks of {_images(empty_flags)}; the loss compares the background with the "
-            "foreground, so each mask needs at least one foreground pixel (a mask without background is allowed)"
+            f"no foreground in the masks of {named_images(empty_flags)}; without an object there is nothing to compare "
+            "the background with, so each mask needs at least one foreground pixel (one without background is allowed)"
         )
 
 
@@ -129,7 +129,8 @@ def _check_real(foreground: Tensor) -> None:
         raise InvalidTypeError(f"foreground must be bool, integer or floating; got {foreground.dtype}")
 
 
-def _images(flags: list[bool]) -> str:
+def named_images(flags: list[bool]) -> str:
+    """Name the images of a batch with a flag, for messages."""
     indices = [str(index) for index, flag in enumerate(flags) if flag]
     more = ", ..." if len(indices) > _NAMED_IMAGES else ""
     return f"image{'s' if len(indices) > 1 else ''} {', '.join(indices[:_NAMED_IMAGES])}{more} of {len(flags)}"

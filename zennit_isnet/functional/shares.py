@@ -18,10 +18,10 @@ def background_share(
 
     Parameters
     ----------
-    heatmaps : Tensor, shape (N, C, H, W), (N, K, C, H, W) or (N, H, W)
+    heatmaps : Tensor, shape (N, C, H, W), (N, K, C, H, W) or (N, H, W); (N, K, C, T, H, W) for videos
         Signed.
-    foreground : Tensor, shape (N, 1, H, W) or (N, H, W)
-        1 on the object, 0 elsewhere, of the heatmaps' size.
+    foreground : Tensor, shape (N, 1, H, W) or (N, H, W), with T for videos
+        1 on the object, 0 elsewhere, of the heatmaps' size and on their device.
     pooling : {"l1_norm", "sum_pos", "sum_abs", "l2_norm", "l2_norm_sq", "max_norm"}, default="l1_norm"
         How channels become one value, see `pool_channels`. The default is the measure of the heatmap loss, in which
         nothing cancels.
@@ -105,7 +105,7 @@ def energy_pointing_game(heatmaps: Tensor, foreground: Tensor, *, undefined: Und
     ----------
     heatmaps, undefined
         As for `background_share`.
-    foreground : Tensor, shape (N, 1, H, W) or (N, H, W)
+    foreground : Tensor, shape (N, 1, H, W) or (N, H, W), with T for videos
         1 in the object's bounding box, as in the paper, or on the object.
 
     Returns

@@ -42,10 +42,10 @@ class LocalizationMetric(SeparateMetric, ABC):
 
         Parameters
         ----------
-        heatmaps : Tensor, shape (N, C, H, W), (N, K, C, H, W) or (N, H, W)
+        heatmaps : Tensor, shape (N, C, H, W), (N, K, C, H, W) or (N, H, W); (N, K, C, T, H, W) for videos
             Signed; of any floating dtype.
-        foreground : Tensor, shape (N, 1, H, W) or (N, H, W)
-            1 on the object, 0 elsewhere, of the heatmaps' size.
+        foreground : Tensor, shape (N, 1, H, W) or (N, H, W), with T for videos
+            1 on the object, 0 elsewhere, of the heatmaps' size and on their device.
 
         Raises
         ------
