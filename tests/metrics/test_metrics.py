@@ -5,6 +5,7 @@ import importlib
 import pickle
 import sys
 
+import matplotlib.pyplot as plt
 import metrics_distributed
 import pytest
 import torch
@@ -109,9 +110,52 @@ def test_undefined_heatmaps_are_errors_that_leave_the_metric_as_it_was(make, gen
     heatmaps, foreground = data(generator)
     metric = make()
     metric.update(heatmaps, foreground)
-    with pytest.raises(InvalidValueError, match="no foreground in the masks of images 0, 1, 2, 3;"):
+    with pytest.raises(InvalidValueError, match="no foreground in the masks of images 0, 1, 2, 3 of 4;"):
         metric.update(heatmaps, torch.zeros_like(foreground))
+    with pytest.raises(InvalidValueError, match="no foreground in the masks of images 0, 1, 2, 3 of 4;"):
+        metric(heatmaps, torch.zeros_like(foreground))
     assert torch.equal(metric.compute(), make()(heatmaps, foreground))
+
+
+@each_metric
+def test_states_of_parts_are_merged(make, generator):
+    heatmaps, foreground = data(generator)
+    first, second, third = make(), make(), make()
+    for metric, part in zip((first, second, third), torch.arange(4).split([2, 1, 1]), strict=True):
+        metric.update(heatmaps[part], foreground[part])
+    first.merge_state(second)
+    first.merge_state(third.metric_state)
+    torch.testing.assert_close(first.compute(), make()(heatmaps, foreground))
+
+
+def test_states_of_other_settings_are_not_merged(generator):
+    metric, other = PointingGame(), PointingGame(tolerance=15)
+    for each in (metric, other):
+        each.update(*data(generator))
+    for state in (other, other.metric_state, BackgroundShare()):
+        with pytest.raises(InvalidValueError, match=r"settings \('PointingGame', 'sum', 0, 'error'\) .*; got \("):
+            metric.merge_state(state)
+    with pytest.raises(InvalidValueError, match="can be merged; got none"):
+        metric.merge_state({})
+    with pytest.raises(InvalidTypeError, match="must be a metric or the metric_state of one; got list"):
+        metric.merge_state([])
+
+
+@each_metric
+def test_states_in_float64(make, generator):
+    heatmaps, foreground = data(generator)
+    metric = make().set_dtype(torch.float64)
+    metric.update(heatmaps, foreground)
+    assert metric.compute().dtype == torch.float64
+    torch.testing.assert_close(metric.compute().float(), make()(heatmaps, foreground))
+
+
+def test_values_are_drawn(generator):
+    metric = BackgroundShare()
+    values = [metric(*data(generator)) for _ in range(3)]
+    figure, axes = metric.plot(values)
+    assert torch.tensor(axes.lines[0].get_ydata()).tolist() == torch.stack(values).tolist()
+    plt.close(figure)
 
 
 @each_metric

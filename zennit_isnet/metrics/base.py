@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from zennit_isnet.arguments import check_choice
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.functional.measured import Undefined
 from zennit_isnet.optional import import_optional
 
@@ -43,3 +45,62 @@ class SeparateMetric(Metric):
         self.undefined: Undefined = undefined
         fingerprint = repr((type(self).__name__, *settings, undefined)).encode()
         self.add_state("settings", torch.tensor(list(fingerprint)), dist_reduce_fx="max")
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Take a batch into account as `update` does, and return its own value as `compute` does for all batches.
+
+        After an error the metric is as it was before.
+        """
+        before = dict(self.__dict__)
+        try:
+            return super().forward(*args, **kwargs)
+        except BaseException:
+            # torchmetrics empties the states for the value of the batch, and after an error leaves them empty
+            self.__dict__.update(before)
+            raise
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Add what a metric of the same kind and settings has seen, for instance in another program.
+
+        Parameters
+        ----------
+        incoming_state : Metric or dict
+            The other metric, or its `metric_state`.
+
+        Raises
+        ------
+        InvalidTypeError
+            If it is neither a metric nor a dict.
+        InvalidValueError
+            If it is of a metric with other settings.
+        """
+        if not isinstance(incoming_state, dict | Metric):
+            kind = type(incoming_state).__name__
+            raise InvalidTypeError(f"incoming_state must be a metric or the metric_state of one; got {kind}")
+        incoming = incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
+        own, other = (_text(state.get("settings", ())) for state in (self.metric_state, incoming))
+        if own != other:
+            raise InvalidValueError(
+                f"only states of metrics with the settings {own} can be merged; got {other or 'none'}"
+            )
+        super().merge_state(incoming)
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Draw a value, or several, as all metrics of torchmetrics do; needs matplotlib.
+
+        Parameters
+        ----------
+        val : Tensor, dict, or sequence of them, optional
+            What `compute` or calls returned; by default that of `compute`.
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure.
+
+        Returns
+        -------
+        figure, axes
+        """
+        return self._plot(val, ax)
+
+
+def _text(settings: Iterable[Any]) -> str:
+    return bytes(int(letter) for letter in settings).decode()
