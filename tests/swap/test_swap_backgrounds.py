@@ -11,7 +11,7 @@ from swap_batches import batch, counts, seeds, sizes, some
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.swap import swap_backgrounds
 
-DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.int16]
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.int16, torch.int32]
 feathers = st.sampled_from([0.0, 0.7, 3.0])
 
 
@@ -70,6 +70,14 @@ def test_hole_is_filled_within_the_range_of_the_donors_background(count, size, s
 def test_image_that_is_its_own_donor_stays_as_it_is(count, size, seed, dtype, feather):
     images, masks = batch(count, size, seed, dtype)
     assert torch.equal(swap_backgrounds(images, masks, torch.arange(count), feather=feather), images)
+
+
+def test_large_integers_are_kept_too():
+    images = torch.tensor([2**31 - 1, 2**31 - 2], dtype=torch.int32).view(2, 1, 1, 1).repeat(1, 1, 4, 4)
+    masks = torch.zeros(2, 1, 4, 4)
+    masks[..., 1:3, 1:3] = 1
+    swapped = swap_backgrounds(images, masks, torch.tensor([1, 0]))
+    assert torch.equal(swapped, torch.where(masks == 1, images, images.flip(0)))
 
 
 def test_hole_in_a_plain_background_is_not_to_be_seen():

@@ -27,13 +27,13 @@ def swap_backgrounds(images: Tensor, masks: Tensor, donors: Tensor, *, feather: 
     Parameters
     ----------
     images : torch.Tensor
-        ``(N, C, H, W)`` or ``(N, C, T, H, W)``, of any real dtype and range of values.
+        ``(N, C, H, W)`` or ``(N, C, T, H, W)``, of any real dtype and range of values (of int64 up to 2 ** 53).
     masks : torch.Tensor
         Foreground masks, 1 (or True) on the object and 0 elsewhere: ``(N, 1, H, W)`` or ``(N, H, W)``, with ``T`` for
         videos. They should include the soft rim of the object, which otherwise stays on the donor's background.
     donors : torch.Tensor
         The index of each image's donor in the batch, ``(N,)``, dtype int64. An image that is its own donor stays as it
-        is. `BackgroundSwap.draw` draws them.
+        is. `BackgroundSwap.with_donors` draws them.
     feather : float, default=0.0
         Standard deviation in pixels of the Gaussian that makes the edge soft: :math:`\alpha = \max(m, \min(1, 2 G m))`
         falls from 1 at the edge to 0 at about twice this distance outside of it, and is 1 on the whole foreground. The
@@ -81,8 +81,9 @@ def swap_backgrounds(images: Tensor, masks: Tensor, donors: Tensor, *, feather: 
 
 def exchanged(images: Tensor, foreground: Tensor, donors: Tensor, feather: float) -> Tensor:
     """Return the swapped images; arguments as for `swap_backgrounds`, checked, with a boolean foreground."""
-    # half precision and integers are filled in float32; known pixels come back as they were
-    precise = images if images.dtype in (torch.float32, torch.float64) else images.float()
+    # half precision and small integers are filled in float32, which holds each of their values
+    exact = torch.float64 if images.dtype.itemsize > 2 else torch.float32
+    precise = images if images.dtype in (torch.float32, torch.float64) else images.to(exact)
     background = fill_holes(precise, ~foreground)[donors]
     if feather > 0:
         opacity = soft_edge(foreground, feather).to(precise.dtype)

@@ -14,13 +14,15 @@ from zennit_isnet.validation import check_has_mask
 
 
 class BackgroundSwap:
-    """Exchange the backgrounds of some images of a batch, so that a background no longer goes with a label.
+    r"""Exchange the backgrounds of some images of a batch, so that they go less with the labels.
 
     A batch transform for training: labels and masks stay as they are. The images that take part are brought into a
     random circle, and each of them that is chosen gets the background of the next one. So nobody is their own donor,
     each background is given away at most once, and images that are not chosen still give theirs. Donors are drawn
-    whatever their label is: a background then says nothing about the label, while a background that is never of the
-    same class would say what the image is not.
+    whatever their label is: a new background then says nothing about the label, while one that is never of the same
+    class would say what the image is not. Where each of C equally frequent classes has its own background, the share of
+    images on that of their class falls from 1 to about :math:`1 - p + p/C` with probability :math:`p`: for few classes,
+    one half still leaves a strong hint.
 
     Images take part if they have a mask, with some background. Where fewer than two of them do, as in a batch of one,
     the batch stays as it is.
