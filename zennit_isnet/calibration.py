@@ -124,6 +124,19 @@ def warn_outside_default_range(layer: str, total: float, *, stacklevel: int = 2)
         )
 
 
+def warn_scattered(layer: str, measured: RelevanceRange, *, stacklevel: int = 2) -> None:
+    """Warn with `RelevanceRangeWarning` if the totals scatter by more than their mean, so that no range fits them."""
+    if measured.std > measured.mean:
+        warnings.warn(
+            f"the total relevance at {layer!r} scatters more than any range covers (mean {measured.mean:.3g}, standard "
+            f"deviation {measured.std:.3g}); that is so where a softmax score is explained (Selective) and the "
+            "classifier is certain: train it with CrossEntropyLoss(label_smoothing=0.1), or explain logits with "
+            "Stochastic()",
+            RelevanceRangeWarning,
+            stacklevel=stacklevel,
+        )
+
+
 class RunningMoments:
     """Mean and sample standard deviation in one pass, in float64 (Welford, in the batched form of Chan et al.).
 
@@ -193,6 +206,11 @@ def measured_ranges(batches: Iterable[Mapping[str, Tensor]], model: nn.Module) -
         If there are fewer than two images, a total is not finite, or a range is empty; or in another process anything
         was wrong.
 
+    Warns
+    -----
+    RelevanceRangeWarning
+        If the totals of a layer scatter by more than their mean.
+
     Examples
     --------
     >>> batches = [{"input": torch.tensor([3.0, 5.0])}, {"input": torch.tensor([4.0])}]
@@ -213,4 +231,7 @@ def measured_ranges(batches: Iterable[Mapping[str, Tensor]], model: nn.Module) -
             merged.setdefault(layer, RunningMoments()).merge(seen)
     if not merged:
         raise CalibrationError("measuring the relevance range needs at least 2 images, got 0")
-    return {layer: RelevanceRange.from_statistics(m.mean, m.std, m.count) for layer, m in merged.items()}
+    ranges = {layer: RelevanceRange.from_statistics(m.mean, m.std, m.count) for layer, m in merged.items()}
+    for layer, measured in ranges.items():
+        warn_scattered(layer, measured, stacklevel=4)
+    return ranges

@@ -49,4 +49,4 @@ class MissingDependencyError(ISNetError, ImportError):
 
 
 class RelevanceRangeWarning(UserWarning):
-    """The total relevance of a batch lies far outside of the range (C1, C2) that the loss was given."""
+    """The relevance range (C1, C2) does not fit: it was not measured, or the measured relevance scatters too much."""

@@ -200,7 +200,8 @@ class ISNetRegularizer:
         """Measure the range (C₁, C₂) of the total relevance of each layer, and use it from now on.
 
         The model must be plainly trained already. It runs in eval mode, without a graph, and gets its modes back. In
-        `DistributedDataParallel` every process calls this with its share, and all get the range of all images.
+        `DistributedDataParallel` every process calls this with its share, and all get the range of all images. Warns
+        with `RelevanceRangeWarning` where the relevance scatters so much between images that no range fits it.
 
         Parameters
         ----------
