@@ -16,7 +16,7 @@ Writes a table of accuracies on four test sets, a picture of heatmaps, the figur
 validation images only. A small share of relevance on the background is no evidence by itself: compare the accuracies on
 biased and confounding backgrounds.
 
-    python examples/background_bias.py --formulation all
+    python examples/background_bias.py --formulation selective --label-smoothing 0.1
     python examples/background_bias.py --bias texture --formulation lds --swap 0.5
 """
 
@@ -72,6 +72,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=1, help="penalise each n-th step only, with n times the weight")
     parser.add_argument("--every-start", type=int, default=0, help="number of first steps that are all penalised")
     parser.add_argument("--swap", type=float, default=0.0, help="chance of a training image to get another background")
+    parser.add_argument("--label-smoothing", type=float, default=0.0, help="of the cross-entropy, in all rows")
     parser.add_argument("--lr", type=float, default=0.05, help="highest learning rate (SGD, one cycle)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
@@ -79,10 +80,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.epochs < 1 or options.plain_epochs < 1 or options.batch_size < 1:
         parser.error("--epochs, --plain-epochs and --batch-size must be at least 1")
-    if not 0 <= options.weight <= 1:
-        parser.error(f"--weight must lie in [0, 1], got {options.weight}")
-    if not 0 <= options.swap <= 1:
-        parser.error(f"--swap must lie in [0, 1], got {options.swap}")
+    for name in ("weight", "swap", "label_smoothing"):
+        if not 0 <= getattr(options, name) <= 1:
+            parser.error(f"--{name.replace('_', '-')} must lie in [0, 1], got {getattr(options, name)}")
     return options
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -81,17 +80,21 @@ def background_share(regularizer: ISNetRegularizer, data: BackgroundBias) -> flo
 
 @torch.no_grad()
 def validation_loss(
-    model: nn.Module, data: BackgroundBias, regularizer: ISNetRegularizer | None, weight: float
+    model: nn.Module,
+    data: BackgroundBias,
+    criterion: nn.Module,
+    regularizer: ISNetRegularizer | None,
+    weight: float,
 ) -> float:
     """Return the training loss on validation images, in eval mode."""
     model.eval()
     total = 0.0
     for images, masks, labels in loader(data, 125):
         if regularizer is None:
-            loss = F.cross_entropy(main_head(model(images)), labels)
+            loss = criterion(main_head(model(images)), labels)
         else:
             logits, penalty = regularizer(images, masks)
-            loss = (1 - weight) * F.cross_entropy(main_head(logits), labels) + weight * penalty
+            loss = (1 - weight) * criterion(main_head(logits), labels) + weight * penalty
         total += loss.item() * len(labels)
     return total / len(data)
 
@@ -115,6 +118,7 @@ def train(
     )
     batches = loader(training, options.batch_size, generator)
     swap_some = BackgroundSwap(swap, generator=torch.Generator().manual_seed(options.seed + 1))
+    criterion = nn.CrossEntropyLoss(label_smoothing=options.label_smoothing)
     optimizer = torch.optim.SGD(model.parameters(), options.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.lr, total_steps=epochs * len(batches))
     best, chosen, kept, history, seconds = float("inf"), 0, {}, [], []
@@ -126,10 +130,10 @@ def train(
             if swap > 0:
                 images = swap_some(images, masks)
             if regularizer is None:
-                loss = F.cross_entropy(main_head(model(images)), labels)
+                loss = criterion(main_head(model(images)), labels)
             else:
                 logits, penalty = regularizer(images, masks)
-                loss = (1 - options.weight) * F.cross_entropy(main_head(logits), labels) + options.weight * penalty
+                loss = (1 - options.weight) * criterion(main_head(logits), labels) + options.weight * penalty
                 bar.set_postfix(penalty=f"{penalty.item():.3f}", refresh=False)
             optimizer.zero_grad()
             loss.backward()
@@ -137,7 +141,7 @@ def train(
             optimizer.step()
             schedule.step()
         seconds.append(time.perf_counter() - start)
-        current = validation_loss(model, validation, regularizer, options.weight)
+        current = validation_loss(model, validation, criterion, regularizer, options.weight)
         history.append({"epoch": epoch + 1, "validation_loss": current})
         if current < best:
             best, chosen = current, epoch + 1

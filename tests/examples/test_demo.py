@@ -80,7 +80,10 @@ def test_unknown_model_is_named_with_close_matches(demo: ModuleType) -> None:
         demo.main(["--model", "resnet19"])
 
 
-@pytest.mark.parametrize("options", [["--epochs", "0"], ["--weight", "1.5"], ["--swap", "-1"], ["--bias", "colour"]])
+@pytest.mark.parametrize(
+    "options",
+    [["--epochs", "0"], ["--weight", "1.5"], ["--swap", "-1"], ["--label-smoothing", "2"], ["--bias", "colour"]],
+)
 def test_bad_options_end_with_a_usage_message(
     demo: ModuleType, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
