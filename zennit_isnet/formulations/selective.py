@@ -20,6 +20,9 @@ class Selective(Formulation):
     All logits take part in the softmax, so one heatmap carries evidence for and against every class. It is the
     default: its cost does not grow with the number of classes. For multi-label models take `Stochastic`.
 
+    The seed shrinks with :math:`p_c / \delta`. So train with label smoothing, 0.1 for ten classes, which keeps the
+    lowest class from vanishing; on a classifier that is certain, the relevance has no range that fits all images.
+
     Parameters
     ----------
     delta : float, default=1e-2

@@ -101,7 +101,8 @@ print("plain", {name: f"{value:.1%}" for name, value in plain_accuracies.items()
 # ---------------------
 # The loss needs the natural range of the relevance. It is measured on the plain classifier; then a fresh network is
 # trained with the penalty from its first step. Stochastic explains one logit, drawn for each image. (Selective, the
-# default, explains a softmax score, which all but vanishes for a classifier that is as sure of itself as this one.)
+# default, explains a softmax score, which all but vanishes for a classifier that is as sure of itself as this one; it
+# wants label smoothing.)
 
 formulation = Stochastic(torch.Generator().manual_seed(0))
 ranges = ISNetRegularizer(plain, formulation=formulation).calibrate(validation.images.split(125), progress=False)
