@@ -5,6 +5,7 @@ import pytest
 import quantus
 import torch
 
+from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.functional import (
     background_share,
     energy_pointing_game,
@@ -14,6 +15,7 @@ from zennit_isnet.functional import (
     top_k_intersection,
 )
 
+MEASURES = (energy_pointing_game, pointing_game, relevance_mass_accuracy, relevance_rank_accuracy)
 QUIET = {"disable_warnings": True, "display_progressbar": False}
 
 
@@ -30,9 +32,10 @@ def scores(metric, heatmaps, foreground):
     return torch.tensor(np.asarray(found, dtype=float))
 
 
-@pytest.fixture
-def heatmaps(generator):
-    return torch.randn(6, 1, 8, 9, dtype=torch.float64, generator=generator)
+@pytest.fixture(params=["signed", "positive", "mostly negative"])
+def heatmaps(request, generator):
+    maps = torch.randn(6, 1, 8, 9, dtype=torch.float64, generator=generator)
+    return {"signed": maps, "positive": maps.abs(), "mostly negative": maps - 1}[request.param]
 
 
 @pytest.fixture
@@ -105,6 +108,56 @@ def test_quantus_lets_the_place_decide_between_tied_pixels():
     found = scores(quantus.TopKIntersection(k=1, **QUIET), heatmaps, masks)
     assert sorted(found.tolist()) == [0.0] * 70 + [1.0]
     close(top_k_intersection(heatmaps, masks, k=1), torch.full((71,), 1 / 71, dtype=torch.float64))
+
+
+def test_a_constant_in_the_denominator_of_quantus_acts_on_small_maps(heatmaps, foreground):
+    metric = quantus.AttributionLocalisation(positive_attributions=True, abs=False, **QUIET)
+    small = heatmaps.clone()
+    small[0] *= 1e-8
+    found, expected = scores(metric, small, foreground), scores(metric, heatmaps, foreground)
+    close(energy_pointing_game(small, foreground), expected)
+    close(found[1:], expected[1:])
+    assert found[0] < 0.999 * expected[0]
+
+
+def test_quantus_has_a_value_for_a_map_without_relevance(heatmaps, foreground):
+    heatmaps[0] = 0
+    values = {
+        "nan": quantus.RelevanceMassAccuracy(**QUIET),
+        "0.0": quantus.AttributionLocalisation(positive_attributions=True, abs=False, **QUIET),
+        "1.0": quantus.PointingGame(**QUIET),
+    }
+    for value, metric in values.items():
+        with np.errstate(invalid="ignore"):
+            assert str(scores(metric, heatmaps, foreground)[0].item()) == value
+    for measure in MEASURES:
+        found = measure(heatmaps, foreground, undefined="skip")
+        assert found.isnan().tolist() == [True] + 5 * [False]
+
+
+def test_quantus_refuses_maps_that_are_negative_or_of_one_value(heatmaps, foreground):
+    for refused, message in ((-heatmaps.abs(), "not all be less than zero"), (tied() * 0 + 2, "uniformly distributed")):
+        maps = refused.expand(6, -1, -1, -1)
+        with pytest.raises(AssertionError, match=message):
+            scores(quantus.PointingGame(**QUIET), maps, foreground)
+        assert bool(pointing_game(maps, foreground).isfinite().all())
+
+
+def test_quantus_has_a_value_for_nan(heatmaps, foreground):
+    heatmaps[0, 0, 0, 1] = torch.nan
+    assert bool(scores(quantus.RelevanceRankAccuracy(**QUIET), heatmaps, foreground).isfinite().all())
+    for measure in MEASURES:
+        with pytest.raises(InvalidValueError, match="NaN or Inf in image 0 of 6"):
+            measure(heatmaps, foreground)
+
+
+def test_quantus_knows_one_channel_and_fewer_than_all_pixels(heatmaps, foreground):
+    with pytest.raises(ValueError, match="broadcast"):
+        scores(quantus.PointingGame(**QUIET), heatmaps.expand(6, 3, 8, 9), foreground)
+    with pytest.raises(ValueError, match="'k' must be smaller than input size"):
+        scores(quantus.TopKIntersection(k=72, **QUIET), heatmaps, foreground)
+    expected = foreground.flatten(1).double().mean(1)
+    close(top_k_intersection(heatmaps.expand(6, 3, 8, 9), foreground, k=72), expected)
 
 
 def test_quantus_gives_nan_without_foreground_but_hits_in_the_pointing_game(heatmaps, foreground):
