@@ -118,7 +118,7 @@ def make_schedule(optimizer: Optimizer, options: argparse.Namespace, *, epochs: 
     return after if begin is None else SequentialLR(optimizer, [begin, after], [warmup])
 
 
-def classification_loss(output: Any, labels: Tensor) -> Tensor:
+def classification_loss(output: Any, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Return the loss of the main head, and of auxiliary heads where the model has them.
 
     Parameters
@@ -127,6 +127,8 @@ def classification_loss(output: Any, labels: Tensor) -> Tensor:
         Logits ``(N, C)``; auxiliary heads may be None.
     labels : Tensor
         Integers ``(N,)`` for cross-entropy, or floating 0 and 1 ``(N, C)`` for binary cross-entropy of each label.
+    smoothing : float, default 0.0
+        Share of a label's weight that all classes have alike, or both answers where each class is a label of its own.
 
     Returns
     -------
@@ -134,11 +136,16 @@ def classification_loss(output: Any, labels: Tensor) -> Tensor:
         A scalar.
     """
     main, *others = output if isinstance(output, tuple) else (output,)
-    loss = F.binary_cross_entropy_with_logits if labels.is_floating_point() else F.cross_entropy
-    total: Tensor = loss(main.float(), labels)
+
+    def loss(logits: Tensor) -> Tensor:
+        if labels.is_floating_point():
+            return F.binary_cross_entropy_with_logits(logits.float(), labels * (1 - smoothing) + smoothing / 2)
+        return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+
+    total = loss(main)
     for auxiliary in others:
         if auxiliary is not None:
-            total = total + AUXILIARY_WEIGHT * loss(auxiliary.float(), labels)
+            total = total + AUXILIARY_WEIGHT * loss(auxiliary)
     return total
 
 

@@ -110,6 +110,7 @@ def _add_optimization(group: Any) -> None:
     group.add_argument("--epochs", type=int, default=20, help="with the penalty")
     group.add_argument("--batch-size", type=int, default=64, help="of each process")
     group.add_argument("--accumulate", type=int, default=1, help="batches for each optimizer step")
+    group.add_argument("--label-smoothing", type=float, default=0.0, help="selective wants 0.1, or so")
     group.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd")
     group.add_argument("--lr", type=float, help="highest learning rate (default: 0.05 for sgd, 0.001 for adamw)")
     group.add_argument("--momentum", type=float, default=0.9, help="of sgd, with Nesterov's step")
@@ -175,12 +176,11 @@ def _problems(options: argparse.Namespace) -> Iterator[str]:
         yield f"--lr must be positive, got {options.lr}"
     if options.plain_epochs is not None and options.plain_epochs < 0:
         yield f"--plain-epochs must not be negative, got {options.plain_epochs}"
-    if not 0 <= options.swap_probability <= 1:
-        yield f"--swap-probability must lie in [0, 1], got {options.swap_probability}"
+    for name in ("swap_probability", "label_smoothing", "flip"):
+        if not 0 <= getattr(options, name) <= 1:
+            yield f"{_flag(name)} must lie in [0, 1], got {getattr(options, name)}"
     if not 0 < options.crop_scale <= 1:
         yield f"--crop-scale must lie in (0, 1], got {options.crop_scale}"
-    if not 0 <= options.flip <= 1:
-        yield f"--flip must lie in [0, 1], got {options.flip}"
     if not 0 < options.val_split < 1:
         yield f"--val-split must lie between 0 and 1, got {options.val_split}"
     for name in NEEDED[options.data]:

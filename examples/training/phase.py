@@ -67,6 +67,7 @@ class Phase:
         self.processes, self.epochs = processes, epochs
         self.accumulate, self.clip, self.log_every = options.accumulate, options.clip, options.log_every
         self.weight = PenaltyWeight(options.weight if regularizer else "0")
+        self.smoothing = options.label_smoothing
         self.amp = AMP_DTYPES[options.amp]
         self.batches = TrainingBatches(data, options.batch_size, options.seed, processes)
         self.loader = loader(data, self.batches, seed=options.seed, workers=options.workers, device=processes.device)
@@ -125,11 +126,11 @@ class Phase:
             images = self.swap(images, masks, has_mask)
         with torch.autocast(device.type, self.amp) if self.amp else nullcontext():
             if self.regularizer is None or weight == 0:
-                loss = classification = classification_loss(self.wrapped(images), labels)
+                loss = classification = classification_loss(self.wrapped(images), labels, self.smoothing)
             else:
                 self.regularizer.loss.measuring = self.step % self.log_every == 0
                 output, penalty = self.regularizer(images, masks, has_mask)
-                classification = classification_loss(output, labels)
+                classification = classification_loss(output, labels, self.smoothing)
                 loss = (1 - weight) * classification + weight * penalty
                 self._add("penalty", penalty)
                 for share in self.regularizer.loss.take_shares():

@@ -79,6 +79,15 @@ def test_single_labels_and_several_labels_have_their_own_loss():
     assert torch.equal(classification_loss(logits, several), binary_cross_entropy_with_logits(logits, several))
 
 
+def test_smoothing_gives_every_class_or_answer_a_share():
+    logits, classes = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    several = torch.randint(2, (4, 3)).float()
+    shares = 0.9 * nn.functional.one_hot(classes, 3) + 0.1 / 3
+    assert torch.allclose(classification_loss(logits, classes, 0.1), cross_entropy(logits, shares))
+    answers = torch.where(several > 0, 0.95, 0.05)
+    assert torch.allclose(classification_loss(logits, several, 0.1), binary_cross_entropy_with_logits(logits, answers))
+
+
 def test_auxiliary_heads_count_with_their_weight():
     logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
     main = cross_entropy(logits, labels)
@@ -105,6 +114,7 @@ def test_clipping_at_zero_leaves_gradients_alone():
         (["--val-images", "x", "--data", "csv", "--csv", "y"], "--val-images and --val-masks belong together"),
         (["--weight", "2"], r"--weight must lie in \[0, 1\]"),
         (["--swap-probability", "1.2"], "--swap-probability must lie in"),
+        (["--label-smoothing", "-0.1"], "--label-smoothing must lie in"),
         (["--clip", "-1"], "--clip must not be negative"),
         (["--formulation", "random"], "--formulation"),
     ],
