@@ -124,14 +124,18 @@ def warn_outside_default_range(layer: str, total: float, *, stacklevel: int = 2)
         )
 
 
+_ENOUGH = 30
+"""Of fewer images one outlier would be enough to draw the warning."""
+
+
 def warn_scattered(layer: str, measured: RelevanceRange, *, stacklevel: int = 2) -> None:
     """Warn with `RelevanceRangeWarning` if the totals scatter by more than their mean, so that no range fits them."""
-    if measured.std > measured.mean:
+    if measured.count >= _ENOUGH and measured.std > measured.mean:
         warnings.warn(
             f"the total relevance at {layer!r} scatters more than any range covers (mean {measured.mean:.3g}, standard "
-            f"deviation {measured.std:.3g}); that is so where a softmax score is explained (Selective) and the "
-            "classifier is certain: train it with CrossEntropyLoss(label_smoothing=0.1), or explain logits with "
-            "Stochastic()",
+            f"deviation {measured.std:.3g}, {measured.count} images); if a softmax score is explained (Selective), the "
+            "classifier is too certain for it: train it with CrossEntropyLoss(label_smoothing=0.1), or explain logits "
+            "with Stochastic(); else see whether the classifier is trained at all",
             RelevanceRangeWarning,
             stacklevel=stacklevel,
         )
@@ -209,7 +213,7 @@ def measured_ranges(batches: Iterable[Mapping[str, Tensor]], model: nn.Module) -
     Warns
     -----
     RelevanceRangeWarning
-        If the totals of a layer scatter by more than their mean.
+        If the totals of a layer, of 30 images or more, scatter by more than their mean.
 
     Examples
     --------

@@ -297,7 +297,7 @@ class TestWarning:
 def certain_classifier() -> tuple[torch.nn.Module, torch.Tensor]:
     """A linear classifier and images of more and more contrast: the logits lie 5 to 50 apart."""
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4, bias=False))
-    images = torch.rand(1, 3, 8, 8) * torch.linspace(0.1, 1, 16).view(-1, 1, 1, 1)
+    images = torch.rand(1, 3, 8, 8) * torch.linspace(0.1, 1, 40).view(-1, 1, 1, 1)
     with torch.no_grad():
         logits = model(images[-1:])
         model[-1].weight *= 50 / (logits.max() - logits.min())
@@ -311,6 +311,12 @@ class TestScatterWarning:
             ranges = ISNetRegularizer(model, formulation=Selective()).calibrate([images], progress=False)
         assert ranges["input"].std > ranges["input"].mean
         assert caught[0].filename == __file__
+
+    def test_does_not_come_for_a_few_images_of_which_one_may_be_an_outlier(self):
+        model, images = certain_classifier()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            ISNetRegularizer(model, formulation=Selective()).calibrate([images[::2]], progress=False)
 
     def test_does_not_come_where_logits_are_explained(self):
         model, images = certain_classifier()
