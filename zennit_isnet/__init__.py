@@ -6,7 +6,8 @@ composite whose relevance is differentiable with respect to the model's paramete
 
 from importlib.metadata import version
 
-from zennit_isnet.attribution import GradientTimesInput, LRPAttribution
+from zennit_isnet.attribution import LRPAttribution
+from zennit_isnet.attributions import GradientTimesInput
 from zennit_isnet.calibration import RelevanceRange
 from zennit_isnet.composites import LRPFlex, box_from_normalization
 from zennit_isnet.coverage import Report, check

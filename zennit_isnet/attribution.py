@@ -185,36 +185,3 @@ def relevance_at(
         is_signal = isinstance(composite, LRPFlex) and name not in inputs
         relevance[name] = activation * arrived if is_signal else arrived
     return relevance
-
-
-class GradientTimesInput:
-    """Ablation: ``R = x ⊙ ∂q/∂x`` by the ordinary gradient, without any rule; use it with `SoftmaxGradient`.
-
-    References
-    ----------
-    Bassi, Dertkigil, Cavalli, Nat. Commun. 15 (2024) 291, ISNet Grad*Input.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from torchvision.models import resnet18
-    >>> from zennit_isnet import GradientTimesInput, ISNetRegularizer, SoftmaxGradient
-    >>> model = resnet18(num_classes=3)
-    >>> regularizer = ISNetRegularizer(model, attribution=GradientTimesInput(), formulation=SoftmaxGradient())
-    >>> regularizer.heatmap(torch.rand(2, 3, 32, 32)).shape
-    torch.Size([2, 1, 3, 32, 32])
-    """
-
-    def __call__(
-        self, model: nn.Module, images: Tensor, formulation: Callable[[Tensor], Tensor], *, create_graph: bool = True
-    ) -> tuple[Any, dict[str, Tensor]]:
-        """Run the model once, and one ordinary backward pass for each explained quantity."""
-        source = images if images.requires_grad and torch.is_grad_enabled() else images.detach().requires_grad_()
-        with torch.enable_grad():
-            output = model(source.clone())
-            logits = main_logits(output, source.shape[0])
-            heatmaps = [
-                source * torch.autograd.grad(logits, source, seed, create_graph=create_graph, retain_graph=True)[0]
-                for seed in formulation(logits).unbind(1)
-            ]
-        return output, {INPUT: torch.stack(heatmaps, dim=1)}

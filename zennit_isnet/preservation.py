@@ -58,6 +58,18 @@ def buffers_restored(model: nn.Module) -> Iterator[None]:
         _restore(before)
 
 
+@contextmanager
+def attributes_restored(model: nn.Module) -> Iterator[None]:
+    """Take off again what the block adds to modules as attributes, also after an exception."""
+    before = [(module, set(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, names in before:
+            for name in set(vars(module)) - names:
+                del vars(module)[name]
+
+
 def _restore(before: list[tuple[Tensor, Tensor]]) -> None:
     for buffer, value in before:
         # through `.data`, so that graphs which keep the buffer stay valid

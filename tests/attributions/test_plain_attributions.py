@@ -12,8 +12,9 @@ from finite_differences import TOLERANCE, backward_gradients, worst_relative_err
 from regularizer_models import DenseNetLike, InPlaceFirst, ModelState, batch, tiny_net
 from torch import nn
 
-from zennit_isnet import InvalidTypeError, InvalidValueError, ISNetRegularizer, Original, Selective, Target
+from zennit_isnet import Dual, InvalidTypeError, InvalidValueError, ISNetRegularizer, Original, Selective, Target
 from zennit_isnet.attributions import GradCAM, GradientTimesInput, InputGradient, IntegratedGradients
+from zennit_isnet.captum import CaptumAttribution
 
 LAYER = "strided_norm"
 BASELINE = torch.tensor([0.1, 0.2, 0.3]).double().view(3, 1, 1)
@@ -134,27 +135,53 @@ def penalise_background(relevance, foreground, c1, c2):
     return (relevance.abs() * background.unsqueeze(1)).flatten(1).mean(1)
 
 
-@pytest.mark.parametrize("attribution", [InputGradient(), IntegratedGradients(2), GradCAM("5")])
-def test_without_gradients_there_is_no_graph(attribution):
+PLAIN = [InputGradient(), GradientTimesInput(), IntegratedGradients(2), GradCAM("5")]
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+@pytest.mark.parametrize("attribution", PLAIN)
+def test_without_create_graph_there_is_no_graph(attribution, enabled):
     images, _ = batch()
     images.requires_grad_()
-    with torch.no_grad():
+    with torch.set_grad_enabled(enabled):
         _, relevance = attribution(tiny_net().eval(), images, Original(), create_graph=False)
     assert not only(relevance).requires_grad
 
 
-@pytest.mark.parametrize("attribution", [InputGradient(), IntegratedGradients(2)])
+class Deaf(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.logits = nn.Parameter(torch.rand(3))
+
+    def forward(self, images):
+        return self.logits.expand(len(images), -1)
+
+
+@pytest.mark.parametrize("attribution", PLAIN[:3])
 def test_logits_that_do_not_depend_on_the_images_are_an_error(attribution):
-    class Deaf(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.logits = nn.Parameter(torch.rand(3))
-
-        def forward(self, images):
-            return self.logits.expand(len(images), -1)
-
     with pytest.raises(InvalidValueError, match="logits do not depend on it"):
         attribution(Deaf(), torch.rand(2, 3, 8, 8), Original())
+
+
+@pytest.mark.parametrize("attribution", [*PLAIN, CaptumAttribution(captum.attr.Saliency)])
+def test_what_needs_two_sets_of_rules_is_refused(attribution):
+    images, masks = batch()
+    regularizer = ISNetRegularizer(tiny_net(), attribution=attribution, formulation=Dual())
+    with pytest.raises(InvalidTypeError, match="Dual is explained by two sets of relevance rules"):
+        regularizer(images, masks)
+
+
+@pytest.mark.parametrize("attribution", [*PLAIN, CaptumAttribution(captum.attr.Saliency)])
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        ("image", InvalidTypeError, r"images must be a Tensor \(N, C, H, W\), got str"),
+        (torch.ones(2, 3, 8, 8, dtype=torch.uint8), InvalidTypeError, "floating point.*got torch.uint8"),
+    ],
+)
+def test_what_has_no_gradient_is_refused(images, error, message, attribution):
+    with pytest.raises(error, match=message):
+        attribution(tiny_net(), images, Original())
 
 
 @pytest.mark.parametrize(

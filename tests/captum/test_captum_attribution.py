@@ -99,6 +99,13 @@ def test_each_explained_quantity_has_its_heatmap(model, images):
     assert not relevance["input"].requires_grad
 
 
+class Wrong:
+    """Has Captum's `attribute`, and returns what the test wants."""
+
+    def __init__(self, result):
+        self.attribute = lambda images, additional_forward_args: result(images)
+
+
 WRONG = "gradient with respect to the model's parameters is wrong"
 NONE = "no differentiable function of the model's parameters"
 
@@ -110,6 +117,7 @@ NONE = "no differentiable function of the model's parameters"
         (captum.attr.LayerIntegratedGradients, {"layer": "2", "n_steps": 3, "verify": False}, None),
         (captum.attr.LayerActivation, {"layer": "2"}, NONE),
         (captum.attr.FeatureAblation, {}, NONE),
+        (lambda forward: Wrong(torch.zeros_like), {}, NONE),
         (lambda forward: captum.attr.NoiseTunnel(captum.attr.Saliency(forward)), {}, NONE),
         (captum.attr.DeepLift, {}, NONE),
         (captum.attr.IntegratedGradients, {"n_steps": 3}, None),
@@ -151,13 +159,6 @@ def test_the_check_leaves_random_states_alone(generator):
     assert (np.random.get_state()[1] == numpy_state).all()
 
 
-class Wrong:
-    """Has Captum's `attribute`, and returns what the test wants."""
-
-    def __init__(self, result):
-        self.attribute = lambda images, additional_forward_args: result(images)
-
-
 @pytest.mark.parametrize(
     ("result", "layer", "error", "message"),
     [
@@ -179,9 +180,56 @@ def test_captums_lrp_is_refused(method):
         CaptumAttribution(method)
 
 
-def test_an_attribution_object_is_refused_with_the_remedy():
-    with pytest.raises(InvalidTypeError, match=r"method must be a class of captum\.attr.*got Saliency"):
-        CaptumAttribution(captum.attr.Saliency(tiny_net()))
+@pytest.mark.parametrize(
+    ("method", "arguments", "message"),
+    [
+        (captum.attr.Saliency(tiny_net()), {}, r"method must be a class of captum\.attr.*got Saliency"),
+        (captum.attr.Saliency, {"layer": "2"}, "Saliency: too many positional arguments; leave layer out"),
+        (captum.attr.LayerGradCam, {}, "LayerGradCam: missing a required argument: 'layer'; give the name"),
+        (captum.attr.LayerGradCam, {"layer": nn.ReLU()}, r"layer must be a name as in model.named_modules.*got ReLU"),
+        (captum.attr.Saliency, {"target": 1}, r"^target: .* its formulation what is explained.*leave it out"),
+    ],
+)
+def test_what_does_not_fit_captum_is_refused_with_the_remedy(method, arguments, message):
+    with pytest.raises(InvalidTypeError, match=message):
+        CaptumAttribution(method, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (lambda forward: captum.attr.LRP(forward), r"captum.attr.LRP cut the graph.*use LRPAttribution"),
+        (lambda forward: forward, r"must make an object with Captum's attribute\(\); got ExplainedQuantity"),
+    ],
+)
+def test_functions_that_make_no_attribution_are_refused(method, message):
+    with pytest.raises(InvalidTypeError, match=message):
+        CaptumAttribution(method)(tiny_net(), torch.rand(2, 3, 8, 8), Target(1))
+
+
+def test_baselines_may_have_one_row_for_each_image(model, images):
+    baselines = 0.1 * images.flip(0)
+    _, relevance = CaptumAttribution(captum.attr.IntegratedGradients, baselines=baselines, n_steps=3)(
+        model, images, Target(1)
+    )
+    _, own = IntegratedGradients(3, baselines)(model, images, Target(1))
+    torch.testing.assert_close(relevance, own)
+
+
+def test_what_captum_leaves_on_modules_after_an_exception_is_taken_off():
+    class Broken(nn.Module):
+        def forward(self, features):
+            if len(features) == 2 * len(images):  # DeepLift runs images and baselines together
+                raise ZeroDivisionError
+            return features
+
+    images = torch.rand(2, 3, 8, 8)
+    model = nn.Sequential(*tiny_net()[:2], nn.ReLU(), Broken(), *tiny_net()[3:]).eval()
+    model[6] = nn.ReLU()
+    before = ModelState(model)
+    with pytest.raises(ZeroDivisionError), pytest.warns(UserWarning, match="hooks"):
+        CaptumAttribution(captum.attr.DeepLift)(model, images, Target(1))
+    assert before.differences(ModelState(model)) == []
 
 
 def test_a_layer_that_does_not_exist_is_refused():

@@ -6,9 +6,9 @@ every operation, which PyTorch lacks for a few (hardsigmoid, in MobileNetV3; som
 raises then, where `LRPAttribution` does not.
 """
 
-from zennit_isnet.attribution import Attribution, GradientTimesInput, LRPAttribution
+from zennit_isnet.attribution import Attribution, LRPAttribution
 from zennit_isnet.attributions.grad_cam import GradCAM
-from zennit_isnet.attributions.input_gradient import InputGradient
+from zennit_isnet.attributions.input_gradient import GradientTimesInput, InputGradient
 from zennit_isnet.attributions.integrated_gradients import IntegratedGradients
 
 __all__ = ["Attribution", "GradCAM", "GradientTimesInput", "InputGradient", "IntegratedGradients", "LRPAttribution"]

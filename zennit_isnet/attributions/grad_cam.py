@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zennit_isnet.attributions.gradient import as_source, gradient
+from zennit_isnet.attributions.gradient import as_source, gradient, seeds_of
 from zennit_isnet.errors import InvalidTypeError
 from zennit_isnet.taps import Taps
 from zennit_isnet.validation import main_logits
@@ -80,8 +80,9 @@ class GradCAM:
             logits = main_logits(output, len(source))
             activation = taps.read()[self.layer]
             heatmaps = []
-            for seed in formulation(logits).unbind(1):
+            for seed in seeds_of(formulation, logits):
                 channel_weights = gradient(logits, seed, activation, create_graph).flatten(2).mean(2)
                 heatmaps.append(torch.einsum("nc,nc...->n...", channel_weights, activation).unsqueeze(1))
             relevance = torch.stack(heatmaps, dim=1)
-        return output, {self.layer: relevance.relu() if self.relu else relevance}
+            relevance = relevance.relu() if self.relu else relevance
+        return output, {self.layer: relevance if create_graph else relevance.detach()}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zennit_isnet.arguments import check_number
 from zennit_isnet.attribution import INPUT
-from zennit_isnet.attributions.gradient import as_source, gradient
+from zennit_isnet.attributions.gradient import as_source, gradient, seeds_of
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.preservation import buffers_restored, unwrapped
 from zennit_isnet.validation import main_logits
@@ -87,7 +87,7 @@ class IntegratedGradients:
         nodes, weights = np.polynomial.legendre.leggauss(self.steps)
         with torch.enable_grad():
             output = model(source.clone())
-            seeds = formulation(main_logits(output, len(source))).unbind(1)
+            seeds = seeds_of(formulation, main_logits(output, len(source)))
             way = source - baseline
             integrals = [torch.zeros_like(source)] * len(seeds)
             with buffers_restored(inner := unwrapped(model)):
@@ -98,7 +98,8 @@ class IntegratedGradients:
                         integral + float(weight) * gradient(logits, seed, point, create_graph)
                         for integral, seed in zip(integrals, seeds, strict=True)
                     ]
-        return output, {INPUT: torch.stack([way * integral for integral in integrals], dim=1)}
+            relevance = torch.stack([way * integral for integral in integrals], dim=1)
+        return output, {INPUT: relevance if create_graph else relevance.detach()}
 
     def _baseline_of(self, images: Tensor) -> Tensor:
         baseline = torch.as_tensor(self.baseline, dtype=images.dtype, device=images.device)

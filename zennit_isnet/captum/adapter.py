@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -12,12 +13,15 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from zennit_isnet.attribution import INPUT
-from zennit_isnet.attributions.gradient import as_source
+from zennit_isnet.attributions.gradient import as_source, seeds_of
 from zennit_isnet.captum.gradient_check import check_parameter_gradient
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
-from zennit_isnet.preservation import buffers_restored, unwrapped
+from zennit_isnet.preservation import attributes_restored, buffers_restored, unwrapped
 from zennit_isnet.taps import find_layers
 from zennit_isnet.validation import main_logits
+
+MADE_HERE = ("inputs", "target", "additional_forward_args")
+"""Arguments of Captum's ``attribute`` that the regularizer's images and formulation stand for."""
 
 
 class CaptumAttribution:
@@ -36,6 +40,7 @@ class CaptumAttribution:
     method : callable
         A class of Captum, or any ``method(forward)`` that returns an object with Captum's ``attribute``. `forward`
         is a module ``forward(images, seed) -> (N,)``, the explained quantity. With `layer`, ``method(forward, layer)``.
+        The formulation chooses the quantity, so there is no target.
     layer : str, optional
         Name of the layer that is attributed to, as in ``model.named_modules()``.
     verify : bool, default True
@@ -47,7 +52,8 @@ class CaptumAttribution:
     Raises
     ------
     InvalidTypeError
-        If `method` cannot be called, or is Captum's LRP, whose rules cut the graph; use `LRPAttribution`.
+        If `method` cannot be called, or is Captum's LRP, whose rules cut the graph (use `LRPAttribution`); if `layer`
+        is no string, missing, or superfluous; if `arguments` hold a target.
 
     Examples
     --------
@@ -75,11 +81,12 @@ class CaptumAttribution:
                 f"got {type(method).__name__}"
             )
         if isinstance(method, type) and issubclass(method, captum.attr.LRP):
-            raise InvalidTypeError(
-                f"the rules of captum.attr.{method.__name__} cut the graph to the parameters and write to the model; "
-                "use LRPAttribution"
-            )
+            raise _refused(method)
+        if not (layer is None or isinstance(layer, str)):
+            raise InvalidTypeError(f"layer must be a name as in model.named_modules(); got {type(layer).__name__}")
         self.method, self.layer, self.arguments = method, layer, arguments
+        self._name = getattr(method, "__name__", type(method).__name__)
+        self._check_arguments()
         self._unverified = verify
 
     def __call__(
@@ -108,17 +115,20 @@ class CaptumAttribution:
         Raises
         ------
         InvalidTypeError
-            If the method returns no tensor.
+            If the method makes no attribution, or one that returns no tensor.
         InvalidValueError
             If its maps have another size, or are no differentiable function of the parameters.
         """
         source = as_source(images)
         with torch.enable_grad():
             output = model(source.clone())
-            seeds = formulation(main_logits(output, len(source))).unbind(1)
+            seeds = seeds_of(formulation, main_logits(output, len(source)))
             heatmaps = [self._attribute(unwrapped(model), source, seed, create_graph) for seed in seeds]
         if create_graph and self._unverified:
-            self._unverified = not check_parameter_gradient(self._attribute, unwrapped(model), source, seeds[0])
+            few = slice(None if self._has_rows(source) else 2)
+            self._unverified = not check_parameter_gradient(
+                self._attribute, unwrapped(model), source[few], seeds[0][few]
+            )
         return output, {self.layer or INPUT: torch.stack(heatmaps, dim=1)}
 
     def _attribute(self, model: nn.Module, images: Tensor, seed: Tensor, create_graph: bool = True) -> Tensor:
@@ -128,19 +138,57 @@ class CaptumAttribution:
         # an alias: the seed is a function of the images too, and constant in Captum's gradient
         images = images.view_as(images)
         # Captum repeats `additional_forward_args` for its copies of the images, so each copy finds its seed
-        with buffers_restored(model), DifferentiableGradients() if create_graph else nullcontext():
-            heatmap = self.method(explained, *place).attribute(images, additional_forward_args=seed, **self.arguments)
-        name = getattr(self.method, "__name__", type(self.method).__name__)
-        if not isinstance(heatmap, Tensor):
-            raise InvalidTypeError(f"{name} must return one tensor, got {type(heatmap).__name__}")
-        size = tuple(images.shape[2:])
-        fits = heatmap.ndim == images.ndim and len(heatmap) == len(images)
-        if not fits or (self.layer is None and tuple(heatmap.shape[2:]) != size):
-            raise InvalidValueError(
-                f"{name} must return maps of shape (N, C, …) for images of shape {tuple(images.shape)}, of their size "
-                f"unless there is a layer; got {tuple(heatmap.shape)}"
-            )
+        graph = DifferentiableGradients() if create_graph else nullcontext()
+        with buffers_restored(model), attributes_restored(model), graph:
+            attribution = self.method(explained, *place)
+            if isinstance(attribution, captum.attr.LRP):
+                raise _refused(type(attribution))
+            if not callable(getattr(attribution, "attribute", None)):
+                raise InvalidTypeError(
+                    f"{self._name} must make an object with Captum's attribute(); got {type(attribution).__name__}"
+                )
+            heatmap: Tensor = attribution.attribute(images, additional_forward_args=seed, **self.arguments)
+        self._check_heatmap(heatmap, images)
         return heatmap if create_graph else heatmap.detach()
+
+    def _check_heatmap(self, heatmap: Any, images: Tensor) -> None:
+        if not isinstance(heatmap, Tensor):
+            raise InvalidTypeError(f"{self._name} must return one tensor, got {type(heatmap).__name__}")
+        fits = heatmap.ndim == images.ndim and len(heatmap) == len(images)
+        if not fits or (self.layer is None and heatmap.shape[2:] != images.shape[2:]):
+            raise InvalidValueError(
+                f"{self._name} must return maps of shape (N, C, …) for images of shape {tuple(images.shape)}, of their "
+                f"size unless there is a layer; got {tuple(heatmap.shape)}"
+            )
+
+    def _check_arguments(self) -> None:
+        given = [name for name in MADE_HERE if name in self.arguments]
+        if given:
+            raise InvalidTypeError(
+                f"{', '.join(given)}: the regularizer gives the images, and its formulation what is explained, such as "
+                "Target(1) or Label(); leave it out"
+            )
+        try:
+            signature = inspect.signature(self.method)
+        except ValueError:  # there is none, as for some builtins
+            return
+        try:
+            signature.bind(*("forward",) if self.layer is None else ("forward", "layer"))
+        except TypeError as error:
+            remedy = "give the name of the layer, layer=…" if self.layer is None else "leave layer out"
+            raise InvalidTypeError(f"{self._name}: {error}; {remedy}") from error
+
+    def _has_rows(self, images: Tensor) -> bool:
+        """Whether an argument has one row for each image, as baselines may."""
+        tensors = [value for value in self.arguments.values() if isinstance(value, Tensor)]
+        return any(value.ndim == images.ndim and len(value) == len(images) for value in tensors)
+
+
+def _refused(method: type) -> InvalidTypeError:
+    return InvalidTypeError(
+        f"the rules of captum.attr.{method.__name__} cut the graph to the parameters and write to the model; "
+        "use LRPAttribution"
+    )
 
 
 class ExplainedQuantity(nn.Module):

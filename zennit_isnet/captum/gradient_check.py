@@ -26,8 +26,7 @@ def check_parameter_gradient(
 ) -> bool:
     """Raise unless the gradient of ``Σ R²`` agrees with finite differences.
 
-    Works on a float64 copy of the model, with the first two images, and leaves the random states of PyTorch and NumPy
-    alone.
+    Works on a float64 copy of the model, and leaves the random states of PyTorch and NumPy alone.
 
     Parameters
     ----------
@@ -51,17 +50,19 @@ def check_parameter_gradient(
     # MPS has no double precision
     device = torch.device("cpu") if images.device.type == "mps" else images.device
     twin = copy.deepcopy(model).to(device, torch.float64)
-    few, its_seed = (value[:2].detach().to(device, torch.float64) for value in (images, seed))
+    images, seed = (value.detach().to(device, torch.float64) for value in (images, seed))
     leaves = [parameter for parameter in twin.parameters() if parameter.requires_grad]
 
     def value() -> Tensor:
         with same_random_numbers(device):
-            return heatmap_of(twin, few.clone().requires_grad_(), its_seed).square().sum()
+            return heatmap_of(twin, images.clone().requires_grad_(), seed).square().sum()
 
-    result = value()
-    if result == 0 or not leaves:
+    if not leaves:
         return False
+    result = value()
     gradients = _gradients(result, leaves)
+    if result == 0:
+        return False
     along = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(gradients, leaves, strict=True)]
     for direction in (_unit(along), _random(along)):
         _check_along(direction, value, leaves, along)

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from zennit_isnet.attribution import Attribution, GradientTimesInput
-from zennit_isnet.attributions import GradCAM, InputGradient
+from zennit_isnet.attribution import Attribution
+from zennit_isnet.attributions import GradCAM, GradientTimesInput, InputGradient
 from zennit_isnet.formulations import Contrast, Label, LogProbabilities
 from zennit_isnet.peers.losses import energy_loss, gradmask_loss, rrr_loss
 from zennit_isnet.peers.range_free import RangeFreeLoss
