@@ -12,6 +12,7 @@ from zennit_isnet.functional import (
     background_share,
     energy_pointing_game,
     pointing_game,
+    pool_channels,
     relevance_mass_accuracy,
     relevance_rank_accuracy,
     top_k_intersection,
@@ -246,3 +247,19 @@ def test_k_and_tolerance_are_numbers_of_pixels():
     for tolerance, error in ((-1, InvalidValueError), (1.5, InvalidTypeError)):
         with pytest.raises(error, match=r"tolerance must be .*at least 0; got"):
             pointing_game(heatmaps, foreground, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("pooling", SIGNED)
+def test_channels_are_pooled_in_float32(pooling):
+    heatmaps = torch.full((2, 3, 1, 1), 300.0)
+    assert torch.equal(pool_channels(heatmaps.half(), pooling), pool_channels(heatmaps, pooling))
+
+
+def test_channels_that_cannot_be_pooled_are_refused():
+    with pytest.raises(InvalidValueError, match=r"pooling must be one of 'sum', .*; got 'mean'"):
+        pool_channels(torch.ones(3, 4, 4), "mean")
+    with pytest.raises(InvalidTypeError, match=r"heatmaps must be a floating tensor; got torch.int64"):
+        pool_channels(torch.ones(3, 4, 4).long(), "sum")
+    for shape in ((4, 4), (2, 0, 4, 4)):
+        with pytest.raises(InvalidValueError, match=r"shape \(..., C, H, W\) with C >= 1; got \("):
+            pool_channels(torch.ones(shape), "sum")

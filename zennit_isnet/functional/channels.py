@@ -2,7 +2,11 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor
+
+from zennit_isnet.arguments import check_choice
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 
 ChannelPooling = Literal["sum", "sum_pos", "sum_abs", "l1_norm", "l2_norm", "l2_norm_sq", "max_norm"]
 """Ways to pool channels; all but ``"sum"`` give nothing negative."""
@@ -36,6 +40,14 @@ def pool_channels(heatmaps: Tensor, pooling: ChannelPooling) -> Tensor:
     Returns
     -------
     Tensor, shape (..., H, W)
+        In float32 or float64.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `heatmaps` is no floating tensor.
+    InvalidValueError
+        If `pooling` is unknown, or `heatmaps` has fewer than three dimensions or no channel.
 
     References
     ----------
@@ -49,6 +61,12 @@ def pool_channels(heatmaps: Tensor, pooling: ChannelPooling) -> Tensor:
     >>> pool_channels(torch.tensor([1.0, -3.0]).reshape(2, 1, 1), "l1_norm")
     tensor([[4.]])
     """
+    check_choice("pooling", pooling, ChannelPooling)
+    if not isinstance(heatmaps, Tensor) or not heatmaps.is_floating_point():
+        kind = heatmaps.dtype if isinstance(heatmaps, Tensor) else type(heatmaps).__name__
+        raise InvalidTypeError(f"heatmaps must be a floating tensor; got {kind}")
+    if heatmaps.dim() < 3 or heatmaps.shape[-3] == 0:
+        raise InvalidValueError(f"heatmaps must have shape (..., C, H, W) with C >= 1; got {tuple(heatmaps.shape)}")
     pools = {
         "sum": lambda r: r.sum(dim=-3),
         "sum_pos": lambda r: r.sum(dim=-3).clamp(min=0),
@@ -58,5 +76,5 @@ def pool_channels(heatmaps: Tensor, pooling: ChannelPooling) -> Tensor:
         "l2_norm_sq": lambda r: r.square().sum(dim=-3),
         "max_norm": lambda r: r.abs().amax(dim=-3),
     }
-    pooled: Tensor = pools[pooling](heatmaps)
+    pooled: Tensor = pools[pooling](heatmaps if heatmaps.dtype == torch.float64 else heatmaps.to(torch.float32))
     return pooled

@@ -117,6 +117,11 @@ def bias_gap(
     InvalidTypeError, InvalidValueError
         If an argument is not allowed, or one kind is missing and `undefined` is ``"error"``.
 
+    References
+    ----------
+    Like the BG-Gap between backgrounds of the same and of random classes of Xiao, Engstrom, Ilyas, Madry, "Noise or
+    Signal: The Role of Image Backgrounds in Object Recognition", ICLR 2021, arXiv:2006.09994.
+
     Examples
     --------
     >>> import torch

@@ -38,6 +38,10 @@ def background_share(
     InvalidTypeError, InvalidValueError
         If an argument is not allowed, or a share is undefined and `undefined` is ``"error"``.
 
+    References
+    ----------
+    1 minus the relevance mass accuracy of Arras, Osman, Samek, Information Fusion 81 (2022) 14, arXiv:2003.07258.
+
     Examples
     --------
     >>> import torch

@@ -70,7 +70,7 @@ class WorstGroupAccuracy(SeparateMetric):
         predictions : Tensor, shape (N, C) or (N,)
             Floating logits or probabilities, or integer classes.
         labels, groups : Tensor of integers, shape (N,)
-            Classes, and groups from 0 to ``num_groups - 1``.
+            Classes from 0 to C - 1, and groups from 0 to ``num_groups - 1``.
 
         Raises
         ------
@@ -108,6 +108,10 @@ class BiasGap(SeparateMetric):
     ------
     InvalidValueError
         If `undefined` is not legal.
+
+    References
+    ----------
+    Like the BG-Gap of Xiao, Engstrom, Ilyas, Madry, ICLR 2021, arXiv:2006.09994.
 
     Examples
     --------

@@ -32,6 +32,10 @@ class BackgroundShare(LocalizationMetric):
     InvalidValueError
         If an option is not legal.
 
+    References
+    ----------
+    1 minus the relevance mass accuracy of Arras, Osman, Samek, Information Fusion 81 (2022) 14, arXiv:2003.07258.
+
     Examples
     --------
     >>> import torch

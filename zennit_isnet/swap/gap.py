@@ -52,6 +52,11 @@ def swap_gap(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multilab
         If shapes, devices or labels do not fit, logits are NaN or infinite, or there is no image. Values are read, so
         an accelerator waits.
 
+    References
+    ----------
+    ``"gap"`` compares accuracies as the BG-Gap of Xiao, Engstrom, Ilyas, Madry: Noise or signal: the role of image
+    backgrounds in object recognition. ICLR 2021, arXiv:2006.09994.
+
     Examples
     --------
     >>> import torch
