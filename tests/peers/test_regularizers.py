@@ -158,15 +158,16 @@ def test_the_label_is_explained_by_default_and_must_be_given(peer):
 
 
 def test_bad_models_layers_and_options_are_refused():
-    images, masks = batch(2, size=8)
     for peer in PEERS.values():
         with pytest.raises(InvalidTypeError, match=r"model must be a torch.nn.Module"):
             peer("resnet18")
         with pytest.raises(InvalidValueError, match="every must be at least 1"):
             peer(tiny_net(), every=0)
+        with pytest.raises(TypeError, match="unexpected keyword argument 'layers'"):
+            peer(tiny_net(), layers=["2"])
         with pytest.raises(UnsupportedModelError, match=r"use DistributedDataParallel"):
             peer(nn.DataParallel(tiny_net()))
     with pytest.raises(InvalidValueError, match="no layer"):
-        peers.gradcam_guided(tiny_net(), "layer9", Predicted())(images, masks)
+        peers.gradcam_guided(tiny_net(), "layer9")
     with pytest.raises(InvalidTypeError, match="layer must be a name"):
         peers.gradcam_guided(tiny_net(), 5)

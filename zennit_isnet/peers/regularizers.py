@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,9 +12,11 @@ from zennit_isnet.formulations import Contrast, Label, LogProbabilities
 from zennit_isnet.peers.losses import energy_loss, gradmask_loss, rrr_loss
 from zennit_isnet.peers.range_free import RangeFreeLoss
 from zennit_isnet.regularizer import ISNetRegularizer
+from zennit_isnet.schedule import EveryNth
+from zennit_isnet.taps import find_layers
 
 
-def rrr(model: nn.Module, **options: Any) -> ISNetRegularizer:
+def rrr(model: nn.Module, *, every: int | EveryNth = 1, validate: bool = False) -> ISNetRegularizer:
     """Right for the right reasons: the squared input gradient of the summed log-probabilities on the background.
 
     The papers' terms are sums over the batch and this package's are means, so the ratio of the two terms is the
@@ -25,8 +26,8 @@ def rrr(model: nn.Module, **options: Any) -> ISNetRegularizer:
     ----------
     model : Module
         A classifier with at least two classes.
-    **options
-        `every` and `validate` of `ISNetRegularizer`.
+    every, validate
+        See `ISNetRegularizer`.
 
     Returns
     -------
@@ -47,18 +48,18 @@ def rrr(model: nn.Module, **options: Any) -> ISNetRegularizer:
     >>> penalty.item()
     0.0
     """
-    return _peer(model, InputGradient(), LogProbabilities(), rrr_loss, options)
+    return _peer(model, InputGradient(), LogProbabilities(), rrr_loss, every, validate)
 
 
-def gradmask(model: nn.Module, **options: Any) -> ISNetRegularizer:
+def gradmask(model: nn.Module, *, every: int | EveryNth = 1, validate: bool = False) -> ISNetRegularizer:
     """GradMask: the norm of the input gradient of the two highest logits' difference on the background.
 
     Parameters
     ----------
     model : Module
         A classifier with at least two classes.
-    **options
-        `every` and `validate` of `ISNetRegularizer`.
+    every, validate
+        See `ISNetRegularizer`.
 
     Returns
     -------
@@ -79,10 +80,16 @@ def gradmask(model: nn.Module, **options: Any) -> ISNetRegularizer:
     >>> penalty.item()
     0.0
     """
-    return _peer(model, InputGradient(), Contrast(), gradmask_loss, options)
+    return _peer(model, InputGradient(), Contrast(), gradmask_loss, every, validate)
 
 
-def energy(model: nn.Module, formulation: Callable[[Tensor], Tensor] | None = None, **options: Any) -> ISNetRegularizer:
+def energy(
+    model: nn.Module,
+    formulation: Callable[[Tensor], Tensor] | None = None,
+    *,
+    every: int | EveryNth = 1,
+    validate: bool = False,
+) -> ISNetRegularizer:
     """Energy loss on input × gradient: the share of positive attribution on the foreground.
 
     Parameters
@@ -92,8 +99,8 @@ def energy(model: nn.Module, formulation: Callable[[Tensor], Tensor] | None = No
     formulation : callable, optional
         The explained quantity. Default `Label`, the paper's: the labels are given around each call, as below.
         `Predicted` needs none.
-    **options
-        `every` and `validate` of `ISNetRegularizer`.
+    every, validate
+        See `ISNetRegularizer`.
 
     Returns
     -------
@@ -117,11 +124,16 @@ def energy(model: nn.Module, formulation: Callable[[Tensor], Tensor] | None = No
     >>> penalty.item()
     -1.0
     """
-    return _peer(model, GradientTimesInput(), Label() if formulation is None else formulation, energy_loss, options)
+    return _peer(model, GradientTimesInput(), formulation, energy_loss, every, validate)
 
 
 def gradcam_guided(
-    model: nn.Module, layer: str, formulation: Callable[[Tensor], Tensor] | None = None, **options: Any
+    model: nn.Module,
+    layer: str,
+    formulation: Callable[[Tensor], Tensor] | None = None,
+    *,
+    every: int | EveryNth = 1,
+    validate: bool = False,
 ) -> ISNetRegularizer:
     """Energy loss on Grad-CAM maps: the share of the map that lies on the foreground.
 
@@ -136,13 +148,18 @@ def gradcam_guided(
         Name of the layer whose map is penalised, as in ``model.named_modules()``: the last one with spatial axes.
     formulation : callable, optional
         The explained quantity, as for `energy`.
-    **options
-        `every` and `validate` of `ISNetRegularizer`.
+    every, validate
+        See `ISNetRegularizer`.
 
     Returns
     -------
     ISNetRegularizer
         Without anything to calibrate. Its penalty lies between −1 and 0.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If `layer` is no name of a layer.
 
     References
     ----------
@@ -161,16 +178,24 @@ def gradcam_guided(
     >>> penalty.shape
     torch.Size([])
     """
-    return _peer(model, GradCAM(layer), Label() if formulation is None else formulation, energy_loss, options)
+    regularizer = _peer(model, GradCAM(layer), formulation, energy_loss, every, validate)
+    find_layers(model, [layer])
+    return regularizer
 
 
 def _peer(
     model: nn.Module,
     attribution: Attribution,
-    formulation: Callable[[Tensor], Tensor],
+    formulation: Callable[[Tensor], Tensor] | None,
     loss: Callable[[Tensor, Tensor], Tensor],
-    options: dict[str, Any],
+    every: int | EveryNth,
+    validate: bool,
 ) -> ISNetRegularizer:
     return ISNetRegularizer(
-        model, attribution=attribution, formulation=formulation, loss=RangeFreeLoss(loss), **options
+        model,
+        attribution=attribution,
+        formulation=Label() if formulation is None else formulation,
+        loss=RangeFreeLoss(loss),
+        every=every,
+        validate=validate,
     )
