@@ -59,3 +59,35 @@ def reader(row: int, column: int) -> nn.Sequential:
         for channel in range(2):
             linear.weight.view(2, 3, SIZE, SIZE)[channel, channel, row, column] = 1
     return nn.Sequential(nn.Flatten(), linear)
+
+
+def reader_through_gates() -> nn.Sequential:
+    """A model that says what the object says, but only where the corner says the same: the corner opens its gates.
+
+    With object and corner o and c, both 0 or 1, a logit is relu(o + 2c − 1.5) − relu(2c − 1.75), times 100, because the
+    gates' epsilon is small beside such numbers. Where c is 1, the gates of both units are open, and the signals of the
+    corner, 2 and −2, cancel: its relevance is 0.
+    """
+    units = nn.Linear(3 * SIZE * SIZE, 4)
+    logits = nn.Linear(4, 2)
+    for parameter in (*units.parameters(), *logits.parameters()):
+        nn.init.zeros_(parameter)
+    with torch.no_grad():
+        units.bias[:] = torch.tensor([-1.5, -1.5, -1.75, -1.75])
+        weight = units.weight.view(4, 3, SIZE, SIZE)
+        for channel in range(2):
+            weight[channel, channel][OBJECT] = 1
+            weight[channel, channel][CORNER] = 2
+            weight[2 + channel, channel][CORNER] = 2
+            logits.weight[channel, channel], logits.weight[channel, 2 + channel] = 1, -1
+        units.weight *= 100
+        units.bias *= 100
+    return nn.Sequential(nn.Flatten(), units, nn.ReLU(), logits)
+
+
+def one_logit(model: nn.Sequential) -> nn.Sequential:
+    """The same model with a single logit: that of class 1 minus that of class 0."""
+    difference = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        difference.weight[:] = torch.tensor([[-1.0, 1.0]])
+    return nn.Sequential(*model, difference)

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from audit_data import CORNER, Cued, Listed, reader
+from audit_data import CORNER, OBJECT, Cued, Listed, one_logit, reader, reader_through_gates
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
@@ -41,6 +41,37 @@ def test_reader_of_the_foreground_does_not(foreground_reader: nn.Module, data: C
         assert report.accuracy(version).count == len(data)
     assert report.share == 0
     assert report.area == pytest.approx(AREA)
+
+
+def test_reader_of_the_background_through_gates_relies_on_it_with_clean_heatmaps(data: Cued) -> None:
+    report = run(reader_through_gates(), data)
+    assert report.share == pytest.approx(0, abs=0.01)
+    assert report.accuracy("kept").value == 1
+    assert report.accuracy("swapped").value == 0
+    assert report.verdict.outcome == "relies on the background"
+
+
+def test_backgrounds_that_do_not_go_with_classes_clear_no_model(background_reader: nn.Module) -> None:
+    data = Cued(count=400)
+    help_most = torch.arange(400) % 20 < 12  # accuracy is 60 %, above chance
+    row, column = CORNER
+    data.images[~help_most, :, row, column] = torch.eye(3)[1 - data.labels[~help_most]]
+    report = run(background_reader, data)
+    assert report.drop("swapped").turned.value > 0.3
+    assert report.verdict.outcome != "no reliance found"
+
+
+@pytest.mark.parametrize("place", [CORNER, OBJECT])
+def test_one_logit_gives_the_report_of_two(data: Cued, place: tuple[int, int]) -> None:
+    two, one = run(reader(*place), data), run(one_logit(reader(*place)), data)
+    assert one.verdict.outcome == two.verdict.outcome != "undecided"
+    assert one.classes == ("0", "1")
+    assert one.share == two.share
+    assert [row.predictions["kept"] for row in one.images] == [row.predictions["kept"] for row in two.images]
+    # each image's own class is predicted, so its cue speaks for the prediction, whatever the sign of the logit
+    assert bool((one.random.relevance.flatten(1).sum(1) > 0).all())
+    with pytest.raises(InvalidValueError, match="model's 2 classes; got 1"):
+        run(one_logit(reader(*place)), data, classes=["sick"])
 
 
 def test_class_table_counts_each_class_by_itself(data: Cued) -> None:
@@ -144,7 +175,7 @@ def test_model_comes_back_untouched(data: Cued) -> None:
     report = run(model, data)
     assert len(report.images) == len(data)
     assert is_as_it_was()
-    with pytest.raises(InvalidValueError, match="labels must be from 0 to 1"):
+    with pytest.raises(InvalidValueError, match=r"labels must be from 0 to 1, the model's classes; got 2$"):
         run(model, [(image, mask, 2) for image, mask, _ in (data[i] for i in range(4))])
     assert is_as_it_was()
 
@@ -167,7 +198,7 @@ def test_refuses_what_it_cannot_audit(background_reader: nn.Module, data: Cued) 
             [(image, mask, torch.tensor([1.0, 0.0]))],
             {},
             InvalidTypeError,
-            "several labels cannot be audited",
+            "one label at a time",
         ),
         ([(image, label)], {}, InvalidTypeError, r"must be \(image, mask, label\)"),
         ([(image, mask[:, 1:], label)], {}, InvalidValueError, r"size of their images, \(6, 6\); got \(5, 6\)"),

@@ -7,40 +7,67 @@ import math
 import pytest
 
 from zennit_isnet.audit import Drop, Proportion
-from zennit_isnet.audit.verdict import judge, percent
+from zennit_isnet.audit.verdict import judge, percent, points
 
-GOOD = Proportion(right=950, count=1000)
-HARMLESS = Drop(lost=5, gained=5, count=1000)
-HARM = Drop(lost=600, gained=0, count=1000)
+GOOD = Proportion(part=950, count=1000)
+HARMLESS = Drop(right=950, lost=5, gained=5, count=1000)
+HARM = Drop(right=950, lost=600, gained=0, count=1000)
+NONE = Drop(right=0, lost=0, gained=0, count=0)
 
 
 @pytest.mark.parametrize(
-    ("kept", "swapped", "same_class", "outcome", "reason"),
+    ("kept", "swapped", "by_class", "outcome", "reason"),
     [
-        (GOOD, HARM, HARMLESS, "relies on the background", "falls from 95.0 % by 60.0 %"),
-        (GOOD, HARM, Drop(0, 0, 0), "relies on the background", "seams of the swap are not ruled out"),
-        (GOOD, HARMLESS, HARMLESS, "no reliance found", "stay right"),
-        (GOOD, Drop(20, 80, 1000), HARMLESS, "no reliance found", "stay right"),
-        (GOOD, HARM, Drop(300, 0, 1000), "undecided", "on another background of the same class too"),
-        (GOOD, HARM, Drop(299, 0, 1000), "relies on the background", "falls"),
-        (GOOD, Drop(60, 10, 1000), HARMLESS, "undecided", "by chance"),
-        (GOOD, Drop(60, 10, 1000), HARMLESS, "undecided", "so the background has some say"),
-        (GOOD, Drop(0, 0, 10), HARMLESS, "undecided", "more images would tell."),
-        (GOOD, Drop(0, 0, 0), HARMLESS, "undecided", "No image of another class"),
-        (Proportion(115, 1000), HARM, HARMLESS, "undecided", "not clearly better"),
+        (GOOD, HARM, HARM, "relies on the background", "falls from 95.0 % to 35.0 %"),
+        (GOOD, Drop(300, 20, 320, 1000), Drop(300, 0, 300, 1000), "relies on the background", "mislead the model"),
+        (GOOD, HARMLESS, HARMLESS, "no reliance found", "stays at 95.0 %"),
+        (GOOD, Drop(950, 30, 10, 1000), HARM, "no reliance found", "falls from 95.0 % to 93.0 %"),
+        # the control: a change that another background of the same class, with its seams, makes too is no reliance
+        (GOOD, HARM, HARMLESS, "undecided", "whether it reads the class from the background is open"),
+        (GOOD, HARM, Drop(400, 60, 0, 1000), "undecided", "does not clearly differ"),
+        (GOOD, HARM, Drop(35, 0, 300, 1000), "undecided", "does not clearly differ"),
+        (GOOD, HARM, Drop(3, 3, 0, 3), "undecided", "does not clearly differ"),
+        (GOOD, HARM, NONE, "undecided", "the seams of the swap may be the cause"),
+        # accuracy stays where as many images turn right as wrong; that does not clear the model
+        (GOOD, Drop(600, 200, 200, 1000), HARMLESS, "undecided", "40.0 % of the images turn"),
+        (GOOD, Drop(600, 45, 45, 1000), HARMLESS, "undecided", "more images would tell"),
+        (GOOD, Drop(950, 60, 10, 1000), HARMLESS, "undecided", "By chance"),
+        (GOOD, Drop(10, 0, 0, 10), HARMLESS, "undecided", "more images would tell"),
+        (GOOD, NONE, HARMLESS, "undecided", "No image of another class"),
+        (Proportion(115, 1000), HARM, HARM, "undecided", "not clearly better"),
         (Proportion(100, 1000), HARMLESS, HARMLESS, "undecided", "not clearly better"),
     ],
 )
-def test_outcome(kept: Proportion, swapped: Drop, same_class: Drop, outcome: str, reason: str) -> None:
-    verdict = judge(kept, majority=0.1, swapped=swapped, same_class=same_class, tolerance=0.05)
+def test_outcome(kept: Proportion, swapped: Drop, by_class: Drop, outcome: str, reason: str) -> None:
+    verdict = judge(kept, majority=0.1, swapped=swapped, by_class=by_class, tolerance=0.05)
     assert verdict.outcome == outcome
     assert reason in verdict.reason.replace("\u00a0", " ")
     assert len(verdict.criteria) == 3
 
 
+def test_criteria_give_every_figure_with_its_interval() -> None:
+    verdict = judge(GOOD, majority=0.1, swapped=HARM, by_class=NONE, tolerance=0.05)
+    good, swap, control = (criterion.replace("\u00a0", " ") for criterion in verdict.criteria)
+    assert "above 10.0 %" in good
+    low, high = (f"{100 * end:.1f}" for end in GOOD.interval)
+    assert f"it is 95.0 % ({low} % to {high} %)" in good
+    assert "by up to 5.0 points" in swap
+    assert "up to 10.0 % of the images" in swap
+    low, high = (f"{100 * end:.1f}" for end in HARM.interval)
+    assert f"falls from 95.0 % to 35.0 %; 60.0 points lost ({low} points to {high} points)" in swap
+    low, high = (f"{100 * end:.1f}" for end in HARM.turned.interval)
+    assert f"60.0 % ({low} % to {high} %) of 1000 images turn" in swap
+    assert "no image could be tested" in control
+
+
+def test_forty_images_are_the_fewest_that_clear_a_model_without_any_error() -> None:
+    outcomes = [judge(Proportion(n, n), 0.5, Drop(n, 0, 0, n), Drop(n, 0, 0, n), 0.05).outcome for n in (30, 40)]
+    assert outcomes == ["undecided", "no reliance found"]
+
+
 def test_tolerance_moves_the_verdict() -> None:
-    drop = Drop(lost=100, gained=0, count=1000)
-    outcomes = [judge(GOOD, 0.1, drop, HARMLESS, tolerance).outcome for tolerance in (0.05, 0.1, 0.2)]
+    drop = Drop(right=950, lost=100, gained=0, count=1000)
+    outcomes = [judge(GOOD, 0.1, drop, drop, tolerance).outcome for tolerance in (0.05, 0.1, 0.2)]
     assert outcomes == ["relies on the background", "undecided", "no reliance found"]
 
 
@@ -53,15 +80,21 @@ def test_interval_of_a_proportion_holds_all_shares_that_the_score_test_accepts(r
 
 
 def test_interval_of_a_drop_does_not_vanish_where_all_images_agree() -> None:
-    assert Drop.of([True] * 10, [True] * 10) == Drop(lost=0, gained=0, count=10)
-    low, high = Drop(0, 0, 10).interval
+    assert Drop.of([True] * 10, [True] * 10) == Drop(right=10, lost=0, gained=0, count=10)
+    low, high = Drop(10, 0, 0, 10).interval
     assert high == -low == pytest.approx(1.959964 / 12)
-    assert Drop(10, 0, 10).interval[1] <= 1
-    assert Drop.of([True, True, False, False], [True, False, True, False]) == Drop(lost=1, gained=1, count=4)
+    assert Drop(10, 10, 0, 10).interval[1] <= 1
+
+
+def test_drop_knows_accuracy_before_and_after_and_what_turned() -> None:
+    drop = Drop.of([True, True, True, False], [True, False, False, True])
+    assert drop == Drop(right=3, lost=2, gained=1, count=4)
+    assert (drop.before.value, drop.after.value, drop.value, drop.turned.value) == (0.75, 0.5, 0.25, 0.75)
 
 
 def test_nothing_counted_is_undefined() -> None:
     assert Proportion(0, 0).value is None
     assert Proportion(0, 0).interval == (0, 1)
-    assert Drop(0, 0, 0).value is None
+    assert NONE.value is None
     assert (percent(None), percent(-0.5)) == ("undefined", "−50.0\u00a0%")
+    assert (points(None), points(-0.5)) == ("undefined", "−50.0\u00a0points")

@@ -139,8 +139,9 @@ def _checked(items: Any, start: int) -> tuple[Batch, Tensor]:
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.shape != (len(images),):
         came = f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
         raise InvalidTypeError(
-            f"labels must be whole numbers ({len(images)},), one class for each image; got {came}; images with several "
-            "labels cannot be audited, for they have no single prediction that a swapped background could change"
+            f"labels must be whole numbers ({len(images)},), one class for each image; got {came}; audit a model of "
+            "several labels one label at a time: wrapped so that it returns that label's logit alone, (N, 1), with "
+            "labels 0 and 1"
         )
     flags = check_has_mask(items[3] if len(items) == 4 else None, len(images), images.device)
     return Batch(torch.arange(start, start + len(images)), images, masks, labels.long()), flags

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from zennit_isnet.audit.backgrounds import Version
 from zennit_isnet.audit.report import AuditReport
-from zennit_isnet.audit.verdict import percent
+from zennit_isnet.audit.verdict import percent, points
 from zennit_isnet.optional import import_optional
 
 VERSIONS: dict[Version, str] = {
@@ -65,6 +65,7 @@ def _environment() -> Any:
         keep_trailing_newline=True,
     )
     environment.filters["percent"] = percent
+    environment.filters["points"] = points
     environment.filters["cell"] = escaped_cell
     return environment
 

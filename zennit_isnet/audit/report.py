@@ -101,7 +101,7 @@ class AuditReport:
     left_out : int
         Number of images without a mask or without background.
     tolerance : float
-        The largest drop of accuracy that counts as none.
+        The largest change of accuracy that counts as none.
     worst, random : Examples
         The images with the highest shares of |relevance| on the background, and some that were drawn.
     """
@@ -140,10 +140,11 @@ class AuditReport:
         """Accuracy on one version of the images, over those for which it could be made."""
         return accuracy_of(self.images, version)
 
-    def drop(self, version: Version) -> Drop:
-        """Loss of accuracy from the unchanged images to a version of them, over those for which it could be made."""
-        rows = [row for row in self.images if row.predictions[version] is not None]
-        return Drop.of([bool(row.right("kept")) for row in rows], [bool(row.right(version)) for row in rows])
+    def drop(self, version: Version, since: Version = "kept") -> Drop:
+        """Loss of accuracy from one version of the images to another, over those for which both could be made."""
+        pairs = [(row.right(since), row.right(version)) for row in self.images]
+        made = [(bool(before), bool(after)) for before, after in pairs if before is not None and after is not None]
+        return Drop.of([before for before, _ in made], [after for _, after in made])
 
     @property
     def verdict(self) -> Verdict:
@@ -152,7 +153,7 @@ class AuditReport:
             kept=self.accuracy("kept"),
             majority=self.majority,
             swapped=self.drop("swapped"),
-            same_class=self.drop("same_class"),
+            by_class=self.drop("swapped", since="same_class"),
             tolerance=self.tolerance,
         )
 
@@ -188,6 +189,7 @@ class AuditReport:
                     "images": found.count,
                     "drop": (drop := self.drop(version)).value,
                     "drop_interval": list(drop.interval),
+                    "turned": drop.turned.value,
                 }
                 for version in versions
             },

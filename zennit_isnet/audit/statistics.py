@@ -12,21 +12,21 @@ Z = 1.959964
 
 @dataclass(frozen=True)
 class Proportion:
-    """How many of some images are right.
+    """How many of some images have a property, such as a right prediction.
 
     Parameters
     ----------
-    right, count : int
-        ``0 <= right <= count``.
+    part, count : int
+        ``0 <= part <= count``.
 
     Examples
     --------
-    >>> found = Proportion(right=90, count=100)
+    >>> found = Proportion(part=90, count=100)
     >>> found.value, [round(end, 3) for end in found.interval]
     (0.9, [0.826, 0.945])
     """
 
-    right: int
+    part: int
     count: int
 
     @classmethod
@@ -37,7 +37,7 @@ class Proportion:
     @property
     def value(self) -> float | None:
         """The share; None without images."""
-        return self.right / self.count if self.count else None
+        return self.part / self.count if self.count else None
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -49,7 +49,7 @@ class Proportion:
         """
         if not self.count:
             return 0.0, 1.0
-        n, p = self.count, self.right / self.count
+        n, p = self.count, self.part / self.count
         centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
         half = Z / (1 + Z**2 / n) * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
         return max(0.0, centre - half), min(1.0, centre + half)
@@ -61,18 +61,21 @@ class Drop:
 
     Parameters
     ----------
+    right : int
+        Images that are right before.
     lost, gained : int
-        Images that were right before only, and after only.
+        Images that turn: right before only, and after only.
     count : int
         All images.
 
     Examples
     --------
-    >>> drop = Drop(lost=30, gained=10, count=100)
+    >>> drop = Drop(right=90, lost=30, gained=10, count=100)
     >>> drop.value, [round(end, 3) for end in drop.interval]
     (0.2, [0.079, 0.313])
     """
 
+    right: int
     lost: int
     gained: int
     count: int
@@ -81,7 +84,22 @@ class Drop:
     def of(cls, before: Sequence[bool], after: Sequence[bool]) -> Drop:
         """Compare outcomes for the same images."""
         pairs = list(zip(before, after, strict=True))
-        return cls(pairs.count((True, False)), pairs.count((False, True)), len(pairs))
+        return cls(sum(before), pairs.count((True, False)), pairs.count((False, True)), len(pairs))
+
+    @property
+    def before(self) -> Proportion:
+        """Accuracy before."""
+        return Proportion(self.right, self.count)
+
+    @property
+    def after(self) -> Proportion:
+        """Accuracy after."""
+        return Proportion(self.right - self.lost + self.gained, self.count)
+
+    @property
+    def turned(self) -> Proportion:
+        """Share of images that turn from right to wrong or back; what accuracy does not show where both are many."""
+        return Proportion(self.lost + self.gained, self.count)
 
     @property
     def value(self) -> float | None:

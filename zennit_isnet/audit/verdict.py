@@ -18,7 +18,7 @@ class Verdict:
     ----------
     outcome : {"relies on the background", "no reliance found", "undecided"}
     reason : str
-        Why, in one or two sentences.
+        Why, in one to three sentences.
     criteria : tuple of str
         What was asked, with the figures that answered.
     """
@@ -28,7 +28,7 @@ class Verdict:
     criteria: tuple[str, ...]
 
 
-def judge(kept: Proportion, majority: float, swapped: Drop, same_class: Drop, tolerance: float) -> Verdict:
+def judge(kept: Proportion, majority: float, swapped: Drop, by_class: Drop, tolerance: float) -> Verdict:
     """Decide by the accuracy on swapped backgrounds; the relevance takes no part.
 
     A share of relevance is no evidence: relevance with constant gates does not see a background that acts through the
@@ -40,85 +40,134 @@ def judge(kept: Proportion, majority: float, swapped: Drop, same_class: Drop, to
         Accuracy on unchanged images.
     majority : float
         Share of the most frequent class.
-    swapped, same_class : Drop
-        Loss of accuracy on the background of another class, and of the same class.
+    swapped : Drop
+        From unchanged images to the background of another class.
+    by_class : Drop
+        From another background of the same class to the background of another class. Both have the seams of a swap,
+        so this part of the change is due to what the background says about the class.
     tolerance : float
-        The largest drop that counts as none.
+        The largest change of accuracy that counts as none. The outcomes of twice as many images may turn, because
+        seams turn some outcomes of any model, both ways.
 
     Returns
     -------
     Verdict
-        *Undecided* if the model is not clearly better than naming the most frequent class, if chance could explain
-        either answer, or if backgrounds of the same class do at least half of the harm: then seams, or any change at
-        all, may be the cause. *Relies on the background* if the drop is above the tolerance with its whole 95 %
-        interval; *no reliance found* if it is at most the tolerance with its whole interval.
+        *Relies on the background* if the accuracy on the background of another class differs by more than the
+        tolerance both from that on unchanged images and from that on another background of the same class, each with
+        its whole 95 % interval. A rise counts as much as a fall: then the images' own backgrounds mislead. *No
+        reliance found* if accuracy changes by at most the tolerance, and at most twice as many outcomes turn, each with
+        its whole interval. Else *undecided*, as where the model is not clearly better than naming the most frequent
+        class.
+
+    Notes
+    -----
+    The intervals take images as drawn one by one from many. They are too narrow where few donors of a rare class lend
+    their background to all images of the others.
 
     Examples
     --------
-    >>> kept = Proportion(right=95, count=100)
-    >>> swapped, same_class = Drop(lost=60, gained=0, count=100), Drop(lost=2, gained=1, count=100)
-    >>> judge(kept, majority=0.1, swapped=swapped, same_class=same_class, tolerance=0.05).outcome
+    >>> kept = Proportion(part=95, count=100)
+    >>> swapped, by_class = Drop(95, lost=60, gained=0, count=100), Drop(93, lost=59, gained=1, count=100)
+    >>> judge(kept, majority=0.1, swapped=swapped, by_class=by_class, tolerance=0.05).outcome
     'relies on the background'
     """
-    criteria = [
-        f"Is the model good enough to judge? Its accuracy must lie above {percent(majority)}, the share of the most "
-        f"frequent class, with its whole 95 % interval: it is {percent(kept.value)} "
-        f"({percent(kept.interval[0])} to {percent(kept.interval[1])}).",
-        f"How much accuracy does it lose on the background of another class? Up to {percent(tolerance)} counts as "
-        f"none: {_loss(swapped)}.",
-        f"Is it the class in the background that matters? On another background of the same class the loss must be "
-        f"less than half of that: {_loss(same_class)}.",
-    ]
-    outcome, reason = _decide(kept, majority, swapped, same_class, tolerance)
-    return Verdict(outcome, reason, tuple(criteria))
+    outcome, reason = _decide(kept, majority, swapped, by_class, tolerance)
+    return Verdict(
+        outcome,
+        reason,
+        criteria=(
+            f"Is the model good enough to judge? Its accuracy must lie above {percent(majority)}, the share of the "
+            f"most frequent class, with its whole 95 % interval: it is {_with_interval(kept)}.",
+            "What does the background of an image of another class change? Accuracy may move by up to "
+            f"{points(tolerance)} either way, and up to {percent(2 * tolerance)} of the images may turn from right to "
+            f"wrong or back, each with its whole interval: {_change(swapped)}.",
+            "Is it the class in the background that matters, and not the seams of the swap? From another background of "
+            "the same class to the background of another class, accuracy must move the same way by more than "
+            f"{points(tolerance)}, with its whole interval: {_change(by_class)}.",
+        ),
+    )
 
 
-def _decide(
-    kept: Proportion, majority: float, swapped: Drop, same_class: Drop, tolerance: float
-) -> tuple[Outcome, str]:
+def _decide(kept: Proportion, majority: float, swapped: Drop, by_class: Drop, tolerance: float) -> tuple[Outcome, str]:
     if swapped.value is None:
         return "undecided", "No image of another class could lend its background, so nothing was tested."
     if kept.interval[0] <= majority:
         return "undecided", (
             "The model is not clearly better than always naming the most frequent class, so it has no accuracy that a "
-            "changed background could take away."
+            "changed background could take away. If one class has most of the images, audit as many of each class."
         )
-    low, high = swapped.interval
-    if high <= tolerance:
+    change, turned = _sign(swapped, tolerance), swapped.turned
+    if change == 0 and turned.interval[1] <= 2 * tolerance:
         return "no reliance found", (
-            f"Predictions stay right when the background comes from an image of another class (loss "
-            f"{percent(swapped.value)}). This holds for backgrounds like those of these images."
+            f"Predictions stay right when the background comes from an image of another class: accuracy "
+            f"{_moves(swapped)}. This holds for backgrounds like those of these images."
         )
-    if low <= tolerance:
-        some = f" At least {percent(low)} are lost, so the background has some say." if low > 0 else ""
+    if not change and turned.interval[0] > 2 * tolerance:
         return "undecided", (
-            f"The loss of accuracy on the background of another class, {percent(swapped.value)}, may lie on either "
-            f"side of {percent(tolerance)} by chance; more images would tell.{some}"
+            f"When the background comes from an image of another class, accuracy {_moves(swapped)}, but "
+            f"{percent(turned.value)} of the images turn from right to wrong or back. The model is disturbed by a "
+            "changed background, or by the seams of the swap. It may read classes from backgrounds that do not go with "
+            "the classes of these images: audit images whose backgrounds are like those it was trained on."
         )
-    if same_class.value is not None and same_class.value >= swapped.value / 2:
+    if not change:
         return "undecided", (
-            f"Accuracy falls by {percent(swapped.value)} on the background of another class, but by "
-            f"{percent(same_class.value)} on another background of the same class too. The model is disturbed by a "
-            "changed background, or by the seams of the swap; whether it reads the class from it is open."
+            f"When the background comes from an image of another class, accuracy {_moves(swapped)}, and "
+            f"{percent(turned.value)} of the images turn from right to wrong or back. By chance this may lie on either "
+            f"side of {points(tolerance)} and {percent(2 * tolerance)}; more images would tell."
         )
-    control = (
-        ""
-        if same_class.value is not None
-        else (" No image had another one of its class to lend a background, so seams of the swap are not ruled out.")
-    )
-    return "relies on the background", (
-        f"Accuracy falls from {percent(kept.value)} by {percent(swapped.value)} when the background comes from an "
-        f"image of another class and the object stays.{control}"
-    )
+    found = f"Accuracy {_moves(swapped)} when the background comes from an image of another class and the object stays"
+    if by_class.value is None:
+        return "undecided", (
+            f"{found}. No image had another one of its class to lend a background, so the seams of the swap may be the "
+            "cause."
+        )
+    if _sign(by_class, tolerance) != change:
+        return "undecided", (
+            f"{found}. But another background of the same class does not clearly differ from that: from it, accuracy "
+            f"{_moves(by_class)}. The model is disturbed by a changed background, or by the seams of the swap; whether "
+            "it reads the class from the background is open."
+        )
+    misled = "" if change > 0 else ": the images' own backgrounds mislead the model"
+    return "relies on the background", f"{found}{misled}."
 
 
-def _loss(drop: Drop) -> str:
+def _sign(drop: Drop, tolerance: float) -> int | None:
+    """1 for a fall of more than the tolerance, −1 for a rise, 0 for neither; None where the interval allows several."""
+    low, high = drop.interval
+    if low > tolerance:
+        return 1
+    if high < -tolerance:
+        return -1
+    return 0 if -tolerance <= low and high <= tolerance else None
+
+
+def _moves(drop: Drop) -> str:
+    value = drop.value or 0.0
+    if not value:
+        return f"stays at {percent(drop.before.value)}"
+    return f"{'falls' if value > 0 else 'rises'} from {percent(drop.before.value)} to {percent(drop.after.value)}"
+
+
+def _change(drop: Drop) -> str:
     if drop.value is None:
         return "no image could be tested"
     low, high = drop.interval
-    return f"it is {percent(drop.value)} ({percent(low)} to {percent(high)}, {drop.count} images)"
+    return (
+        f"it {_moves(drop)}; {points(drop.value)} lost ({points(low)} to {points(high)}); "
+        f"{_with_interval(drop.turned)} of {drop.count} images turn"
+    )
+
+
+def _with_interval(share: Proportion) -> str:
+    low, high = share.interval
+    return f"{percent(share.value)} ({percent(low)} to {percent(high)})"
 
 
 def percent(value: float | None) -> str:
     """Return a share as text that no line break divides; "undefined" for None."""
     return "undefined" if value is None else f"{100 * value:.1f}\u00a0%".replace("-", "−")
+
+
+def points(value: float | None) -> str:
+    """Return a difference of shares in percentage points, as text that no line break divides; "undefined" for None."""
+    return "undefined" if value is None else f"{100 * value:.1f}\u00a0points".replace("-", "−")
