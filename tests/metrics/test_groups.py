@@ -138,6 +138,18 @@ def test_an_error_in_a_call_leaves_the_metric_as_it_was(table):
     assert torch.equal(worst.compute(), worst_group_accuracy(*table, num_groups=GROUPS))
 
 
+def test_an_error_of_compute_leaves_each_process_its_own_state(table):
+    several = {"distributed_available_fn": lambda: True, "dist_sync_fn": lambda state, group: [state, state]}
+    metric = WorstGroupAccuracy(GROUPS, **several)
+    predictions, labels, groups = table
+    metric.update(predictions[groups > 0], labels[groups > 0], groups[groups > 0])
+    with pytest.raises(InvalidValueError, match="undefined without images, as in the groups 0;"):
+        metric.compute()
+    assert metric.total.sum() == (groups > 0).sum()
+    metric.update(predictions[groups == 0], labels[groups == 0], groups[groups == 0])
+    assert torch.equal(metric.compute(), worst_group_accuracy(*table, num_groups=GROUPS))
+
+
 def test_there_is_one_flag_for_each_image():
     classes = torch.tensor([0, 1])
     with pytest.raises(InvalidValueError, match=r"confounding must have shape \(2,\) on cpu; got \(1,\)"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torchmetrics import Metric  # noqa: E402
 
 
 class SeparateMetric(Metric):
-    """A metric that `MetricCollection` never takes for another one.
+    """A metric that `MetricCollection` never takes for another one, and that an error leaves as it was.
 
     The collection shares states among metrics whose states are equal after the first batch. Here equal numbers say
     nothing: two pointing games can agree on one batch. A constant state made of the settings tells metrics apart.
@@ -58,6 +59,17 @@ class SeparateMetric(Metric):
             # torchmetrics empties the states for the value of the batch, and after an error leaves them empty
             self.__dict__.update(before)
             raise
+
+    @contextmanager
+    def sync_context(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Hold the states of all processes inside of the block; after it, also after an error, one's own again."""
+        with super().sync_context(*args, **kwargs):
+            try:
+                yield
+            except BaseException:
+                if self._is_synced:
+                    self.unsync()
+                raise
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
         """Add what a metric of the same kind and settings has seen, for instance in another program.
