@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
+from zennit.core import Composite
 
 from zennit_isnet.composites import LRPFlex
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError, UnsupportedModelError
@@ -62,12 +63,7 @@ class LRPAttribution:
     """
 
     def __init__(self, composite: SignalOrRelevance | None = None, layers: Sequence[str] | str = ()) -> None:
-        self.composite: SignalOrRelevance = LRPFlex() if composite is None else composite
-        if not isinstance(self.composite, SignalOrRelevance):
-            raise InvalidTypeError(
-                "composite must be an LRPFlex or come from differentiable(…), so that its relevance has a gradient; "
-                f"got {type(composite).__name__}"
-            )
+        self.composite = as_composite(composite)
         if isinstance(layers, str) and layers != AUTO:
             raise InvalidTypeError(f'layers must be a sequence of layer names or "auto"; got {layers!r}')
         self.layers: Sequence[str] | str = layers if isinstance(layers, str) else tuple(layers)
@@ -134,6 +130,26 @@ class LRPAttribution:
                     found = propagate(composite, logits, seeds, places, create_graph)
                 relevance |= {f"{name}{suffix}": heatmaps for name, heatmaps in found.items()}
         return output, relevance
+
+
+def as_composite(composite: SignalOrRelevance | None) -> SignalOrRelevance:
+    """Return the composite, or the default one.
+
+    Raises
+    ------
+    InvalidTypeError
+        If its relevance has no gradient.
+    """
+    if composite is None:
+        return LRPFlex()
+    if isinstance(composite, SignalOrRelevance):
+        return composite
+    came = f"the class {composite.__name__}" if isinstance(composite, type) else type(composite).__name__
+    remedy = "; wrap it: differentiable(composite)" if isinstance(composite, Composite) else ""
+    raise InvalidTypeError(
+        "composite must be an LRPFlex or come from differentiable(…), so that its relevance has a gradient; "
+        f"got {came}{remedy}"
+    )
 
 
 def propagate(

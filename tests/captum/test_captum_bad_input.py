@@ -14,6 +14,7 @@ from zennit_isnet import (
     EpsilonZBox,
     InvalidTypeError,
     InvalidValueError,
+    LRPAttribution,
     LRPFlex,
     UncoveredOperationError,
     UnsupportedModelError,
@@ -178,9 +179,18 @@ def test_what_is_no_model_is_refused(model, error, message):
         CompositeAttribution(model())
 
 
-def test_a_composite_of_zennit_is_refused_with_the_remedy():
-    with pytest.raises(InvalidTypeError, match=r"got EpsilonPlus, wrap it: differentiable\(composite\)"):
-        CompositeAttribution(tiny_net(), EpsilonPlus())
+@pytest.mark.parametrize("attribution", [CompositeAttribution, lambda _, composite: LRPAttribution(composite)])
+@pytest.mark.parametrize(
+    ("composite", "message"),
+    [
+        (EpsilonPlus(), r"got EpsilonPlus; wrap it: differentiable\(composite\)"),
+        (LRPFlex, "got the class LRPFlex$"),
+        ("lrp_flex", "got str$"),
+    ],
+)
+def test_what_is_no_composite_of_this_package_is_refused(composite, message, attribution):
+    with pytest.raises(InvalidTypeError, match=message):
+        attribution(tiny_net(), composite)
 
 
 def test_in_inference_mode_there_is_no_explanation():

@@ -9,11 +9,10 @@ from captum.attr import GradientAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from zennit_isnet.attribution import SignalOrRelevance
+from zennit_isnet.attribution import SignalOrRelevance, as_composite
 from zennit_isnet.captum.arguments import as_inputs
 from zennit_isnet.captum.relevance import explain
-from zennit_isnet.composites import LRPFlex
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.validation import check_model
 
 
@@ -56,12 +55,7 @@ class CompositeAttribution(GradientAttribution):
         check_model(model)
         super().__init__(model)
         self.model = model
-        self.composite: SignalOrRelevance = LRPFlex() if composite is None else composite
-        if not isinstance(self.composite, SignalOrRelevance):
-            raise InvalidTypeError(
-                "composite must be an LRPFlex or come from differentiable(…); "
-                f"got {type(self.composite).__name__}, wrap it: differentiable(composite)"
-            )
+        self.composite = as_composite(composite)
 
     @property
     def multiplies_by_inputs(self) -> bool:
