@@ -43,7 +43,7 @@ print(inner.shape, "up to the size of the images:", layers.interpolate(inner.sum
 # %%
 # Metrics
 # -------
-# Captum's metrics take the attribution as any other.
+# Captum's metrics take the attribution as any other; so do ``NoiseTunnel`` and ``captum.attr.visualization``.
 
 
 def perturb(inputs):
@@ -57,9 +57,9 @@ print("infidelity:", infidelity(model, perturb, images, relevance, target=1).tol
 # %%
 # Captum's attributions in the loss
 # ---------------------------------
-# The regularizer can penalise another attribution than LRP. Most of Captum's are not differentiable as they come;
-# inside of :class:`~zennit_isnet.captum.CaptumAttribution` they are. The first call compares the gradient with finite
-# differences and refuses a method whose graph is cut.
+# The regularizer can penalise another attribution than LRP; :doc:`/how-to/other-attributions` shows which there are.
+# Most of Captum's are not differentiable as they come; inside of :class:`~zennit_isnet.captum.CaptumAttribution` they
+# are. The first call compares the gradient with finite differences and refuses a method whose graph is cut.
 
 masks = torch.zeros(4, 1, 64, 64)
 masks[..., 16:48, 16:48] = 1
