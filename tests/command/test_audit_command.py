@@ -22,6 +22,10 @@ def linear():
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 2))
 
+def grey():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16 * 16, 3))
+
 def digits():
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten(), torch.nn.Linear(48, 10))
@@ -32,6 +36,7 @@ def digits():
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder: a module of models, and two images of each of two classes with their masks."""
     (tmp_path / "audited_models.py").write_text(MODELS)
+    (tmp_path / "twice.txt").write_text("cat\ndog\ncat\n")
     for animal, colour in (("cat", "red"), ("dog", "green")):
         for number in range(2):
             for kind in ("images", "masks"):
@@ -58,6 +63,22 @@ def test_writes_three_reports_of_a_folder(folder: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out.startswith(f"Verdict: {report['verdict']['outcome']}. ")
 
 
+def test_names_of_classes_come_from_a_file_in_the_order_of_the_logits(folder: Path) -> None:
+    (folder / "names.txt").write_text("dog\n\nfox\ncat\n")
+    options = ["--size", "16", "--classes", "names.txt", "--examples", "1"]
+    assert main(["audit", "audited_models:grey", "images", "masks", "--grey", *options]) == 0
+    report = json.loads((folder / "audit" / "report.json").read_text(encoding="utf-8"))
+    assert [row["name"] for row in report["classes"]] == ["dog", "cat"]
+    assert [row["label"] for row in report["images"]] == [2, 2, 0, 0]
+
+
+def test_a_class_folder_may_be_empty(folder: Path) -> None:
+    (folder / "images" / "fox").mkdir()
+    assert main(["audit", "audited_models:grey", "images", "masks", "--grey", "--size", "16", "--examples", "1"]) == 0
+    report = json.loads((folder / "audit" / "report.json").read_text(encoding="utf-8"))
+    assert [row["name"] for row in report["classes"]] == ["cat", "dog"]
+
+
 def test_audits_a_part_of_the_built_in_digits_with_weights_from_a_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
 ) -> None:
@@ -81,6 +102,9 @@ def test_audits_a_part_of_the_built_in_digits_with_weights_from_a_file(
         (["resnet18", "images", "masks"], "needs a checkpoint"),
         (["resnet18", "images", "masks", "--checkpoint", "none.pt"], "none.pt cannot be read"),
         (["audited_models:linear", "images", "images"], "images/cat/0.png"),
+        (["audited_models:grey", "images", "masks", "--classes", "none.txt"], "none.txt"),
+        (["audited_models:grey", "images", "masks", "--classes", "audited_models.py"], "it lacks cat, dog"),
+        (["audited_models:grey", "images", "masks", "--classes", "twice.txt"], "it names a class twice"),
         (["audited_models:digits", "images", "masks", "--size", "32"], "must name the model's 10 classes; got 2"),
     ],
 )
@@ -97,8 +121,11 @@ def test_bad_models_weights_and_data_end_with_a_message(
         ([], "give IMAGES, or --benchmark"),
         (["images", "masks", "--benchmark", "patch"], "give IMAGES, or --benchmark"),
         (["images"], "a folder of images needs MASKS"),
+        (["nowhere"], "IMAGES must be an existing folder or CSV file; got nowhere"),
+        (["images", "nowhere"], "MASKS must be an existing folder; got nowhere"),
+        (["images", "masks", "--grey", "--imagenet"], "give --grey its own --mean"),
         (["images", "masks", "--mean", "0", "0", "0"], "--mean and --std"),
-        (["--benchmark", "patch", "--imagenet"], "not normalised"),
+        (["--benchmark", "patch", "--imagenet"], "no normalisation"),
         (["images", "masks", "--limit", "0"], "--limit must be at least 1"),
         (["images", "masks", "--workers", "-1"], "--workers must not be negative"),
     ],

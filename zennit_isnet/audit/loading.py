@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import pickle
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -13,13 +14,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torchvision import models
 
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 
 WEIGHTS = ("model", "state_dict", "model_state_dict")
 """Keys under which checkpoints of training scripts keep the weights."""
+
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+"""What `DistributedDataParallel`, `torch.compile` and Lightning put before the names of all weights."""
+
+LINES, LONGEST_LINE = 3, 200
+"""How much of PyTorch's list of all weights that do not fit is shown."""
 
 
 def load_model(name: str, classes: int, checkpoint: str | Path | None = None) -> nn.Module:
@@ -79,18 +85,33 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
+        raise InvalidValueError(
+            f"{path} cannot be read as a file of weights: it is damaged, or holds more than weights, and no code of a "
+            "file is run; save model.state_dict()"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise InvalidValueError(f"{path} cannot be read as a file of weights: {_first_line(error)}") from error
     while isinstance(content, Mapping) and (inner := [key for key in WEIGHTS if isinstance(content.get(key), Mapping)]):
         content = content[inner[0]]
     if not isinstance(content, Mapping):
         raise InvalidValueError(f"{path} must hold a state dict; got {type(content).__name__}")
-    state = dict(content)
-    consume_prefix_in_state_dict_if_present(state, "module.")
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(_own_names(content, model.state_dict()))
     except RuntimeError as error:
-        raise InvalidValueError(f"{path} holds weights of another model: {error}") from error
+        problems = [textwrap.shorten(line, LONGEST_LINE) for line in str(error).splitlines()[1 : 1 + LINES]]
+        raise InvalidValueError(
+            f"{path} holds weights of another model, or of another number of classes: {' '.join(problems)}"
+        ) from error
+
+
+def _own_names(state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove what wrappers put before the names of all weights, unless the model's own names have it."""
+    state = dict(state)
+    for prefix in WRAPPERS:
+        if all(str(name).startswith(prefix) and name not in own for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
 
 
 def _from_function(name: str) -> nn.Module:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch.utils.data import DataLoader, Subset
+from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from zennit_isnet.audit import audit
 from zennit_isnet.audit.loading import load_model
-from zennit_isnet.data import BackgroundBias, MaskedImageFolder, MaskedImageTable, evaluation_transform
-from zennit_isnet.data.binarization import Binarization
+from zennit_isnet.command.source import add_source, check_source, open_source
+from zennit_isnet.data import BackgroundBias, evaluation_transform
+from zennit_isnet.data.files import MaskedFiles
+from zennit_isnet.data.masked import PairTransform
 from zennit_isnet.data.options import Background, Bias
-from zennit_isnet.errors import ISNetError
+from zennit_isnet.errors import InvalidValueError, ISNetError
 
 WRITTEN, FAILED = 0, 2
 
@@ -28,6 +31,7 @@ Report whether a model looks at the background, before any training: its accurac
 swapped, and where the relevance of its predictions lies. Writes report.html, report.md and report.json.
 
   zennit-isnet audit resnet50 photos/ masks/ --checkpoint resnet50.pth --imagenet
+  zennit-isnet audit resnet50 photos/ masks/ --checkpoint resnet50.pth --imagenet --classes imagenet.txt
   zennit-isnet audit my_models:make photos/ masks/ --size 128
   zennit-isnet audit resnet18 --benchmark patch --checkpoint digits.pth
 
@@ -44,8 +48,13 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL", help="a classifier of torchvision, or module:function that makes one")
-    parser.add_argument("images", metavar="IMAGES", nargs="?", help="folder of a folder for each class, or a CSV file")
-    parser.add_argument("masks", metavar="MASKS", nargs="?", help="parallel folder of masks; not for a CSV file")
+    add_source(parser, required=False)
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        help="file with the names of the model's classes in the order of its logits, one a line; default: the names of "
+        "the folders, or the labels of the CSV file, in alphabetical order",
+    )
     parser.add_argument("--checkpoint", type=Path, help="file of weights; a classifier of torchvision needs one")
     parser.add_argument("--benchmark", choices=get_args(Bias), help="audit on the built-in digits instead of IMAGES")
     parser.add_argument(
@@ -54,22 +63,24 @@ def add_parser(subparsers: Any) -> None:
         default="biased",
         help="of the built-in digits; default: biased, where the background names the class",
     )
-    parser.add_argument("--mask-suffix", default="", help='what names of masks add to those of images, as "_mask"')
-    parser.add_argument(
-        "--binarize", choices=get_args(Binarization), default="strict", help="values that are foreground"
-    )
-    parser.add_argument("--resize-masks", action="store_true", help="bring masks to the size of their images")
     parser.add_argument("--size", type=int, help="height and width in pixels; default: 224, or 32 for the digits")
-    parser.add_argument("--mean", type=float, nargs=3, help="the mean that the model's images are normalised with")
-    parser.add_argument("--std", type=float, nargs=3, help="the standard deviation; default: images stay in [0, 1]")
+    parser.add_argument("--grey", action="store_true", help="the model takes grey images, of one channel")
+    parser.add_argument(
+        "--mean", type=float, nargs="+", help="the mean of each channel, for the normalisation of images"
+    )
+    parser.add_argument("--std", type=float, nargs="+", help="standard deviation; default: images stay in [0, 1]")
     parser.add_argument("--imagenet", action="store_true", help="normalise as torchvision's ImageNet weights expect")
     parser.add_argument("--limit", type=int, help="audit this many images, drawn at random; default: all")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=32, help="images that the model takes at once; default: 32")
     parser.add_argument("--workers", type=int, default=0, help="processes that read images; default: 0, none")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="such as cuda; default: cpu")
-    parser.add_argument("--examples", type=int, default=8, help="how many worst and random images are shown")
-    parser.add_argument("--tolerance", type=float, default=0.05, help="largest drop of accuracy that counts as none")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws of donors and of images")
+    parser.add_argument(
+        "--examples", type=int, default=8, help="how many worst and random images are shown; default: 8"
+    )
+    parser.add_argument(
+        "--tolerance", type=float, default=0.05, help="largest change of accuracy that counts as none; default: 0.05"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draws of donors and of images; default: 0")
     parser.add_argument("--output", type=Path, default=Path("audit"), help="folder of the report; default: audit")
     parser.set_defaults(run=run, parser=parser)
 
@@ -110,17 +121,17 @@ def _checked(options: argparse.Namespace) -> tuple[Sequence[float], Sequence[flo
     error = options.parser.error
     if (options.images is None) == (options.benchmark is None):
         error("give IMAGES, or --benchmark")
-    if options.images is not None and os.path.isdir(options.images) != (options.masks is not None):
-        error("a folder of images needs MASKS, a CSV file names its masks")
+    if options.images is not None:
+        check_source(options)
     if (options.mean is None) != (options.std is None) or (options.imagenet and options.mean is not None):
         error("give --mean and --std, or --imagenet, or none of them")
-    if options.benchmark is not None and (options.imagenet or options.mean is not None):
-        error("the digits of --benchmark are not normalised; leave --mean, --std and --imagenet out")
+    if options.benchmark is not None and (options.imagenet or options.mean or options.grey or options.classes):
+        error("the digits of --benchmark have ten classes, colours and no normalisation; leave such options out")
     for name in ("size", "limit", "batch_size"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             error(f"--{name.replace('_', '-')} must be at least 1; got {getattr(options, name)}")
-    if options.workers < 0:
-        error(f"--workers must not be negative; got {options.workers}")
+    if options.grey and options.imagenet:
+        error("--imagenet normalises three channels; give --grey its own --mean and --std")
     return IMAGENET if options.imagenet else None if options.mean is None else (options.mean, options.std)
 
 
@@ -133,18 +144,28 @@ def _data(options: argparse.Namespace, normalization: tuple[Sequence[float], Seq
             size=options.size or 32,
             seed=options.seed,
         )
-    # an image without a mask, or whose crop has lost the object, is left out by the audit
-    transform = evaluation_transform(options.size or 224, *(normalization or (None, None)))
-    shared: dict[str, Any] = {
-        "transform": transform,
-        "missing": "skip-penalty",
-        "empty": "skip-penalty",
-        "binarize": options.binarize,
-        "resize_masks": options.resize_masks,
-    }
-    if options.masks is None:
-        return MaskedImageTable(options.images, **shared)
-    return MaskedImageFolder(options.images, options.masks, mask_suffix=options.mask_suffix, **shared)
+    transform: PairTransform = evaluation_transform(options.size or 224, *(normalization or (None, None)))
+    if options.grey:
+        transform = partial(_grey_first, transform)
+    # an image whose crop has lost the object is left out by the audit, as one without a mask
+    data = open_source(options, transform=transform, empty="skip-penalty")
+    return data if options.classes is None else _in_order_of(options.classes, data)
+
+
+def _grey_first(transform: PairTransform, image: Any, mask: Any) -> Any:
+    return transform(rgb_to_grayscale(image), mask)
+
+
+def _in_order_of(file: Path, data: MaskedFiles) -> MaskedFiles:
+    """Number the classes of a data set as the lines of a file do."""
+    classes = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    unknown = sorted(set(data.classes) - set(classes))
+    if unknown or len(set(classes)) < len(classes):
+        problem = f"lacks {', '.join(unknown)}" if unknown else "names a class twice"
+        raise InvalidValueError(f"{file} must name each class once, one a line; it {problem}")
+    numbers = torch.tensor([classes.index(name) for name in data.classes])
+    data.targets, data.classes = numbers[data.targets], classes
+    return data
 
 
 def _limited(data: Any, options: argparse.Namespace) -> Any:

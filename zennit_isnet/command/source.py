@@ -1,0 +1,65 @@
+"""Images and masks as the subcommands take them: a folder with a parallel one, or a CSV file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any, get_args
+
+from zennit_isnet.data import MaskedImageFolder, MaskedImageTable
+from zennit_isnet.data.binarization import Binarization, Binarize
+from zennit_isnet.data.files import MaskedFiles
+
+
+def add_source(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Add IMAGES, MASKS and how they are read to a parser."""
+    parser.add_argument(
+        "images",
+        metavar="IMAGES",
+        nargs=None if required else "?",
+        help="folder that holds a folder for each class, or a CSV file",
+    )
+    parser.add_argument("masks", metavar="MASKS", nargs="?", help="parallel folder of masks; not for a CSV file")
+    parser.add_argument("--root", help="folder that paths in the CSV file start from; default: that of the file")
+    parser.add_argument("--mask-suffix", default="", help='what names of masks add to those of images, as "_mask"')
+    parser.add_argument(
+        "--binarize",
+        type=_binarize,
+        default="strict",
+        help=f"values that are foreground: {', '.join(get_args(Binarization))}, or numbers as in 1,3; default: strict",
+    )
+    parser.add_argument("--resize-masks", action="store_true", help="bring masks to the size of their images")
+
+
+def check_source(options: argparse.Namespace) -> None:
+    """End with a usage message unless IMAGES, MASKS and their options belong together."""
+    error = options.parser.error
+    if os.path.isdir(options.images):
+        if options.masks is None or options.root is not None:
+            error("a folder of images needs MASKS and no --root")
+        if not os.path.isdir(options.masks):
+            error(f"MASKS must be an existing folder; got {options.masks}")
+    elif not os.path.isfile(options.images):
+        error(f"IMAGES must be an existing folder or CSV file; got {options.images}")
+    elif options.masks is not None or options.mask_suffix:
+        error("a CSV file names its masks: it goes without MASKS and --mask-suffix")
+    if options.workers is not None and options.workers < 0:
+        error(f"--workers must not be negative; got {options.workers}")
+
+
+def open_source(options: argparse.Namespace, **more: Any) -> MaskedFiles:
+    """Return the data set; `more` goes to both kinds. A class folder may be empty, an image may have no mask."""
+    shared = {"missing": "skip-penalty", "binarize": options.binarize, "resize_masks": options.resize_masks, **more}
+    if options.masks is None:
+        return MaskedImageTable(options.images, options.root, **shared)
+    return MaskedImageFolder(options.images, options.masks, mask_suffix=options.mask_suffix, allow_empty=True, **shared)
+
+
+def _binarize(text: str) -> Binarize:
+    if text in get_args(Binarization):
+        return text  # type: ignore[return-value]
+    try:
+        return {int(value) for value in text.split(",")}
+    except ValueError:
+        words = ", ".join(get_args(Binarization))
+        raise argparse.ArgumentTypeError(f"must be one of {words}, or numbers as in 1,3; got {text!r}") from None
