@@ -99,9 +99,15 @@ class LRPFlex(ExclusiveComposite):
         self.epsilon = float(epsilon)
         self.box = None if box is None else as_box(box)
         self.detach_statistics = detach_statistics
-        self.rules: Mapping[Any, Rule] = {**RULES, **function_rules(rules)}
+        self._own_rules = function_rules(rules)
         self.modules = ModuleRules(modules)
         super().__init__(module_map=self._rule_of_module)
+
+    @property
+    def rules(self) -> Mapping[Any, Rule]:
+        """The rule of each function, the user's before the built-in ones."""
+        # put together when asked for: the keys cannot all be copied, and a composite must be
+        return {**RULES, **self._own_rules}
 
     def _rule_of_module(self, ctx: dict[str, Any], name: str, module: nn.Module) -> FrozenGates | None:
         # one hook sees all operations below it, so the root is the only module that gets one

@@ -260,3 +260,17 @@ def test_a_failed_call_does_not_disturb_the_graph_of_the_one_before():
     assert ModelState(model).value_differences(ModelState(twin).values) == []
     for parameter, expected in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.equal(parameter.grad, expected.grad)
+
+
+def test_a_deep_copy_of_model_and_regularizer_trains_on_its_own():
+    model, (images, masks) = tiny_net(), batch(size=8)
+    composite = LRPFlex(box=(0.0, 1.0), rules={torch.sin: "activation"}, modules={nn.Hardtanh: "activation"})
+    formulation = Stochastic(torch.Generator().manual_seed(0))
+    regularizer = regularizer_of(model, composite=composite, formulation=formulation)
+    twin, copied = copy.deepcopy((model, regularizer))
+    assert copied.model is twin
+    penalty, other = (part(images, masks)[1] for part in (regularizer, copied))
+    assert other.item() == penalty.item()
+    other.backward()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert any(parameter.grad.abs().sum() > 0 for parameter in twin.parameters())
