@@ -64,6 +64,10 @@ def test_refuses_numbers_that_the_loss_refuses() -> None:
     for draw in (lambda: background_term(()), lambda: rank_weights(()), lambda: rank_weights(ranks=1)):
         with pytest.raises(InvalidValueError, match="at least"):
             draw()
+    with pytest.raises(InvalidValueError, match="highest must lie in"):
+        background_term(highest=-3.0)
+    with pytest.raises(InvalidTypeError, match="scales must be a sequence of numbers"):
+        background_term(1.0)
 
 
 def test_missing_matplotlib_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

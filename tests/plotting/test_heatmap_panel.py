@@ -131,6 +131,7 @@ def test_refuses_what_cannot_be_drawn(images: Tensor, masks: Tensor, relevance: 
         ((images, masks, {"plain": relevance[:1]}), {}, InvalidValueError, r"shape \(2, H, W\).* got \(1, 6, 8\)"),
         ((images, masks, {"plain": relevance[0]}), {}, InvalidValueError, r"got \(6, 8\)"),
         ((images, masks, {}), {}, InvalidValueError, "at least one row"),
+        ((images, masks, relevance), {}, InvalidTypeError, "heatmaps must map the name of each row .* got Tensor"),
         (
             (images, masks[..., 1:], maps),
             {},

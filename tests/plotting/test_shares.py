@@ -83,7 +83,7 @@ def test_refuses_what_is_no_share(values: list, message: str) -> None:
 def test_refuses_what_does_not_fit_the_shares() -> None:
     with pytest.raises(InvalidValueError, match="labels must have one entry for each share, 2"):
         share_by_class([0.1, 0.2], [0], CLASSES)
-    with pytest.raises(InvalidValueError, match="whole numbers from 0 to 2"):
+    with pytest.raises(InvalidValueError, match="whole numbers from 0 to 2, one for each of classes; got 3"):
         share_by_class([0.1, 0.2], [0, 3], CLASSES)
     with pytest.raises(InvalidValueError, match="expected must have one entry for each share, 2; got 1"):
         share_by_class([0.1, 0.2], [0, 1], CLASSES, expected=[0.5])
@@ -93,3 +93,7 @@ def test_refuses_what_does_not_fit_the_shares() -> None:
         share_histogram({})
     with pytest.raises(InvalidTypeError, match=r"shares\['plain'\] must be made of numbers"):
         share_histogram({"plain": ["high"]})
+    with pytest.raises(InvalidTypeError, match="shares must map the name of each model to its values; got list"):
+        share_histogram([0.1])
+    with pytest.raises(InvalidTypeError, match="classes must be a sequence of names; got the string 'cat'"):
+        share_by_class([0.1], [0], "cat")

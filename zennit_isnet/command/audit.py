@@ -73,7 +73,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--limit", type=int, help="audit this many images, drawn at random; default: all")
     parser.add_argument("--batch-size", type=int, default=32, help="images that the model takes at once; default: 32")
     parser.add_argument("--workers", type=int, default=0, help="processes that read images; default: 0, none")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="such as cuda; default: cpu")
+    parser.add_argument("--device", type=_device, default="cpu", help="such as cuda; default: cpu")
     parser.add_argument(
         "--examples", type=int, default=8, help="how many worst and random images are shown; default: 8"
     )
@@ -83,6 +83,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draws of donors and of images; default: 0")
     parser.add_argument("--output", type=Path, default=Path("audit"), help="folder of the report; default: audit")
     parser.set_defaults(run=run, parser=parser)
+
+
+def _device(text: str) -> torch.device:
+    try:
+        return torch.empty(0, device=text).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown, not built in, or not there
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be used: {str(error).splitlines()[0]}") from None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -132,6 +139,9 @@ def _checked(options: argparse.Namespace) -> tuple[Sequence[float], Sequence[flo
             error(f"--{name.replace('_', '-')} must be at least 1; got {getattr(options, name)}")
     if options.grey and options.imagenet:
         error("--imagenet normalises three channels; give --grey its own --mean and --std")
+    for name, values in (("mean", options.mean), ("std", options.std)):
+        if values is not None and len(values) != 1 and (options.grey or len(values) != 3):
+            error(f"--{name} must be 1 number{'' if options.grey else ' or 3'}; got {len(values)}")
     return IMAGENET if options.imagenet else None if options.mean is None else (options.mean, options.std)
 
 

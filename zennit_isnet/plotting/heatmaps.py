@@ -9,9 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from zennit_isnet.arguments import check_choice, check_number
-from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.plotting.canvas import empty_figure
-from zennit_isnet.plotting.inputs import Array, check_names, heatmap_batch, image_batch, mask_batch
+from zennit_isnet.plotting.inputs import Array, check_names, check_rows, heatmap_batch, image_batch, mask_batch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,8 +87,7 @@ def heatmap_panel(
     pictures = image_batch(images)
     count, height, width = pictures.shape[:3]
     outlines = None if masks is None else mask_batch(masks, (count, height, width))
-    if not heatmaps:
-        raise InvalidValueError("heatmaps must have at least one row; got an empty mapping")
+    check_rows("heatmaps", heatmaps, "row")
     maps = {label: heatmap_batch(label, values, count) for label, values in heatmaps.items()}
     if titles is not None:
         check_names("titles", titles, count, "image")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -123,6 +123,22 @@ def share_list(name: str, shares: Any) -> Array:
     if array.min() < 0 or array.max() > 1:
         raise InvalidValueError(f"{name} must lie in [0, 1]; got {array.min():.4g} to {array.max():.4g}")
     return array
+
+
+def check_rows(name: str, rows: Any, each: str) -> None:
+    """Raise unless `rows` maps at least one label to something.
+
+    Raises
+    ------
+    InvalidTypeError
+        If it is no mapping.
+    InvalidValueError
+        If it is empty.
+    """
+    if not isinstance(rows, Mapping):
+        raise InvalidTypeError(f"{name} must map the name of each {each} to its values; got {type(rows).__name__}")
+    if not rows:
+        raise InvalidValueError(f"{name} must have at least one {each}; got an empty mapping")
 
 
 def check_names(name: str, names: Sequence[str], count: int, each: str) -> None:

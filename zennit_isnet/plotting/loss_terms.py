@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, get_args
 
 import torch
 
-from zennit_isnet.errors import InvalidValueError
+from zennit_isnet.arguments import check_number
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.functional import background_loss, foreground_loss, gwrp
 from zennit_isnet.functional.options import ForegroundVariant, check_relevance_range
 from zennit_isnet.plotting.canvas import COLOURS, empty_figure
@@ -49,6 +50,7 @@ def background_term(scales: Sequence[float] = (1.0, 10.0), *, highest: float = 2
     2
     """
     _check_some("scales", scales)
+    check_number("highest", highest)
     figure = empty_figure(8.4, 3.2)
     by_share, by_background = figure.subplots(1, 2)
     share = torch.linspace(0, 0.999, POINTS)
@@ -160,5 +162,7 @@ def _background_loss(background: torch.Tensor, scale: float) -> torch.Tensor:
 
 
 def _check_some(name: str, values: Sequence[float]) -> None:
+    if not hasattr(values, "__len__"):
+        raise InvalidTypeError(f"{name} must be a sequence of numbers; got {values!r}")
     if not len(values):
         raise InvalidValueError(f"{name} must have at least one entry; got none")

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zennit_isnet.errors import InvalidValueError
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.plotting.canvas import COLOURS, empty_figure
-from zennit_isnet.plotting.inputs import numbers, share_list
+from zennit_isnet.plotting.inputs import check_rows, numbers, share_list
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -125,8 +125,7 @@ def share_histogram(
     >>> figure.axes[0].get_xlabel()
     'share of |relevance| on the background'
     """
-    if not shares:
-        raise InvalidValueError("shares must name at least one model; got an empty mapping")
+    check_rows("shares", shares, "model")
     lists = {name: share_list(f"shares[{name!r}]", values) for name, values in shares.items()}
     mean = None if expected is None else share_list("expected", expected).mean()
 
@@ -144,9 +143,14 @@ def share_histogram(
 
 
 def _label_list(labels: Tensor | Sequence[int], count: int, classes: Sequence[str]) -> NDArray[np.int64]:
+    if isinstance(classes, str):
+        raise InvalidTypeError(f"classes must be a sequence of names; got the string {classes!r}")
     members = numbers("labels", labels)
     if members.shape != (count,):
         raise InvalidValueError(f"labels must have one entry for each share, {count}; got shape {members.shape}")
-    if not np.isin(members, np.arange(len(classes))).all():
-        raise InvalidValueError(f"labels must be whole numbers from 0 to {len(classes) - 1}, one for each of classes")
+    strange = members[~np.isin(members, np.arange(len(classes)))]
+    if strange.size:
+        raise InvalidValueError(
+            f"labels must be whole numbers from 0 to {len(classes) - 1}, one for each of classes; got {strange[0]:g}"
+        )
     return members.astype(np.int64)
