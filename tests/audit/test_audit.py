@@ -117,7 +117,7 @@ def test_names_come_from_the_data_set_also_through_a_subset(background_reader: n
     assert (report.classes, report.model, report.data) == (("cat", "dog"), "my model", "pets")
     unnamed = run(background_reader, Subset(data, [5, 2]))
     assert [row.name for row in unnamed.images] == ["image 5", "image 2"]
-    assert (unnamed.classes, unnamed.model, unnamed.data) == (("0", "1"), "Sequential", "Subset")
+    assert (unnamed.classes, unnamed.model, unnamed.data) == (("0", "1"), "Sequential", "Cued")
 
 
 def test_images_without_mask_or_background_are_left_out_and_counted(background_reader: nn.Module, data: Cued) -> None:

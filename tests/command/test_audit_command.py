@@ -72,6 +72,20 @@ def test_names_of_classes_come_from_a_file_in_the_order_of_the_logits(folder: Pa
     assert [row["label"] for row in report["images"]] == [2, 2, 0, 0]
 
 
+def test_audits_the_images_of_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [(f"images/{animal}/{i}.png", f"masks/{animal}/{i}.png", animal) for animal in ("cat", "dog") for i in "01"]
+    (folder / "tables").mkdir()
+    table = folder / "tables" / "all.csv"
+    table.write_text("\n".join(["image,mask,label", *map(",".join, files)]))
+    options = ["--root", str(folder), "--size", "16", "--examples", "1"]
+    assert main(["audit", "audited_models:linear", str(table), *options]) == 0
+    report = json.loads((folder / "audit" / "report.json").read_text(encoding="utf-8"))
+    assert [row["label"] for row in report["images"]] == [0, 0, 1, 1]
+    table.write_text(table.read_text().replace(",dog", ",cat|dog"))
+    assert main(["audit", "audited_models:linear", str(table), *options]) == USAGE
+    assert "one label at a time" in capsys.readouterr().err
+
+
 def test_a_class_folder_may_be_empty(folder: Path) -> None:
     (folder / "images" / "fox").mkdir()
     assert main(["audit", "audited_models:grey", "images", "masks", "--grey", "--size", "16", "--examples", "1"]) == 0

@@ -91,21 +91,28 @@ class MaskedImages:
         return len(self.dataset)  # type: ignore[arg-type]
 
     @property
+    def title(self) -> str:
+        """What to call the data: the type of the data set."""
+        return type(self._within()[0]).__name__
+
+    @property
     def classes(self) -> list[str] | None:
         """Names of the classes where the data set knows them."""
-        inner: Any = self.dataset
-        while isinstance(inner, Subset):
-            inner = inner.dataset
-        names = getattr(inner, "classes", None)
+        names = getattr(self._within()[0], "classes", None)
         return None if names is None else [str(name) for name in names]
 
     def name(self, index: int) -> str:
         """Name of an image: its file where the data set knows it, else its place."""
+        inner, index = self._within(index)
+        name = getattr(inner, "name", None)
+        return str(name(index)) if callable(name) else f"image {index}"
+
+    def _within(self, index: int = 0) -> tuple[Any, int]:
+        """Return the data set within all subsets, and the place there of an image."""
         inner: Any = self.dataset
         while isinstance(inner, Subset):
             inner, index = inner.dataset, int(inner.indices[index])
-        name = getattr(inner, "name", None)
-        return str(name(index)) if callable(name) else f"image {index}"
+        return inner, index
 
     def batches(self, description: str, *, progress: bool) -> Iterator[Batch]:
         """Go through the images that have a mask.

@@ -130,7 +130,7 @@ def audit(
                 found = _rows(batch, altered, logits, relevance, source)
                 gallery.add(len(rows), batch, found, relevance.sum(1))
                 rows += found
-    model_name, data_name = names or (type(unwrapped(model)).__name__, type(source.dataset).__name__)
+    model_name, data_name = names or (type(unwrapped(model)).__name__, source.title)
     return AuditReport(
         model=model_name,
         data=data_name,

@@ -76,3 +76,29 @@ share_by_class(
 
 innocent = audit(trained_on("unbiased"), images, classes=[str(digit) for digit in range(10)], progress=False)
 print(f"{innocent.verdict.outcome}: {innocent.verdict.reason}")
+
+# %%
+# Images of your own
+# ------------------
+# The command ``zennit-isnet audit`` writes the same report for a folder of images and one of masks:
+#
+# .. code-block:: bash
+#
+#     zennit-isnet audit resnet50 photos/ masks/ --checkpoint resnet50.pth --imagenet
+#     zennit-isnet audit my_models:make scans.csv --grey --size 256
+#
+# What makes an audit worth its while:
+#
+# - Images that the model was not trained on, with backgrounds like those it was trained on. On backgrounds that do not
+#   go with the classes, a swap costs no accuracy, whatever the model reads; the verdict is *undecided* then.
+# - Some hundreds of images, as many of each class. With fewer than about 40 no model can be cleared, for chance could
+#   hide a loss above the tolerance.
+# - Masks that hold the whole object. What is left of it outside of its mask counts as background.
+#
+# A model with several labels is audited one label at a time, by the logit of that label alone:
+
+several = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 14))  # one logit a label
+label = nn.Linear(14, 1, bias=False)
+with torch.no_grad():
+    label.weight[:] = torch.eye(14)[5]
+of_one_label = nn.Sequential(several, label)  # to be audited on images with labels 0 and 1
