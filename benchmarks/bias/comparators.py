@@ -9,7 +9,9 @@ backgrounds are swapped. Then come the reported seeds, and the table. Finished r
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -96,18 +98,32 @@ def tune(base: Run, options: argparse.Namespace) -> dict[str, dict[float, float]
 
 
 def plot(tuning: dict[str, dict[float, float]], path: Path) -> None:
-    """Draw the accuracy on swapped backgrounds over P, a line for each method, its best weight filled."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for number, (name, accuracies) in enumerate(tuning.items()):
-        color, best = f"C{number}", max(accuracies, key=lambda weight: accuracies[weight])
-        positions = range(len(accuracies))
-        axes.plot(positions, [100 * accuracy for accuracy in accuracies.values()], color=color, label=name)
-        axes.plot(list(accuracies).index(best), 100 * accuracies[best], "o", color=color)
-        axes.set_xticks(positions, [f"{weight:g}" for weight in accuracies])
-    axes.set(xlabel="weight P", ylabel="accuracy in %", ylim=(0, 100))
-    axes.set_title("Validation images on swapped backgrounds; dots: the P that is used")
-    axes.grid(alpha=0.3)
-    axes.legend(ncols=1, loc="center left", bbox_to_anchor=(1, 0.5))
+    """Draw the accuracy on swapped backgrounds over P: a panel for each method, the others in grey behind it."""
+    columns = min(5, len(tuning))
+    rows = math.ceil(len(tuning) / columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(2.3 * columns, 2.2 * rows),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for panel, name in itertools.zip_longest(axes.flat, tuning):
+        if name is None:
+            panel.set_axis_off()
+            continue
+        for other, accuracies in tuning.items():
+            own = other == name
+            percents = [100 * accuracy for accuracy in accuracies.values()]
+            panel.plot(percents, color="tab:blue" if own else "0.85", zorder=2 if own else 1)
+            if own:
+                panel.plot(percents.index(max(percents)), max(percents), "o", color="tab:blue")
+            panel.set_xticks(range(len(accuracies)), [f"{weight:g}" for weight in accuracies])
+        panel.set_title(name, fontsize="medium")
+    figure.suptitle("Accuracy in % on validation images with swapped backgrounds; dot: the P that is used")
+    figure.supxlabel("weight P")
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

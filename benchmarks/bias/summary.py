@@ -86,7 +86,7 @@ def plot(settings: dict[str, dict[str, Runs]], choice: str, path: Path) -> None:
     figure, axes = plt.subplots(
         1,
         len(settings),
-        figsize=(3 + 2.6 * len(settings), 1.4 + 0.3 * len(names)),
+        figsize=(3 + 2.9 * len(settings), 1.4 + 0.3 * len(names)),
         squeeze=False,
         sharey=True,
         layout="constrained",
@@ -100,7 +100,8 @@ def plot(settings: dict[str, dict[str, Runs]], choice: str, path: Path) -> None:
         if "ceiling" in methods:
             values = figures(methods["ceiling"], choice, "confounding")
             panel.axvline(sum(values) / len(values), color="black", linestyle="--", linewidth=1)
-        panel.set(title=setting, xlim=(0, 100), xlabel="accuracy in %")
+        panel.set(xlim=(0, 100), xlabel="accuracy in %")
+        panel.set_title(setting, fontsize="medium")
         panel.grid(axis="x", alpha=0.3)
     axes[0][0].set_yticks(range(len(names)), names)
     axes[0][0].invert_yaxis()
