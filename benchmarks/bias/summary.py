@@ -27,7 +27,6 @@ Runs = list[dict[str, Any]]
 COLUMNS: dict[str, Callable[[dict[str, float]], float]] = {
     **{kind: lambda chosen, kind=kind: chosen[kind] for kind in TEST_SETS},
     "gap": lambda chosen: chosen["biased"] - chosen["confounding"],
-    "swapped validation": lambda chosen: chosen["swap"],
     "background share": lambda chosen: chosen["background_share"],
 }
 """The figures of an epoch, each from what a run kept of it."""
@@ -63,9 +62,10 @@ def figures(runs: Runs, choice: str, column: str) -> list[float]:
 
 
 def cell(values: list[float]) -> str:
-    """Return the mean, with the range where there is one."""
+    """Return the mean, and in a second line the range where there is one."""
     mean = f"{sum(values) / len(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.1f} to {max(values):.1f})"
+    # spaces that do not break keep a column of the table narrow
+    return mean if len(values) == 1 else f"{mean}<br>{min(values):.1f}\u00a0to\u00a0{max(values):.1f}"
 
 
 def table(methods: dict[str, Runs], choice: str, costs: dict[str, Any]) -> str:

@@ -80,7 +80,7 @@ def test_summary_has_mean_and_range_over_seeds_of_every_method(scripts, tmp_path
     assert [row[0] for row in rows] == ["| plain", "| rrr", "| ceiling"]
     low = json.loads((folder / "rrr-seed0.json").read_text())["chosen"]["swap"]["confounding"]
     cell = rows[1][head.index("confounding")]
-    assert cell == f"{100 * (1 + low) / 2:.1f} ({100 * low:.1f} to 100.0)"
+    assert cell == f"{100 * (1 + low) / 2:.1f}<br>{100 * low:.1f}\u00a0to\u00a0100.0"
 
 
 @pytest.mark.parametrize(
