@@ -74,7 +74,7 @@ def table(methods: dict[str, Runs], choice: str, costs: dict[str, Any]) -> str:
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for name, runs in methods.items():
         base = name.partition("@")[0]
-        cost = f"{costs[base]['ratio']:.2f} ×" if base in costs else "–"
+        cost = f"{costs[base]['ratio']:.2f}\u00a0×" if base in costs else "–"
         cells = (cell(figures(runs, choice, column)) for column in COLUMNS)
         lines.append([name, str(len(runs)), *cells, cost])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
