@@ -23,7 +23,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from methods import OPTIMIZERS, find_method
 from runs import Run
-from study import RESULTS, run_all, with_plain
+from study import add_running, check_running, run_all, with_plain
 from summary import read_costs, table
 
 TUNED = (
@@ -52,18 +52,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--bias", choices=("patch", "texture"), default="patch")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd")
     parser.add_argument("--model", default="narrow", help="narrow, or a classifier of torchvision")
-    parser.add_argument("--epochs", type=int, default=10, help="the same for all methods")
-    parser.add_argument("--workers", type=int, default=1, help="processes, each with one thread")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the study's JSON files")
+    add_running(parser, epochs=10)
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results", help="folder to write to")
     options = parser.parse_args(arguments)
     if both := set(options.tuning_seeds) & set(options.seeds):
         parser.error(f"--tuning-seeds and --seeds have {sorted(both)} in common; P must be chosen on others")
-    try:
-        for weight in options.weights:
-            find_method(weighted(options.only[0], weight))
-    except ValueError as error:
-        parser.error(str(error))
+    trials = [weighted(name, weight) for name in options.only for weight in options.weights]
+    check_running(parser, options, trials, [options.model])
     return options
 
 

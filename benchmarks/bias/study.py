@@ -33,20 +33,32 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--optimizer", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--model", nargs="+", default=["narrow"], help="narrow, or a classifier of torchvision")
-    parser.add_argument("--epochs", type=int, default=12, help="the same for all methods")
+    add_running(parser, epochs=12)
+    options = parser.parse_args(arguments)
+    check_running(parser, options, options.only, options.model)
+    return options
+
+
+def add_running(parser: argparse.ArgumentParser, epochs: int) -> None:
+    """Add the options of everything that makes runs."""
+    parser.add_argument("--epochs", type=int, default=epochs, help="the same for all methods")
     parser.add_argument("--workers", type=int, default=1, help="processes, each with one thread")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
-    options = parser.parse_args(arguments)
+
+
+def check_running(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, methods: Sequence[str], models: Sequence[str]
+) -> None:
+    """End with a usage message if the runs cannot be made."""
     if options.epochs < 1 or options.workers < 1:
         parser.error("--epochs and --workers must be at least 1")
     try:
-        for name in options.only:
+        for name in methods:
             find_method(name)
-        for name in options.model:
+        for name in models:
             make_model(name)
     except ValueError as error:
         parser.error(str(error))
-    return options
 
 
 def runs(options: argparse.Namespace) -> list[Run]:

@@ -44,7 +44,15 @@ def test_tuning_on_a_reported_seed_is_refused(compare, capsys):
     assert "--tuning-seeds and --seeds have [1] in common" in capsys.readouterr().err
 
 
-def test_weight_outside_0_and_1_is_refused(compare, capsys):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--weights", "1.5"], "a weight in [0, 1]"),
+        (["--model", "resnet19"], "unknown model 'resnet19'"),
+        (["--workers", "0"], "--epochs and --workers must be at least 1"),
+    ],
+)
+def test_runs_that_cannot_be_made_end_with_a_usage_message(compare, options, message, capsys):
     with pytest.raises(SystemExit):
-        compare("--weights", "1.5")
-    assert "a weight in [0, 1]" in capsys.readouterr().err
+        compare(*options)
+    assert message in capsys.readouterr().err
