@@ -133,9 +133,8 @@ def warn_scattered(layer: str, measured: RelevanceRange, *, stacklevel: int = 2)
     if measured.count >= _ENOUGH and measured.std > measured.mean:
         warnings.warn(
             f"the total relevance at {layer!r} scatters more than any range covers (mean {measured.mean:.3g}, standard "
-            f"deviation {measured.std:.3g}, {measured.count} images); if a softmax score is explained (Selective), the "
-            "classifier is too certain for it: train it with CrossEntropyLoss(label_smoothing=0.1), or explain logits "
-            "with Stochastic(); else see whether the classifier is trained at all",
+            f"deviation {measured.std:.3g}, {measured.count} images); train the classifier plainly first, and with "
+            "Selective(delta) take delta=0, whose seeds do not vanish where the classifier is certain",
             RelevanceRangeWarning,
             stacklevel=stacklevel,
         )

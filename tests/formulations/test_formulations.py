@@ -14,7 +14,7 @@ def score_of_the_lowest(logits, delta):
     return torch.log(probability + delta) - torch.log(1 - probability + delta)
 
 
-@pytest.mark.parametrize("delta", [1e-2, 1e-4, 1.0])
+@pytest.mark.parametrize("delta", [0.0, 1e-2, 1e-4, 1.0])
 @pytest.mark.parametrize("classes", [2, 5, 1000])
 @pytest.mark.parametrize("spread", [0.1, 1.0, 5.0])
 def test_selective_is_the_gradient_of_its_score(delta, classes, spread, generator):
@@ -25,9 +25,16 @@ def test_selective_is_the_gradient_of_its_score(delta, classes, spread, generato
     torch.testing.assert_close(seeds[:, 0], expected, rtol=1e-9, atol=1e-14)
 
 
-def test_selective_is_differentiable_in_the_logits(generator):
+@pytest.mark.parametrize("delta", [0.0, 1e-2])
+def test_selective_is_differentiable_in_the_logits(delta, generator):
     logits = torch.randn(3, 4, dtype=torch.float64, generator=generator, requires_grad=True)
-    assert torch.autograd.gradcheck(Selective(), (logits,))
+    assert torch.autograd.gradcheck(Selective(delta), (logits,))
+
+
+def test_selective_does_not_vanish_for_a_certain_classifier_unless_delta_makes_it():
+    certain = torch.tensor([[200.0, 1.0, 0.0]])
+    assert Selective()(certain).tolist() == [[[-1.0, 0.0, 1.0]]]
+    assert Selective(1e-2)(certain).abs().max() < 1e-12
 
 
 def test_selective_sums_to_zero_and_opposes_the_other_classes(generator):
@@ -60,9 +67,9 @@ def test_selective_with_one_class_is_refused_with_a_remedy():
         Selective()(torch.randn(4, 1))
 
 
-@pytest.mark.parametrize("delta", [0.0, -1.0, float("nan")])
-def test_selective_needs_a_positive_delta(delta):
-    with pytest.raises(InvalidValueError, match=r"delta must lie in \(0, inf\); got"):
+@pytest.mark.parametrize("delta", [-1e-9, -1.0, float("nan")])
+def test_selective_refuses_a_negative_delta(delta):
+    with pytest.raises(InvalidValueError, match=r"delta must lie in \[0, inf\); got"):
         Selective(delta)
 
 
@@ -153,7 +160,8 @@ def test_attr_output_refuses_several_heatmaps_with_a_remedy():
 
 
 def test_reprs_say_how_to_build_it_again():
-    assert repr(Selective()) == "Selective(delta=0.01)"
+    assert repr(Selective()) == "Selective()"
+    assert repr(Selective(0.01)) == "Selective(delta=0.01)"
     assert repr(Original()) == "Original()"
     assert repr(Target(3)) == "Target(3)"
     assert repr(Target(torch.tensor([1, 2]))) == "Target([1, 2])"

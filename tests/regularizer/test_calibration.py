@@ -305,10 +305,10 @@ def certain_classifier() -> tuple[torch.nn.Module, torch.Tensor]:
 
 
 class TestScatterWarning:
-    def test_comes_where_a_softmax_score_of_a_certain_classifier_is_explained(self):
+    def test_comes_where_the_seeds_of_a_certain_classifier_vanish(self):
         model, images = certain_classifier()
-        with pytest.warns(RelevanceRangeWarning, match=r"'input' scatters .*label_smoothing=0.1.*Stochastic") as caught:
-            ranges = ISNetRegularizer(model, formulation=Selective()).calibrate([images], progress=False)
+        with pytest.warns(RelevanceRangeWarning, match=r"'input' scatters .*delta=0") as caught:
+            ranges = ISNetRegularizer(model, formulation=Selective(1e-2)).calibrate([images], progress=False)
         assert ranges["input"].std > ranges["input"].mean
         assert caught[0].filename == __file__
 
@@ -316,10 +316,11 @@ class TestScatterWarning:
         model, images = certain_classifier()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            ISNetRegularizer(model, formulation=Selective()).calibrate([images[::2]], progress=False)
+            ISNetRegularizer(model, formulation=Selective(1e-2)).calibrate([images[::2]], progress=False)
 
-    def test_does_not_come_where_logits_are_explained(self):
+    @pytest.mark.parametrize("formulation", [Selective(), Stochastic()], ids=repr)
+    def test_does_not_come_where_the_seeds_do_not_vanish(self, formulation):
         model, images = certain_classifier()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            ISNetRegularizer(model, formulation=Stochastic()).calibrate([images], progress=False)
+            ISNetRegularizer(model, formulation=formulation).calibrate([images], progress=False)

@@ -17,21 +17,22 @@ class Selective(Formulation):
         \Bigl(\frac{1}{p_c + \delta} + \frac{1}{1 - p_c + \delta}\Bigr) p_c (\iota_{jc} - p_j),
         \qquad p = \mathrm{softmax}(y)
 
-    All logits take part in the softmax, so one heatmap carries evidence for and against every class. It is the
-    default: its cost does not grow with the number of classes. For multi-label models take `Stochastic`.
+    With :math:`\delta = 0` the gradient is 1 at :math:`c` and :math:`-p_j / (1 - p_c)`, a softmax over the other
+    classes, elsewhere. Its size is the same for a certain classifier and for an uncertain one.
 
-    The seed shrinks with :math:`p_c / \delta`. So train with label smoothing, 0.1 for ten classes, which keeps the
-    lowest class from vanishing; on a classifier that is certain, the relevance has no range that fits all images.
+    All logits take part in the softmax, so one heatmap carries evidence for and against every class, and the cost does
+    not grow with the number of classes. For multi-label models take `Stochastic`.
 
     Parameters
     ----------
-    delta : float, default=1e-2
-        Keeps the logarithms finite, and the gradient small for a class that is hopeless already. The papers' value.
+    delta : float, default=0.0
+        Makes the gradient vanish with :math:`p_c / \delta`, for a class that is hopeless already. The papers have 1e-2;
+        it then needs a classifier that stays uncertain, by label smoothing for example.
 
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        If `delta` is not a positive finite number.
+        If `delta` is not a finite number of at least 0.
 
     References
     ----------
@@ -43,11 +44,13 @@ class Selective(Formulation):
     >>> import torch
     >>> from zennit_isnet.formulations import Selective
     >>> Selective()(torch.zeros(1, 2))
-    tensor([[[ 0.9804, -0.9804]]])
+    tensor([[[ 1., -1.]]])
+    >>> Selective()(torch.tensor([[100.0, 100.0, 0.0]]))  # certain that it is not the third
+    tensor([[[-0.5000, -0.5000,  1.0000]]])
     """
 
-    def __init__(self, delta: float = 1e-2) -> None:
-        check_number("delta", delta)
+    def __init__(self, delta: float = 0.0) -> None:
+        check_number("delta", delta, include_low=True)
         self.delta = delta
 
     def seeds(self, logits: Tensor) -> Tensor:
@@ -58,10 +61,15 @@ class Selective(Formulation):
                 "Stochastic() for models with one logit"
             )
         lowest = logits.argmin(dim=1, keepdim=True)
-        probability = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1)
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.delta == 0:
+            # in closed form: the quotient of p_j by 1 − p_c is a softmax without c
+            others = precise.scatter(1, lowest, -torch.inf).softmax(dim=1)
+            return (one_hot(lowest, precise) - others).to(logits.dtype).unsqueeze(1)
+        probability = precise.softmax(dim=1)
         p = probability.gather(1, lowest)
         slope = (1 / (p + self.delta) + 1 / (1 - p + self.delta)) * p
         return (slope * (one_hot(lowest, probability) - probability)).to(logits.dtype).unsqueeze(1)
 
     def __repr__(self) -> str:
-        return f"Selective(delta={self.delta!r})"
+        return "Selective()" if self.delta == 0 else f"Selective(delta={self.delta!r})"
