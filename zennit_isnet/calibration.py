@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from zennit_isnet.distributed import from_all_processes
-from zennit_isnet.errors import CalibrationError, InvalidValueError, RelevanceRangeWarning
+from zennit_isnet.errors import CalibrationError, InvalidValueError, RelevanceRangeWarning, VanishedRelevanceWarning
+from zennit_isnet.preservation import unwrapped
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,91 @@ def warn_outside_default_range(layer: str, total: float, *, stacklevel: int = 2)
             RelevanceRangeWarning,
             stacklevel=stacklevel,
         )
+
+
+_FAINT = 1e-2
+"""A total relevance below this part of ``c1`` leaves the foreground term of the loss constant."""
+
+_STREAK = 10
+"""Calls in a row with so little relevance that draw a warning."""
+
+_LOOK = 100
+"""Calls between two looks at an accelerator, which has to be waited for."""
+
+
+class VanishingWatch:
+    """Warns where the relevance of a layer has all but vanished for some training calls in a row."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._streaks: dict[str, int] = {}
+
+    def due(self, free: bool) -> bool:
+        """Count a call and say whether to look at it: at each where that is free, at a few in a row elsewhere."""
+        self._calls += 1
+        return free or self._calls % _LOOK < _STREAK
+
+    def see(self, totals: Mapping[str, float], ranges: Mapping[str, RelevanceRange], *, stacklevel: int = 2) -> None:
+        """Count the layers whose mean total |relevance| is far below their range, and warn with `_STREAK` in a row."""
+        for layer, total in totals.items():
+            c1 = ranges.get(layer, DEFAULT_RANGE).c1
+            streak = self._streaks[layer] = self._streaks.get(layer, 0) + 1 if total < _FAINT * c1 else 0
+            if streak == _STREAK:
+                warnings.warn(
+                    f"the total relevance at {layer!r} has been below {_FAINT:g} of its range (c1 = {c1:.3g}, now "
+                    f"{total:.3g}) in {_STREAK} training calls in a row: the penalty there is a constant and teaches "
+                    "nothing. Most units are dead, or the logits hardly depend on the images any more; lower the "
+                    "learning rate or the weight of the penalty, clip the gradient, or train plainly for longer first. "
+                    "If the range was measured with other settings, calibrate again",
+                    VanishedRelevanceWarning,
+                    stacklevel=stacklevel,
+                )
+
+
+class Maturity:
+    """Recognises a classifier that was not trained yet, whose relevance has no natural range.
+
+    Its logits name the same class for all images, with hardly more than the probability of a guess.
+    """
+
+    def __init__(self) -> None:
+        self._classes: set[int] = set()
+        self._confidence, self._images, self._guess = 0.0, 0, 0.0
+
+    def see(self, output: Any) -> None:
+        """Look at the output for a batch."""
+        logits = output[0] if isinstance(output, tuple) else output
+        if not (isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] > 1):
+            return
+        confidence, classes = logits.float().softmax(1).max(1)
+        self._classes |= set(classes.tolist())
+        self._confidence += confidence.sum().item()
+        self._images += len(logits)
+        self._guess = 1 / logits.shape[1]
+
+    def warn(self, *, stacklevel: int = 2) -> None:
+        """Warn with `RelevanceRangeWarning` if the classifier looks untrained."""
+        confidence = self._confidence / max(self._images, 1)
+        if self._images >= _ENOUGH and len(self._classes) == 1 and confidence < 1.5 * self._guess:
+            warnings.warn(
+                f"the classifier looks untrained: it takes all {self._images} images for class {min(self._classes)}, "
+                f"with a probability of {confidence:.2g} where a guess has {self._guess:.2g}. Trained, it has another range of "
+                "relevance; train it plainly for some epochs before calibrate(loader), a new head too",
+                RelevanceRangeWarning,
+                stacklevel=stacklevel,
+            )
+
+
+def no_relevance_message(layer: str, model: nn.Module) -> str:
+    """Say that no relevance arrives, and what of the model could be the reason."""
+    zero = [name for name, p in model.named_parameters() if p.ndim > 1 and p.numel() and not bool(p.detach().any())]
+    reason = (
+        f"{', '.join(zero)} is zero throughout" if zero else "all images are zero, or units that all paths pass are"
+    )
+    return (
+        f"all relevance at {layer!r} is zero: the logits do not depend on the images ({reason}); train the classifier "
+        "plainly for some epochs first, or initialise a new head with random weights"
+    )
 
 
 _ENOUGH = 30
@@ -234,6 +320,9 @@ def measured_ranges(batches: Iterable[Mapping[str, Tensor]], model: nn.Module) -
             merged.setdefault(layer, RunningMoments()).merge(seen)
     if not merged:
         raise CalibrationError("measuring the relevance range needs at least 2 images, got 0")
+    for layer, seen in merged.items():
+        if seen.count and seen.mean == 0:
+            raise CalibrationError(no_relevance_message(layer, unwrapped(model)))
     ranges = {layer: RelevanceRange.from_statistics(m.mean, m.std, m.count) for layer, m in merged.items()}
     for layer, measured in ranges.items():
         warn_scattered(layer, measured, stacklevel=4)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from zennit.composites import register_composite
 
-from zennit_isnet.arguments import check_number
+from zennit_isnet.arguments import check_choice, check_number
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.registration import ExclusiveComposite
+from zennit_isnet.signal.activation import Epsilon
 from zennit_isnet.signal.hook import FrozenGates
 from zennit_isnet.signal.mode import Rule
 from zennit_isnet.signal.modules import Declared, ModuleRule, ModuleRules, function_rules
@@ -29,12 +30,22 @@ class LRPFlex(ExclusiveComposite):
 
     Parameters
     ----------
-    epsilon : float, default 1e-2
-        Stabilizer ``ε > 0`` of the gates ``a / (z + ε·sign z)`` and of z^B; the authors' value.
+    epsilon : float, optional
+        Absolute stabilizer ``ε ≥ 0`` of the gates ``a / (z + ε·sign z)``. The papers have 1e-2, which hardly damps
+        anything in a network with BatchNorm, where activations are of size 1. 0 makes the gates exact, ``a/z``, with
+        a noisier relevance and a quieter gradient. Default None: `epsilon_ratio` counts.
     box : tuple of (float, sequence or Tensor), optional
         Lowest and highest value of the images as the model gets them, one number or one for each channel; switches
-        the z^B rule on at the first layer. `box_from_normalization` makes it. Default None: the papers use z^B, but
-        a wrong box is a silent error.
+        the z^B rule on at the first layer, whose denominators are stabilized by `epsilon`, or by the papers' 1e-2.
+        `box_from_normalization` makes it. Default None: the papers use z^B, but a wrong box is a silent error.
+    epsilon_ratio : float, default 0.3
+        ``ε`` of each layer and image in units of the root mean square of the layer's activations in that image. So
+        the relevance does not depend on the scale of a layer, and an activation much weaker than its neighbours
+        carries little relevance in a shallow network and in a deep one alike.
+    reference : float, sequence, Tensor or "darkest", default 0.0
+        The value of the images that carries no relevance, one number or one for each channel: the relevance is
+        ``(x − reference) ⊙ G``. ``"darkest"`` takes the lowest value of each channel of each image. After
+        normalization by mean and standard deviation 0 is a mid-grey, and black borders carry relevance.
     detach_statistics : bool, default False
         Whether ``σ`` of a BatchNorm in train mode is constant also as a function of the parameters. By default it
         is alive, so that parameter gradients agree with finite differences.
@@ -50,12 +61,12 @@ class LRPFlex(ExclusiveComposite):
     ----------
     propagates : str
         ``"signal"``: seeds are signals at the logits. Under Zennit's `Gradient`, ``attr_output`` is the signal, and
-        what comes back at the images is relevance, ``x ⊙ G``.
+        what comes back at the images is relevance, ``(x − reference) ⊙ G``.
 
     Raises
     ------
     InvalidValueError
-        If `epsilon` is not positive and finite or the box is empty.
+        If `epsilon` is negative, `epsilon_ratio` is not positive, one of them is not finite, or the box is empty.
     UncoveredOperationError
         From the forward pass inside of the context, if the model runs an operation that no rule covers.
 
@@ -88,16 +99,22 @@ class LRPFlex(ExclusiveComposite):
 
     def __init__(
         self,
-        epsilon: float = 1e-2,
+        epsilon: float | None = None,
         box: tuple[Bound, Bound] | None = None,
         *,
+        epsilon_ratio: float = 0.3,
+        reference: Bound | Literal["darkest"] = 0.0,
         detach_statistics: bool = False,
         rules: Mapping[Any, Rule | Declared] | None = None,
         modules: Mapping[type[nn.Module], ModuleRule] | None = None,
     ) -> None:
-        check_number("epsilon", epsilon)
-        self.epsilon = float(epsilon)
+        if epsilon is not None:
+            check_number("epsilon", epsilon, include_low=True)
+        check_number("epsilon_ratio", epsilon_ratio)
+        self.epsilon = None if epsilon is None else float(epsilon)
+        self.epsilon_ratio = float(epsilon_ratio)
         self.box = None if box is None else as_box(box)
+        self.reference = as_reference(reference)
         self.detach_statistics = detach_statistics
         self._own_rules = function_rules(rules)
         self.modules = ModuleRules(modules)
@@ -111,7 +128,19 @@ class LRPFlex(ExclusiveComposite):
 
     def _rule_of_module(self, ctx: dict[str, Any], name: str, module: nn.Module) -> FrozenGates | None:
         # one hook sees all operations below it, so the root is the only module that gets one
-        return None if name else FrozenGates(self.rules, self.epsilon, self.box, self.detach_statistics, self.modules)
+        return None if name else FrozenGates(**self.hook_options())
+
+    def hook_options(self) -> dict[str, Any]:
+        """Options of the hook that a registration puts on the model."""
+        relative = self.epsilon is None
+        return {
+            "rules": self.rules,
+            "epsilon": Epsilon(self.epsilon_ratio if self.epsilon is None else self.epsilon, relative),
+            "box": self.box,
+            "reference": self.reference,
+            "detach_statistics": self.detach_statistics,
+            "modules": self.modules,
+        }
 
     def set_input_gradient(self, wanted: bool) -> None:
         """Say whether ordinary backward passes of this registration need the gradient with respect to the images.
@@ -153,17 +182,31 @@ def box_from_normalization(mean: Bound, std: Bound) -> tuple[Tensor, Tensor]:
     return as_box((-center / scale, (1 - center) / scale))
 
 
+def as_reference(reference: Bound | Literal["darkest"]) -> Tensor | Literal["darkest"] | None:
+    """Return the reference as a tensor; None for zero, which needs no subtraction."""
+    if isinstance(reference, str):
+        check_choice("reference", reference, Literal["darkest"])
+        return "darkest"
+    values = as_bound(reference)
+    return values if bool(values.any()) else None
+
+
+def as_bound(bound: Bound, name: str = "reference") -> Tensor:
+    """One number, or one for each channel, as a tensor that broadcasts over ``(N, C, …)``."""
+    try:
+        values = torch.as_tensor(bound, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidTypeError(f"{name} must hold numbers, one or one for each channel, got {bound!r}") from error
+    if not bool(values.isfinite().all()):
+        raise InvalidValueError(f"{name} must be finite, got {values.flatten().tolist()}")
+    return values.view(-1, 1, 1) if values.ndim == 1 else values
+
+
 def as_box(box: tuple[Bound, Bound]) -> tuple[Tensor, Tensor]:
     """Bounds as tensors that broadcast over ``(N, C, …)``; low ≤ high, with some width."""
     if not (isinstance(box, (list, tuple)) and len(box) == 2):
         raise InvalidTypeError(f"box must be a pair (low, high), got {box!r}")
-    try:
-        low, high = (torch.as_tensor(bound, dtype=torch.float64).detach() for bound in box)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidTypeError(f"box must hold numbers, one or one for each channel, got {box!r}") from error
-    low, high = (b.view(-1, 1, 1) if b.ndim == 1 else b for b in (low, high))
-    if not bool((low < high).all() & low.isfinite().all() & high.isfinite().all()):
-        raise InvalidValueError(
-            f"box must have finite low < high, got {low.flatten().tolist()} and {high.flatten().tolist()}"
-        )
+    low, high = (as_bound(bound, "box") for bound in box)
+    if not bool((low < high).all()):
+        raise InvalidValueError(f"box must have low < high, got {low.flatten().tolist()} and {high.flatten().tolist()}")
     return low, high

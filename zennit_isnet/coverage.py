@@ -114,7 +114,7 @@ def check(model: nn.Module, example: Tensor, composite: LRPFlex | None = None) -
     model = unwrapped(model)
     composite = LRPFlex() if composite is None else composite
     seen: list[Observation] = []
-    hook = _Collecting(composite.rules, composite.epsilon, composite.box, False, composite.modules, observe=seen.append)
+    hook = _Collecting(**composite.hook_options(), observe=seen.append)
     devices = sorted({p.device for p in model.parameters() if p.device.type == "cuda"}, key=str)
     with torch.random.fork_rng(devices), eval_mode(model), torch.enable_grad():
         handles = hook.register(model)

@@ -50,3 +50,11 @@ class MissingDependencyError(ISNetError, ImportError):
 
 class RelevanceRangeWarning(UserWarning):
     """The relevance range (C1, C2) does not fit: it was not measured, or the measured relevance scatters too much."""
+
+
+class GradientRatioWarning(UserWarning):
+    """The gradient of one loss has been drowned by that of the other for some tens of steps."""
+
+
+class VanishedRelevanceWarning(UserWarning):
+    """The relevance has all but vanished, and the penalty is a constant that teaches nothing."""

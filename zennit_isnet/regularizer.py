@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 from zennit_isnet import calibration
 from zennit_isnet.arguments import check_number
 from zennit_isnet.attribution import INPUT, Attribution, LRPAttribution, SignalOrRelevance
-from zennit_isnet.calibration import DEFAULT_RANGE, RelevanceRange
+from zennit_isnet.balance import PATIENCE, GradientNorms, LossBalance, RatioWatch, gradient_norms
+from zennit_isnet.calibration import DEFAULT_RANGE, Maturity, RelevanceRange, VanishingWatch
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.formulations import Selective, Target
 from zennit_isnet.functional import total_relevance, validate_foreground
@@ -22,6 +23,12 @@ from zennit_isnet.preservation import buffers_restored_on_error, detached, eval_
 from zennit_isnet.schedule import EveryNth
 from zennit_isnet.taps import find_layers
 from zennit_isnet.validation import check_callable, check_has_mask, check_images, check_in_box, check_masks, check_model
+
+MAX_RATIO = 5.0
+"""How much larger than the classification loss's the penalty's gradient may be."""
+
+MEASURE_EVERY = 50
+"""Training steps from one measurement of the gradients to the next."""
 
 
 class ISNetRegularizer:
@@ -119,7 +126,9 @@ class ISNetRegularizer:
         self.schedule = every.after(every.calls) if isinstance(every, EveryNth) else EveryNth(every)
         self.validate = validate
         self.ranges: dict[str, RelevanceRange] = {}
+        self.balance = LossBalance(limit=MAX_RATIO, every=MEASURE_EVERY)
         self._called, self._warned = False, not getattr(self.loss, "needs_range", True)
+        self._vanishing, self._ratios = VanishingWatch(), RatioWatch()
 
     def __call__(self, images: Tensor, masks: Tensor, has_mask: Any = None) -> tuple[Any, Tensor]:
         """Run the model once and return its output and the penalty.
@@ -151,7 +160,11 @@ class ISNetRegularizer:
         Warns
         -----
         RelevanceRangeWarning
-            At the first call, if the range was not calibrated and the relevance lies far outside of the default.
+            At the first training call, if the range was not calibrated and the relevance lies far outside of the
+            default.
+        VanishedRelevanceWarning
+            If a layer's relevance stays below a hundredth of its range for ten training calls: the penalty is then a
+            constant. On accelerators only looked for at each hundredth call unless `validate`.
         """
         images, masks, flags = self._checked(images, masks, has_mask)
         training = torch.is_grad_enabled()
@@ -161,13 +174,84 @@ class ISNetRegularizer:
             return output, images.new_zeros(())
         with buffers_restored_on_error(self.model):
             output, relevance = self.attribution(self.model, images, self.formulation, create_graph=training)
-            self._warn_outside_range(relevance)
+            if training:
+                self._watch(relevance)
             losses = {name: self._layer_loss(name, heatmaps, masks, flags) for name, heatmaps in relevance.items()}
             penalty = combined_loss(losses, self.layer_decay)
         self._called = True
         if not training:
             return detached(output), penalty
         return output, self.schedule.advance() * penalty
+
+    def balanced(self, classification: Tensor, penalty: Tensor, weight: float = 0.7) -> Tensor:
+        """Sum of the two losses, ``(1 − P)·classification + P·λ·penalty``, with gradients in proportion.
+
+        ``λ ≤ 1`` keeps the norm of the penalty's gradient within 5 times that of the classification loss (its mean over
+        the training so far, because a classifier that has found a shortcut has hardly any gradient left). The norms
+        are taken over all trainable parameters at the first step and at each 50th, which costs 2 % of a training;
+        ``regularizer.balance.norms`` and ``.factor`` are the latest, for progress bars and logs.
+
+        Works with autocast and `GradScaler` (scale the sum), with gradient accumulation, and with
+        `DistributedDataParallel`, where all processes must call it.
+
+        Parameters
+        ----------
+        classification : Tensor
+            Scalar, such as the cross-entropy of the logits that the call returned.
+        penalty : Tensor
+            What the same call returned.
+        weight : float, default 0.7
+            ``P`` in [0, 1].
+
+        Returns
+        -------
+        Tensor
+            Scalar, to call ``backward()`` on.
+
+        Raises
+        ------
+        InvalidTypeError, InvalidValueError
+            If a loss is not a scalar tensor, or `weight` does not lie in [0, 1].
+
+        Warns
+        -----
+        GradientRatioWarning
+            If the penalty's gradient was less than a tenth of the classification loss's in three measurements.
+        """
+        check_number("weight", weight, high=1.0, include_low=True)
+        factor = self.balance.factor
+        if torch.is_grad_enabled() and penalty.requires_grad:
+            factor = self.balance(self.model, classification, penalty)
+        return (1 - weight) * classification + weight * factor * penalty
+
+    def gradient_norms(self, classification: Tensor, penalty: Tensor) -> GradientNorms:
+        """Measure both losses' gradients, for loops that weigh them by themselves.
+
+        Takes two backward passes that accumulate nothing. Call it every now and then, before ``backward()``.
+
+        Parameters
+        ----------
+        classification, penalty : Tensor
+            Scalars of the same step, as for `balanced`.
+
+        Returns
+        -------
+        GradientNorms
+            ``classification``, ``penalty`` and their ``ratio``, without weights.
+
+        Raises
+        ------
+        InvalidTypeError, InvalidValueError
+            If a loss is not a scalar tensor.
+
+        Warns
+        -----
+        GradientRatioWarning
+            If one norm was more than 10 times the other in three measurements in a row.
+        """
+        norms = gradient_norms(self.model, classification, penalty)
+        self._ratios.see(norms.ratio, f"{PATIENCE} measurements", stacklevel=2)
+        return norms
 
     def heatmap(self, images: Tensor, target: int | Tensor | Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Explain images; the model runs in eval mode and gets its modes back.
@@ -193,15 +277,14 @@ class ISNetRegularizer:
         """
         images = self._checked_images(images, values=True)
         formulation = self.formulation if target is None else Target(target) if not callable(target) else target
-        heatmaps = self._explain(images, formulation)
+        _, heatmaps = self._explained(images, formulation)
         return heatmaps.get(INPUT, next(iter(heatmaps.values())))
 
     def calibrate(self, loader: Iterable[Any], *, progress: bool = True) -> dict[str, RelevanceRange]:
         """Measure the range (C₁, C₂) of the total relevance of each layer, and use it from now on.
 
         The model must be plainly trained already. It runs in eval mode, without a graph, and gets its modes back. In
-        `DistributedDataParallel` every process calls this with its share, and all get the range of all images. Warns
-        with `RelevanceRangeWarning` where the relevance scatters so much between images that no range fits it.
+        `DistributedDataParallel` every process calls this with its share, and all get the range of all images.
 
         Parameters
         ----------
@@ -218,27 +301,36 @@ class ISNetRegularizer:
         Raises
         ------
         CalibrationError
-            If there are fewer than two images, or the measured range is empty.
+            If there are fewer than two images, all relevance is zero, or the measured range is empty.
         InvalidTypeError, InvalidValueError
             If a batch does not begin with images. After any error the former range stays in use.
+
+        Warns
+        -----
+        RelevanceRangeWarning
+            If the relevance scatters so much between images that no range fits it, or the classifier looks untrained.
         """
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        maturity = Maturity()
 
         def totals(batch: Any) -> dict[str, Tensor]:
             images = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
             images = self._checked_images(images, values=True).to(device)
-            relevance = self._explain(images, self.formulation)
+            output, relevance = self._explained(images, self.formulation)
+            maturity.see(output)
             return {name: total_relevance(heatmaps) for name, heatmaps in relevance.items()}
 
         batches = tqdm(loader, desc="calibrating", unit="batch", disable=not progress, leave=False)
         self.ranges = calibration.measured_ranges(map(totals, batches), self.model)
+        maturity.warn(stacklevel=3)
         return dict(self.ranges)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return ranges, the number of training calls and the formulation's state as plain numbers and tensors."""
+        """Return ranges, counts, the loss balance and the formulation's state as plain numbers and tensors."""
         ranges = {name: dataclasses.asdict(measured) for name, measured in self.ranges.items()}
         formulation: Any = getattr(self.formulation, "state_dict", dict)
-        return {"ranges": ranges, "formulation": formulation(), "calls": self.schedule.calls}
+        calls, balance = self.schedule.calls, self.balance.state_dict()
+        return {"ranges": ranges, "formulation": formulation(), "calls": calls, "balance": balance}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned.
@@ -250,13 +342,15 @@ class ISNetRegularizer:
         CalibrationError
             If a range is empty.
         """
-        if not isinstance(state, Mapping) or set(state) - {"calls"} != {"ranges", "formulation"}:
+        if not isinstance(state, Mapping) or set(state) - {"calls", "balance"} != {"ranges", "formulation"}:
             came = list(state) if isinstance(state, Mapping) else type(state).__name__
             raise InvalidValueError(f"state must be a mapping with the keys 'ranges' and 'formulation', got {came}")
         ranges = calibration.ranges_from_state(state["ranges"])
         schedule = self.schedule.after(state.get("calls", 0))
         if hasattr(self.formulation, "load_state_dict"):
             self.formulation.load_state_dict(state["formulation"])
+        if "balance" in state:
+            self.balance.load_state_dict(state["balance"])
         self.ranges, self.schedule = ranges, schedule
 
     def _layer_loss(self, name: str, heatmaps: Tensor, masks: Tensor, flags: Tensor) -> Tensor:
@@ -265,16 +359,15 @@ class ISNetRegularizer:
         losses = self.loss(heatmaps, masks, measured.c1, measured.c2)
         return torch.where(flags, losses, 0.0).sum() / flags.sum().clamp(min=1)
 
-    def _explain(self, images: Tensor, formulation: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """Make heatmaps without a graph, in eval mode."""
+    def _explained(self, images: Tensor, formulation: Callable[[Tensor], Tensor]) -> tuple[Any, dict[str, Tensor]]:
+        """Return output and heatmaps without a graph, in eval mode."""
         # DistributedDataParallel would wait for all processes, of which perhaps only this one explains
         with eval_mode(model := unwrapped(self.model)):
-            _, relevance = self.attribution(model, images.detach(), formulation, create_graph=False)
-        return {name: heatmaps.detach() for name, heatmaps in relevance.items()}
+            output, relevance = self.attribution(model, images.detach(), formulation, create_graph=False)
+        return detached(output), {name: heatmaps.detach() for name, heatmaps in relevance.items()}
 
     def _checked(self, images: Tensor, masks: Tensor, has_mask: Any) -> tuple[Tensor, Tensor, Tensor]:
-        # reading values makes an accelerator wait
-        values = self.validate or not self._called or not isinstance(images, Tensor) or images.device.type == "cpu"
+        values = self._reads_values(images)
         images = self._checked_images(images, values=values)
         masks = check_masks(masks, images)
         flags = check_has_mask(has_mask, len(images), images.device)
@@ -292,9 +385,20 @@ class ISNetRegularizer:
                 check_in_box(images, box)
         return images
 
-    def _warn_outside_range(self, relevance: dict[str, Tensor]) -> None:
-        if not (self._warned or self.ranges):
-            self._warned = True
-            for name, heatmaps in relevance.items():
-                total = total_relevance(heatmaps.detach()).mean().item()
+    def _watch(self, relevance: dict[str, Tensor]) -> None:
+        """Look at the total relevance: outside of the default range, zero, or vanishing."""
+        if self._warned and not self._vanishing.due(self._reads_values(next(iter(relevance.values())))):
+            return
+        totals = {name: total_relevance(heatmaps.detach()).mean().item() for name, heatmaps in relevance.items()}
+        for name, total in totals.items():
+            if not self._called and total == 0:
+                raise InvalidValueError(calibration.no_relevance_message(name, unwrapped(self.model)))
+            if not (self._warned or self.ranges):
                 calibration.warn_outside_default_range(name, total, stacklevel=4)
+        self._warned = True
+        if self.ranges:
+            self._vanishing.see(totals, self.ranges, stacklevel=4)
+
+    def _reads_values(self, images: Any) -> bool:
+        """Whether values are looked at in this call; reading them makes an accelerator wait."""
+        return self.validate or not self._called or not isinstance(images, Tensor) or images.device.type == "cpu"

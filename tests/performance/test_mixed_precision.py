@@ -21,7 +21,7 @@ from zennit_isnet import (
     differentiable,
 )
 from zennit_isnet.functional import gwrp, heatmap_loss
-from zennit_isnet.signal.activation import Gate, ReLUGate
+from zennit_isnet.signal.activation import Epsilon, Gate, ReLUGate
 
 
 def batch(size=64, count=4):
@@ -166,12 +166,12 @@ def test_gates_stay_finite_and_right_for_small_and_large_activations(dtype):
 
     def relu_gate(dtype):
         operands = [t.to(dtype).requires_grad_() for t in (signal, values)]
-        result = ReLUGate.apply(*operands, 1e-2)
+        result = ReLUGate.apply(*operands, Epsilon(1e-2))
         return [result, *torch.autograd.grad(result, operands, grad.to(dtype))]
 
     def smooth_gate(dtype):
         operands = [t.to(dtype).requires_grad_() for t in (signal, values, values)]
-        result = Gate.apply(*operands, 1e-2)
+        result = Gate.apply(*operands, Epsilon(1e-2))
         return [result, *torch.autograd.grad(result, operands, grad.to(dtype))]
 
     for gate in (relu_gate, smooth_gate):

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from zennit_isnet import LRPFlex
-from zennit_isnet.signal.activation import Gate, ReLUGate
+from zennit_isnet.signal.activation import SMOOTH, Epsilon, Gate, ReLUGate, SmoothGate
 from zennit_isnet.signal.batchnorm import Scaled, channel_products
 from zennit_isnet.signal.convolution import Geometry, TransposedSignal, input_gradient, transposed_signal
 from zennit_isnet.signal.substitute import stabilize
@@ -141,16 +141,47 @@ def test_a_convolution_whose_output_two_operations_read_gets_both_signals():
     )
 
 
-def test_gates_and_their_derivatives():
-    signal, values = seeded(40), seeded(40)
+@pytest.mark.parametrize("epsilon", [Epsilon(0.1), Epsilon(0.5, relative=True)], ids=["absolute", "relative"])
+def test_gates_and_their_derivatives(epsilon):
+    signal, values = seeded(4, 10), seeded(4, 10)
     values = (values + 0.3 * values.sign()).requires_grad_()  # away from the jump of sign(z)
     signal.requires_grad_()
     output, positive = (f(values.detach()).requires_grad_() for f in (torch.tanh, torch.abs))
-    assert torch.autograd.gradcheck(lambda g, a, z: Gate.apply(g, a, z, 0.1), (signal, output, values))
-    assert torch.autograd.gradgradcheck(lambda g, a, z: Gate.apply(g, a, z, 0.1), (signal, output, values))
-    assert torch.autograd.gradcheck(lambda g, a: ReLUGate.apply(g, a, 0.1), (signal, positive))
-    closed = ReLUGate.apply(signal, torch.zeros_like(values), 0.1)
+    assert torch.autograd.gradcheck(lambda g, a, z: Gate.apply(g, a, z, epsilon), (signal, output, values))
+    assert torch.autograd.gradgradcheck(lambda g, a, z: Gate.apply(g, a, z, epsilon), (signal, output, values))
+    assert torch.autograd.gradcheck(lambda g, a: ReLUGate.apply(g, a, epsilon), (signal, positive))
+    closed = ReLUGate.apply(signal, torch.zeros_like(values), epsilon)
     assert torch.equal(closed, torch.zeros_like(closed))
+
+
+@pytest.mark.parametrize("epsilon", [Epsilon(0.1), Epsilon(0.5, relative=True), Epsilon(0.0)], ids=str)
+@pytest.mark.parametrize("func", SMOOTH, ids=lambda func: func.__name__)
+def test_gates_of_smooth_activations_and_their_derivatives(func, epsilon):
+    signal, values = (seeded(4, 10).requires_grad_() for _ in range(2))
+
+    def gated(signal, values):
+        return SmoothGate.apply(signal, values, SMOOTH[func], {}, epsilon)
+
+    assert torch.autograd.gradcheck(gated, (signal, values))
+    assert torch.autograd.gradgradcheck(gated, (signal, values))
+
+
+@pytest.mark.parametrize("func", SMOOTH, ids=lambda func: func.__name__)
+def test_smooth_gates_have_no_notch_at_zero_and_are_exact_without_epsilon(func):
+    values = torch.linspace(-6, 6, 2001, dtype=torch.float64)
+
+    def gate(epsilon):
+        return SmoothGate.apply(torch.ones_like(values), values, SMOOTH[func], {}, epsilon)
+
+    torch.testing.assert_close(gate(Epsilon(0.0)) * values, func(values), rtol=1e-12, atol=1e-12)
+    assert (gate(Epsilon(1.0)).diff() >= -1e-9).all()
+
+
+def test_exact_gates_of_a_relu_are_open_or_closed():
+    values = torch.tensor([-1.0, 0.0, 1e-30, 2.0], requires_grad=True)
+    with LRPFlex(epsilon=0).context(model := nn.ReLU()):
+        (relevance,) = torch.autograd.grad(model(values), values, torch.ones(4), create_graph=True)
+    assert relevance.tolist() == pytest.approx([0.0, 0.0, 1e-30, 2.0])
 
 
 def test_the_stabilizer_moves_away_from_zero():

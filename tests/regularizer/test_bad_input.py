@@ -146,14 +146,25 @@ CASES: list[Case] = [
             f"epsilon {e}",
             construct(LRPFlex, epsilon=e),
             InvalidValueError,
-            ["epsilon must lie in (0, inf)", f"got {e!r}"],
+            ["epsilon must lie in [0, inf)", f"got {e!r}"],
         )
-        for e in (0.0, -0.01, float("inf"), float("nan"))
+        for e in (-0.01, float("inf"), float("nan"))
     ],
     *[
-        (f"epsilon {e}", construct(LRPFlex, epsilon=e), InvalidTypeError, ["must be a number in (0, inf)", f"{e!r}"])
-        for e in ("small", None, True)
+        (f"epsilon {e}", construct(LRPFlex, epsilon=e), InvalidTypeError, ["must be a number in [0, inf)", f"{e!r}"])
+        for e in ("small", True)
     ],
+    *[
+        (f"epsilon_ratio {e}", construct(LRPFlex, epsilon_ratio=e), InvalidValueError, ["epsilon_ratio must lie in"])
+        for e in (0.0, -1.0, float("inf"))
+    ],
+    (
+        "unknown reference",
+        construct(LRPFlex, reference="black"),
+        InvalidValueError,
+        ["reference must be one of 'darkest'", "got 'black'"],
+    ),
+    ("infinite reference", construct(LRPFlex, reference=float("inf")), InvalidValueError, ["reference must be finite"]),
     *[
         (f"decay {d}", construct(HeatmapLoss, decay=d), InvalidValueError, ["decay must lie in (0, 1]", f"got {d}"])
         for d in (0.0, -0.5, 1.01, float("nan"))

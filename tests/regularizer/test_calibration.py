@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from zennit_isnet import (
     CalibrationError,
     HeatmapLoss,
+    InvalidValueError,
     ISNetRegularizer,
     LRPAttribution,
     LRPFlex,
@@ -27,6 +28,7 @@ from zennit_isnet import (
     Target,
 )
 from zennit_isnet.calibration import RunningMoments
+from zennit_isnet.errors import VanishedRelevanceWarning
 
 
 class TestRange:
@@ -194,7 +196,7 @@ class TestCalibrate:
             ([], "at least 2 images, got 0"),
             ([torch.full((1, 3, 8, 8), 0.5)], "at least 2 images, got 1"),
             ([torch.full((1, 3, 8, 8), 0.5)] * 3, r"got c1 = .*standard deviation 0, 3 images"),
-            ([torch.zeros(4, 3, 8, 8)], r"got c1 = 0, c2 = 0 \(mean 0, standard deviation 0, 4 images\)"),
+            ([torch.zeros(4, 3, 8, 8)], r"all relevance at 'input' is zero: .*all images are zero"),
         ],
         ids=["empty loader", "one image", "identical images", "no relevance"],
     )
@@ -324,3 +326,56 @@ class TestScatterWarning:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             ISNetRegularizer(model, formulation=formulation).calibrate([images], progress=False)
+
+
+class TestWithoutTraining:
+    def test_a_head_of_zeros_is_named(self):
+        model = tiny_net()
+        torch.nn.init.zeros_(model[-1].weight)
+        images = batch(4, size=8)[0]
+        with pytest.raises(
+            CalibrationError, match=r"'input' is zero: .*8\.weight is zero throughout.*train .* plainly"
+        ):
+            ISNetRegularizer(model).calibrate([images], progress=False)
+        with pytest.raises(InvalidValueError, match=r"'input' is zero: .*8\.weight is zero throughout"):
+            ISNetRegularizer(model)(images, torch.ones(4, 1, 8, 8))
+
+    def test_logits_of_a_guess_that_name_one_class_draw_a_warning(self):
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4))
+        with torch.no_grad():
+            model[-1].weight.mul_(1e-3)
+            model[-1].bias.copy_(torch.tensor([0.1, 0.0, 0.0, 0.0]))
+        images = torch.rand(40, 3, 8, 8)
+        with pytest.warns(
+            RelevanceRangeWarning, match=r"looks untrained: it takes all 40 images for class 0"
+        ) as caught:
+            ISNetRegularizer(model).calibrate([images], progress=False)
+        assert caught[0].filename == __file__
+
+
+class TestVanishedRelevance:
+    def regularizer(self, c1):
+        regularizer = ISNetRegularizer(tiny_net())
+        regularizer.ranges = {"input": RelevanceRange(c1, 25 * c1)}
+        return regularizer
+
+    def test_ten_calls_far_below_the_range_draw_one_warning(self):
+        images, masks = batch(4, size=8)
+        regularizer = self.regularizer(1e6)
+        for _ in range(9):
+            regularizer(images, masks)
+        with pytest.warns(VanishedRelevanceWarning, match=r"at 'input' has been below 0.01 of its range") as caught:
+            regularizer(images, masks)
+        for _ in range(12):
+            regularizer(images, masks)
+        assert caught[0].filename == __file__
+
+    def test_calls_without_a_graph_and_within_the_range_draw_none(self):
+        images, masks = batch(4, size=8)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            low, right = self.regularizer(1e6), self.regularizer(1e-3)
+            for _ in range(12):
+                right(images, masks)
+                with torch.no_grad():
+                    low(images, masks)

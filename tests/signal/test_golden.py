@@ -15,7 +15,7 @@ from zennit_isnet.formulations import Original, Selective
 from zennit_isnet.losses import HeatmapLoss
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "reference.npz")
-FORMULATIONS = {"selective": Selective, "original": Original}
+FORMULATIONS = {"selective": lambda: Selective(1e-2), "original": Original}
 NETS = {"conv_bn": True, "conv": False, "conv_zbox": False}
 FOREGROUND = {"L2": "squared", "hybrid": "hybrid"}
 NORMALIZATION = {"absRoIMean": "absolute_first", "RoIMean": "normalize_first"}

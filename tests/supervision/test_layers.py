@@ -61,7 +61,7 @@ def test_relevance_before_an_in_place_activation_is_that_of_the_preactivation(
     net: nn.Sequential, images: Tensor
 ) -> None:
     assert net[1].inplace
-    _, relevance = LRPAttribution(layers=["0", "1"])(net, images, Target(0))
+    _, relevance = LRPAttribution(LRPFlex(1e-2), layers=["0", "1"])(net, images, Target(0))
     preactivation = net[0](images)
     gate = preactivation.clamp(min=0) / (preactivation.clamp(min=0) + 1e-2)
     signal_behind = relevance["1"][:, 0] / preactivation.clamp(min=0)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from zennit.core import Hook, RemovableHandle, RemovableHandleList
 
 from zennit_isnet.errors import InvalidValueError, UncoveredOperationError
+from zennit_isnet.signal.activation import Epsilon
 from zennit_isnet.signal.mode import FrozenGateMode, Observation, Rule
 from zennit_isnet.signal.modules import ModuleRules
 from zennit_isnet.signal.provenance import exchanged, tensors_in
 from zennit_isnet.signal.stem import Stem
 from zennit_isnet.signal.substitute import InputRelevance
 from zennit_isnet.signal.synchronized import register_synchronized
+from zennit_isnet.validation import fitted_bound
 
 
 class FrozenGates(Hook):
@@ -30,13 +32,15 @@ class FrozenGates(Hook):
     ----------
     rules : mapping of function to rule
         Rule of each operation.
-    epsilon : float
-        Stabilizer of the gates and of z^B.
+    epsilon : Epsilon
+        Stabilizer of the gates.
     box : tuple of Tensor, optional
         Bounds of the images for z^B at the first layer; None for no z^B.
+    reference : Tensor or "darkest", optional
+        The value of the images that carries no relevance; None for zero.
     detach_statistics : bool
         Whether ``σ`` of a BatchNorm is constant also as a function of the parameters.
-    modules : ModuleRules, optional
+    modules : ModuleRules
         Rules of module types, which are not looked into.
     observe : callable, optional
         Gets each operation on the signal; see `FrozenGateMode`.
@@ -44,16 +48,27 @@ class FrozenGates(Hook):
 
     def __init__(
         self,
+        *,
         rules: Mapping[Any, Rule],
-        epsilon: float,
+        epsilon: Epsilon,
         box: tuple[Tensor, Tensor] | None,
+        reference: Tensor | Literal["darkest"] | None,
         detach_statistics: bool,
-        modules: ModuleRules | None = None,
+        modules: ModuleRules,
         observe: Callable[[Observation], None] | None = None,
     ) -> None:
         super().__init__()
-        self.modules, self.observe = ModuleRules() if modules is None else modules, observe
-        self.rules, self.epsilon, self.box, self.detach_statistics = rules, epsilon, box, detach_statistics
+        self._options: dict[str, Any] = {
+            "rules": rules,
+            "epsilon": epsilon,
+            "box": box,
+            "reference": reference,
+            "detach_statistics": detach_statistics,
+            "modules": modules,
+            "observe": observe,
+        }
+        self.rules, self.modules, self.observe = rules, modules, observe
+        self.epsilon, self.box, self.reference, self.detach_statistics = epsilon, box, reference, detach_statistics
         self.active = False
         self.input_gradient = True
         self._mode: FrozenGateMode | None = None
@@ -61,7 +76,7 @@ class FrozenGates(Hook):
 
     def copy(self) -> FrozenGates:
         """Return an unregistered hook with the same settings."""
-        return FrozenGates(self.rules, self.epsilon, self.box, self.detach_statistics, self.modules, self.observe)
+        return FrozenGates(**self._options)
 
     def register(self, module: nn.Module) -> RemovableHandleList:
         """Hook the root module and switch the signal pass on."""
@@ -93,7 +108,7 @@ class FrozenGates(Hook):
         if not images:
             return None
         mode = FrozenGateMode(module, self, self.rules, self.observe)
-        entries = {id(t): InputRelevance.apply(self, t) for t in images}
+        entries = {id(t): InputRelevance.apply(self, t, _fitted_reference(self.reference, t)) for t in images}
         for entry in entries.values():
             mode.enter(entry)
         if self.box is not None:
@@ -123,3 +138,13 @@ class FrozenGates(Hook):
         if mode is not None:
             self._stack.close()
         return mode
+
+
+def _fitted_reference(reference: Tensor | Literal["darkest"] | None, images: Tensor) -> Tensor | None:
+    """Return the reference in the shape and dtype of a batch."""
+    if isinstance(reference, str):
+        if images.ndim < 3:
+            raise InvalidValueError(f'reference="darkest" needs images (N, C, …), got shape {tuple(images.shape)}')
+        dims = tuple(range(2, images.ndim))
+        return images.detach().amin(dims, keepdim=True)
+    return None if reference is None else fitted_bound(reference, images)

@@ -13,13 +13,14 @@ from zennit_isnet.signal.provenance import Flaws, Kind, Provenance, module_path,
 from zennit_isnet.signal.substitute import Switch
 
 if TYPE_CHECKING:
+    from zennit_isnet.signal.activation import Epsilon
     from zennit_isnet.signal.stem import Stem
 
 
 class Settings(Switch, Protocol):
     """What the rules read from the composite's hook."""
 
-    epsilon: float
+    epsilon: Epsilon
     detach_statistics: bool
     input_gradient: bool
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zennit_isnet.signal.activation import Gate, ReLU
+from zennit_isnet.signal.activation import SMOOTH, Gate, ReLU, SmoothGate
 from zennit_isnet.signal.batchnorm import BatchNorm
 from zennit_isnet.signal.convolution import Convolution, Geometry
 from zennit_isnet.signal.mode import FrozenGateMode
 from zennit_isnet.signal.provenance import Kind, tensors_in
-from zennit_isnet.signal.substitute import Hold, Substitute
+from zennit_isnet.signal.substitute import Hold, SignalRule, Substitute
 
 ELEMENTWISE: tuple[Callable[..., Any], ...] = (
     *(F.celu, F.elu, F.gelu, F.hardshrink, F.hardswish, F.leaky_relu, F.mish, F.prelu, F.relu6, F.rrelu, F.selu),
@@ -240,26 +240,30 @@ def relu(mode: FrozenGateMode, func: Any, input: Tensor, inplace: bool = False) 
 
 
 def activation(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Any elementwise activation with ``a(0) = 0``: gate ``a / (z + ε·sign z)``."""
+    """Any elementwise activation with ``a(0) = 0``: gate ``a / (z + ε·sign z)``, or that of a smooth ReLU."""
     epsilon = mode.settings.epsilon
     inplace, func, args, kwargs = out_of_place(func, args, kwargs)
     overwrites = inplace and input._is_view()
     preactivation = input.clone() if overwrites else input
     output = func(preactivation, *args, **kwargs)
 
-    if func in RANDOM_ACTIVATIONS:
+    rule: SignalRule
+    operands: tuple[Tensor, ...] = (preactivation,)
+    if func in SMOOTH:
+        options = dict(zip(("approximate",), args, strict=False)) | kwargs
+
+        def rule(signal: Tensor, preactivation: Tensor) -> tuple[Tensor]:
+            return (SmoothGate.apply(signal, preactivation, SMOOTH[func], options, epsilon),)
+    elif func in RANDOM_ACTIVATIONS:
+        operands = (preactivation, output)
 
         def rule(signal: Tensor, preactivation: Tensor, output: Tensor) -> tuple[Tensor, None]:
             return Gate.apply(signal, output, preactivation, epsilon), None
-
-        operands: tuple[Tensor, ...] = (preactivation, output)
     else:
-        # computed again instead of kept: the model may go on to write to the output in place
-
-        def rule(signal: Tensor, preactivation: Tensor) -> tuple[Tensor]:  # type: ignore[misc]
+        # the output is computed again instead of kept: the model may go on to write to the output in place
+        def rule(signal: Tensor, preactivation: Tensor) -> tuple[Tensor]:
             return (Gate.apply(signal, func(preactivation, *args, **kwargs), preactivation, epsilon),)
 
-        operands = (preactivation,)
     result: Tensor = Substitute.apply(mode.settings, rule, output, *operands)
     if mode.stem is not None and input is mode.stem.tail:
         result = mode.stem.end(mode, output)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from zennit_isnet.signal.mode import FrozenGateMode
 
 
+ABSOLUTE = 1e-2
+"""Stabilizer of z^B where the gates' ``ε`` is relative: the authors' value."""
+
+
 class Stem:
     """Follows the images through convolution, BatchNorm and activation, in this order, the last two optional.
 
@@ -72,7 +76,9 @@ class Stem:
         assert self.first is not None
         assert self.tail is not None
         preactivation, weight, bias, geometry = self.first
-        low, high, epsilon = self.low, self.high, mode.settings.epsilon
+        low, high = self.low, self.high
+        # denominators of z^B need a stabilizer and no damping
+        epsilon = ABSOLUTE if mode.settings.epsilon.relative else mode.settings.epsilon.value
 
         def rule(
             signal: Tensor,

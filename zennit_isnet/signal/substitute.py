@@ -84,25 +84,25 @@ class Hold(Function):
 
 
 class InputRelevance(Function):
-    """Entry of the images: the signal that arrives here leaves as relevance ``x ⊙ G``."""
+    """Entry of the images: the signal that arrives here leaves as relevance ``(x − reference) ⊙ G``."""
 
     @staticmethod
-    def forward(ctx: Any, switch: Switch, images: Tensor) -> Tensor:
+    def forward(ctx: Any, switch: Switch, images: Tensor, reference: Tensor | None) -> Tensor:
         ctx.switch = switch
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(images)
+        ctx.save_for_backward(images, reference)
         # a copy, so that a model that starts with an in-place operation does not write to the user's images
         return images.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[None, Tensor | None, None]:
         if grad is None or not ctx.switch.active:
-            return None, grad
-        (images,) = ctx.saved_tensors
-        return None, images * grad
+            return None, grad, None
+        images, reference = ctx.saved_tensors
+        return None, (images if reference is None else images - reference) * grad, None
 
 
-def stabilize(values: Tensor, epsilon: float) -> Tensor:
+def stabilize(values: Tensor, epsilon: float | Tensor) -> Tensor:
     """Return ``z + ε·sign(z)`` with ``sign(0) = 1``.
 
     Parameters
@@ -118,5 +118,5 @@ def stabilize(values: Tensor, epsilon: float) -> Tensor:
         Same shape as `values`, nowhere zero.
     """
     # adding zero makes −0 positive; `torch.where` with numbers costs ten times as much
-    shift = torch.full((), epsilon, dtype=values.dtype, device=values.device)
+    shift = torch.as_tensor(epsilon, dtype=values.dtype, device=values.device)
     return values + torch.copysign(shift, values.detach() + 0.0)

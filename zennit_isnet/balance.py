@@ -1,0 +1,148 @@
+"""Two losses in proportion: the norms of their gradients, and a factor that keeps the penalty's within a limit."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from zennit_isnet.errors import GradientRatioWarning, InvalidTypeError, InvalidValueError
+
+FAR = 10.0
+"""A ratio of gradient norms this far from 1 lets one loss drown the other."""
+
+PATIENCE = 3
+"""Measurements in a row that must be that far before a warning is due."""
+
+_POWER = 2.0**10
+"""Losses are multiplied by it before they are differentiated, so that small gradients survive float16."""
+
+
+class GradientNorms(NamedTuple):
+    """Norms over all trainable parameters, each loss by itself and unweighted.
+
+    Attributes
+    ----------
+    classification, penalty : float
+        Norm of each gradient.
+    """
+
+    classification: float
+    penalty: float
+
+    @property
+    def ratio(self) -> float:
+        """The penalty's norm in units of the classification loss's; infinite where that is zero."""
+        return self.penalty / self.classification if self.classification else math.inf
+
+
+def gradient_norms(model: nn.Module, classification: Tensor, penalty: Tensor) -> GradientNorms:
+    """Measure the norm of each loss's gradient; see `ISNetRegularizer.gradient_norms`."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for name, loss in (("classification", classification), ("penalty", penalty)):
+        if not isinstance(loss, Tensor):
+            raise InvalidTypeError(f"{name} must be a scalar Tensor, got {type(loss).__name__}")
+        if loss.numel() != 1:
+            raise InvalidValueError(f"{name} must be a scalar, got shape {tuple(loss.shape)}; reduce it to its mean")
+    squares = torch.stack([_squared_norm(loss, parameters) for loss in (classification, penalty)])
+    if isinstance(model, DistributedDataParallel):
+        # the root mean square over the processes, so that all of them see the same figures
+        distributed.all_reduce(squares, group=model.process_group)
+        squares /= distributed.get_world_size(model.process_group)
+    return GradientNorms(*squares.sqrt().tolist())
+
+
+def _squared_norm(loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+    if not loss.requires_grad:
+        return loss.new_zeros((), dtype=torch.float64)
+    parameters = list(parameters)
+    found = torch.autograd.grad(loss.sum() * _POWER, parameters, retain_graph=True, allow_unused=True)
+    norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in found if g is not None]
+    if not norms:
+        return loss.new_zeros((), dtype=torch.float64)
+    # the sum of squares of float32 norms leaves the range of float32 late, and that of float64 never
+    return torch.stack(norms).double().div(_POWER).square().sum()
+
+
+class LossBalance:
+    """Factor ``λ`` of the penalty, measured at every n-th step, that keeps its gradient within a limit.
+
+    ``λ = min(1, limit · m / ‖∇penalty‖)`` with ``m`` the mean of ``‖∇classification‖`` over all measurements. The mean,
+    and not the latest value: a classifier that has found a shortcut has hardly any gradient left, and the penalty is
+    what it needs then.
+
+    Parameters
+    ----------
+    limit : float
+        Largest ratio of the two norms.
+    every : int
+        Steps from one measurement to the next. One costs about as much as a penalised step.
+    """
+
+    def __init__(self, limit: float, every: int) -> None:
+        self.limit, self.every = limit, every
+        self.calls, self.measurements, self.mean, self.factor = 0, 0, 0.0, 1.0
+        self.norms: GradientNorms | None = None
+        self._watch = RatioWatch()
+
+    def __call__(self, model: nn.Module, classification: Tensor, penalty: Tensor, *, stacklevel: int = 2) -> float:
+        """Count a step, measure where it is due, and return the factor."""
+        if self.calls % self.every == 0:
+            norms = gradient_norms(model, classification, penalty)
+            # after an overflow of half precision the former factor stays
+            if all(map(math.isfinite, norms)):
+                self._see(norms, stacklevel + 1)
+        self.calls += 1
+        return self.factor
+
+    def _see(self, norms: GradientNorms, stacklevel: int) -> None:
+        self.norms = norms
+        self.measurements += 1
+        self.mean += (norms.classification - self.mean) / self.measurements
+        self.factor = min(1.0, self.limit * self.mean / norms.penalty) if norms.penalty and self.mean else 1.0
+        usual = GradientNorms(self.mean, self.factor * norms.penalty)
+        self._watch.see(usual.ratio, f"{self.every * PATIENCE} steps", stacklevel + 1)
+
+    def state_dict(self) -> dict[str, float]:
+        """What a resumed training needs."""
+        names = ("calls", "measurements", "mean", "factor")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        own = self.state_dict()
+        if not isinstance(state, Mapping) or set(state) != set(own):
+            raise InvalidValueError(f"the state of the loss balance must have the keys {sorted(own)}, got {state!r}")
+        for name, value in state.items():
+            setattr(self, name, type(own[name])(value))
+
+
+class RatioWatch:
+    """Warns where one gradient has drowned the other in some measurements in a row."""
+
+    def __init__(self) -> None:
+        self._high = self._low = 0
+
+    def see(self, ratio: float, span: str, stacklevel: int) -> None:
+        """Count a ratio of the penalty's norm to the classification loss's; `span` is how long a warning looks back."""
+        self._high = self._high + 1 if ratio > FAR else 0
+        self._low = self._low + 1 if ratio < 1 / FAR else 0
+        if PATIENCE not in (self._high, self._low):
+            return
+        if self._high:
+            loud, quiet, factor = "penalty", "classification loss", ratio
+            remedy = "weigh them with regularizer.balanced(…), or take a smaller weight P"
+        else:
+            loud, quiet, factor = "classification loss", "penalty", 1 / ratio if ratio else math.inf
+            remedy = "take a larger weight P, and see whether the relevance has vanished"
+        warnings.warn(
+            f"for {span} the gradient of the {loud} has been more than {FAR:g} times that of the {quiet} ({factor:.3g} "
+            f"times now), which hardly counts: {remedy}",
+            GradientRatioWarning,
+            stacklevel=stacklevel + 1,
+        )
