@@ -197,22 +197,33 @@ def relevance_at(
     Of the places, `inputs` are what the model was called with, and `unreached` may be without relevance, which is 0.
     Of each group in `choices` the first that relevance arrives at is meant; the others are left out.
     """
-    try:
-        found = torch.autograd.grad(
-            output, list(places.values()), start, create_graph=create_graph, retain_graph=True, allow_unused=True
-        )
-    except CheckpointError as error:
-        raise UnsupportedModelError(
-            "a part of the model that torch.utils.checkpoint computes again does not follow the relevance rules; "
-            "call checkpoint(…, use_reentrant=False, context_fn=checkpoint_contexts) with "
-            "zennit_isnet.checkpoint_contexts, outside of the first layer if z^B is on"
-        ) from error
-    reached = [name for name, arrived in zip(places, found, strict=True) if arrived is not None]
-    chosen = [name for group in choices for name in [name for name in group if name in reached][:1]]
+    options = {"create_graph": create_graph, "retain_graph": True, "allow_unused": True}
+
+    def arriving(names: list[str]) -> dict[str, Tensor | None]:
+        if not names:
+            return {}
+        try:
+            found = torch.autograd.grad(output, [places[name] for name in names], start, **options)
+        except CheckpointError as error:
+            raise UnsupportedModelError(
+                "a part of the model that torch.utils.checkpoint computes again does not follow the relevance rules; "
+                "call checkpoint(…, use_reentrant=False, context_fn=checkpoint_contexts) with "
+                "zennit_isnet.checkpoint_contexts, outside of the first layer if z^B is on"
+            ) from error
+        return dict(zip(names, found, strict=True))
+
+    # the others of a group in a pass of their own, because each place that is asked for costs time
+    others = {name for group in choices for name in group[1:]}
+    found = arriving([name for name in places if name not in others])
+    missing = [group for group in choices if found[group[0]] is None]
+    found |= arriving([name for group in missing for name in group[1:]])
+    chosen = {name for group in choices for name in [name for name in group if found.get(name) is not None][:1]}
+    left_out = {name for group in choices for name in group} - chosen
     relevance = {}
-    for (name, activation), arrived in zip(places.items(), found, strict=True):
-        if name not in chosen and any(name in group for group in choices):
+    for name, activation in places.items():
+        if name in left_out:
             continue
+        arrived = found[name]
         if arrived is None and name in unreached:
             relevance[name] = torch.zeros_like(activation)
             continue
