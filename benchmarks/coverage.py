@@ -3,7 +3,8 @@
     python benchmarks/coverage.py  # writes benchmarks/results/coverage.md
 
 Beside the checker's verdict stands the conservation error: relevance without biases against the explained logit, in
-float64 at ε = 1e-30, on randomly initialised weights.
+float64 at ε = 1e-30, on randomly initialised weights; the largest one of the images and of the layers that
+``layers="auto"`` takes, which are counted, with their sizes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torchvision
@@ -119,40 +120,59 @@ def without_biases(model: nn.Module) -> nn.Module:
     return model.double()
 
 
-def conservation_error(model: nn.Module, shape: tuple[int, ...]) -> float:
-    """Return ``|Σ R − y| / |y|`` for the largest logit."""
+class Conservation(NamedTuple):
+    """What the relevance of one model's largest logit sums to."""
+
+    error: float
+    """``|Σ R − y| / |y|``, the largest of all places."""
+    layers: dict[str, tuple[int, ...]]
+    """Size of each layer that ``layers="auto"`` takes."""
+
+
+def conservation(model: nn.Module, shape: tuple[int, ...]) -> Conservation:
+    """Explain the largest logit at the images and at the layers."""
     model = without_biases(model).eval()
     images = torch.rand(1, *shape, dtype=torch.float64)
     with torch.no_grad():
         strongest = model(images).abs().argmax(1)
-    attribution = LRPAttribution(LRPFlex(1e-30))
+    attribution = LRPAttribution(LRPFlex(1e-30), layers="auto")
     logits, relevance = attribution(model, images, Target(strongest), create_graph=False)
     logit = logits[0, strongest[0]]
-    return ((relevance["input"].sum() - logit) / logit).abs().item()
+    error = max(((heatmaps.sum() - logit) / logit).abs().item() for heatmaps in relevance.values())
+    return Conservation(error, {name: tuple(r.shape[3:]) for name, r in relevance.items() if name != "input"})
+
+
+def sizes(layers: dict[str, tuple[int, ...]]) -> str:
+    """Return number and sizes of layers: ``3: 8², 4², 2²``; other sizes than squares with all their sides."""
+    squares = [
+        f"{size[0]}²" if len(size) == 2 and size[0] == size[1] else "×".join(map(str, size)) for size in layers.values()
+    ]
+    return f"{len(layers)}: {', '.join(squares)}" if layers else "0"
 
 
 def row(name: str, make: Callable[[], nn.Module] | None, shape: tuple[int, ...]) -> str:
     """Return one line of the table."""
     if make is None:
-        return f"| {name} | – | – | this version does not have it |"
+        return f"| {name} | – | – | – | this version does not have it |"
     with WithoutInitialisation():
         model = make()
     try:
         report = check(model.eval(), torch.rand(1, *shape))
     except ISNetError as error:
-        return f"| {name} | no | – | {error} |"
+        return f"| {name} | no | – | – | {error} |"
     if report.problems:
         reasons = "; ".join(dict.fromkeys(f"`{p.module}` {p.operation}: {p.remedy}" for p in report.problems[:2]))
-        return f"| {name} | no | – | {reasons} |"
+        return f"| {name} | no | – | – | {reasons} |"
     rules = ", ".join(sorted({r.rule for r in report.rows if r.rule}))
-    return f"| {name} | yes | {conservation_error(model, shape):.0e} | {rules} |"
+    error, layers = conservation(model, shape)
+    return f"| {name} | yes | {error:.0e} | {sizes(layers)} | {rules} |"
 
 
 def table(title: str, candidates: Iterable[Candidate]) -> list[str]:
     """Return heading and table of one source."""
     rows = [row(*candidate) for candidate in tqdm(list(candidates), desc=title, unit="model")]
     covered = sum("| yes |" in line for line in rows)
-    head = ["| model | covered | conservation error | rules, or why not |", "| --- | --- | --- | --- |"]
+    head = ["| model | covered | conservation error | layers taken by auto | rules, or why not |", "|" + " --- |" * 5]
     return [f"## {title}", "", f"{covered} of {len(rows)} are covered.", "", *head, *rows, ""]
 
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 from zennit.core import Composite
 
+from zennit_isnet.auto_layers import AUTO, AutoTaps
 from zennit_isnet.composites import LRPFlex
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError, UnsupportedModelError
 from zennit_isnet.relevance.composite import DifferentiableComposite
-from zennit_isnet.taps import AUTO, Taps, layer_per_resolution
+from zennit_isnet.taps import MapTaps
 from zennit_isnet.validation import main_logits
 
 INPUT = "input"
@@ -41,13 +42,16 @@ class LRPAttribution:
     composite : LRPFlex or DifferentiableComposite, optional
         The rules. Default ``LRPFlex()``.
     layers : sequence of str or "auto", default ()
-        Names of further layers, as in ``model.named_modules()``; ``"auto"`` takes the last module of each spatial
-        resolution, found at the first call.
+        Names of further layers, as in ``model.named_modules()``, that return maps ``(N, C, …)`` or ``(N, …, C)``.
+        ``"auto"`` takes one for each halving of the resolution: the last of the outermost modules, so what a stage
+        returns. It looks at the call's own forward pass, so other image sizes may give other layers, and an MLP none.
 
     Raises
     ------
     InvalidTypeError
         If `composite` is a composite of Zennit, whose relevance has no gradient; see `differentiable`.
+    InvalidValueError
+        If a layer is called ``"input"``, as the images are.
 
     Examples
     --------
@@ -66,6 +70,11 @@ class LRPAttribution:
         self.composite = as_composite(composite)
         if isinstance(layers, str) and layers != AUTO:
             raise InvalidTypeError(f'layers must be a sequence of layer names or "auto"; got {layers!r}')
+        if layers != AUTO and INPUT in layers:
+            raise InvalidValueError(
+                f"{INPUT!r} stands for the images, which are always among the layers; leave it out, and of a module "
+                "with that name take one inside of it"
+            )
         self.layers: Sequence[str] | str = layers if isinstance(layers, str) else tuple(layers)
 
     def __call__(
@@ -91,18 +100,18 @@ class LRPAttribution:
         output
             What the model returned.
         relevance : dict of str to Tensor
-            ``{"input": R}`` with ``R`` of shape ``(N, K, C, …)``, and the same for each of `layers`. With `Dual` the
-            relevance of the z⁺ composite follows under ``"input/positive"`` and the like.
+            ``{"input": R}`` with ``R`` of shape ``(N, K, C, …)``, and the same for each of `layers`, also for one that
+            returns ``(N, …, C)``. With `Dual` the relevance of the z⁺ composite follows under ``"input/positive"`` and
+            the like.
 
         Raises
         ------
         UncoveredOperationError
             If the model runs operations that no rule covers.
         InvalidTypeError, InvalidValueError
-            If the model does not return logits, or a layer does not exist, is not spatial, or gets no relevance.
+            If the model does not return logits, or a layer does not exist, returns no maps of the images, or gets no
+            relevance.
         """
-        if self.layers == AUTO:
-            self.layers = layer_per_resolution(model, images)
         # with gradients off, images that require one would not be connected to their own graph
         wants_images = images.requires_grad and torch.is_grad_enabled()
         source = images if wants_images else images.detach().requires_grad_()
@@ -116,7 +125,11 @@ class LRPAttribution:
                 self.composite.set_input_gradient(wants_images)
             fusions = [getattr(composite, "fusion", None) for composite in composites.values()]
             on_copy = [fusion.note_copy for fusion in fusions if fusion is not None]
-            taps = contexts.enter_context(Taps(model, self.layers, on_copy))
+            taps = contexts.enter_context(
+                AutoTaps(model, source.shape, reserved=[INPUT])
+                if self.layers == AUTO
+                else MapTaps(model, self.layers, source.shape, on_copy)
+            )
             # a copy, so that a model may start with an in-place operation; LRPFlex makes its own
             output = model(source if isinstance(self.composite, LRPFlex) else source.clone())
             logits = main_logits(output, source.shape[0])
@@ -127,8 +140,8 @@ class LRPAttribution:
                     for other in composites.values():
                         if other is not composite:
                             others.enter_context(other.inactive())
-                    found = propagate(composite, logits, seeds, places, create_graph)
-                relevance |= {f"{name}{suffix}": heatmaps for name, heatmaps in found.items()}
+                    found = propagate(composite, logits, seeds, places, create_graph, taps.choices)
+                relevance |= {f"{name}{suffix}": taps.channels_first(name, maps, 2) for name, maps in found.items()}
         return output, relevance
 
 
@@ -153,14 +166,19 @@ def as_composite(composite: SignalOrRelevance | None) -> SignalOrRelevance:
 
 
 def propagate(
-    composite: SignalOrRelevance, logits: Tensor, seeds: Tensor, places: dict[str, Tensor], create_graph: bool
+    composite: SignalOrRelevance,
+    logits: Tensor,
+    seeds: Tensor,
+    places: Mapping[str, Tensor],
+    create_graph: bool,
+    choices: Sequence[Sequence[str]] = (),
 ) -> dict[str, Tensor]:
-    """Relevance ``(N, K, C, …)`` at each place, for seeds ``(N, K, C)`` of the signal at the logits."""
-    heatmaps: dict[str, list[Tensor]] = {name: [] for name in places}
+    """Relevance ``(N, K, *)`` at places ``(N, *)``, for seeds ``(N, K, C)`` of the signal at the logits."""
+    heatmaps: dict[str, list[Tensor]] = {}
     for seed in seeds.unbind(1):
         start = seed if isinstance(composite, LRPFlex) else composite.relevance_seed(logits, seed)
-        for name, heatmap in relevance_at(places, composite, logits, start, create_graph).items():
-            heatmaps[name].append(heatmap)
+        for name, heatmap in relevance_at(places, composite, logits, start, create_graph, choices=choices).items():
+            heatmaps.setdefault(name, []).append(heatmap)
     return {name: torch.stack(parts, dim=1) for name, parts in heatmaps.items()}
 
 
@@ -172,23 +190,40 @@ def relevance_at(
     create_graph: bool,
     inputs: Collection[str] = (INPUT,),
     unreached: Collection[str] = (),
+    choices: Sequence[Sequence[str]] = (),
 ) -> dict[str, Tensor]:
     """Relevance at each place, of its shape, for what the composite propagates from the output.
 
     Of the places, `inputs` are what the model was called with, and `unreached` may be without relevance, which is 0.
+    Of each group in `choices` the first that relevance arrives at is meant; the others are left out.
     """
-    try:
-        found = torch.autograd.grad(
-            output, list(places.values()), start, create_graph=create_graph, retain_graph=True, allow_unused=True
-        )
-    except CheckpointError as error:
-        raise UnsupportedModelError(
-            "a part of the model that torch.utils.checkpoint computes again does not follow the relevance rules; "
-            "call checkpoint(…, use_reentrant=False, context_fn=checkpoint_contexts) with "
-            "zennit_isnet.checkpoint_contexts, outside of the first layer if z^B is on"
-        ) from error
+    options = {"create_graph": create_graph, "retain_graph": True, "allow_unused": True}
+
+    def arriving(names: list[str]) -> dict[str, Tensor | None]:
+        if not names:
+            return {}
+        try:
+            found = torch.autograd.grad(output, [places[name] for name in names], start, **options)
+        except CheckpointError as error:
+            raise UnsupportedModelError(
+                "a part of the model that torch.utils.checkpoint computes again does not follow the relevance rules; "
+                "call checkpoint(…, use_reentrant=False, context_fn=checkpoint_contexts) with "
+                "zennit_isnet.checkpoint_contexts, outside of the first layer if z^B is on"
+            ) from error
+        return dict(zip(names, found, strict=True))
+
+    # the others of a group in a pass of their own, because each place that is asked for costs time
+    others = {name for group in choices for name in group[1:]}
+    found = arriving([name for name in places if name not in others])
+    missing = [group for group in choices if found[group[0]] is None]
+    found |= arriving([name for group in missing for name in group[1:]])
+    chosen = {name for group in choices for name in [name for name in group if found.get(name) is not None][:1]}
+    left_out = {name for group in choices for name in group} - chosen
     relevance = {}
-    for (name, activation), arrived in zip(places.items(), found, strict=True):
+    for name, activation in places.items():
+        if name in left_out:
+            continue
+        arrived = found[name]
         if arrived is None and name in unreached:
             relevance[name] = torch.zeros_like(activation)
             continue

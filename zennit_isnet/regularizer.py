@@ -56,8 +56,8 @@ class ISNetRegularizer:
         ``loss(relevance, foreground, c1, c2) -> (N,)``. Default `HeatmapLoss`. With `needs_range` False, no warning.
     layers : sequence of str or "auto", default ()
         LRP deep supervision: names of inner layers, as in ``model.named_modules()``, whose relevance is penalised too;
-        ``"auto"`` takes one layer for each spatial resolution. The images are always among them. Masks are brought to
-        each resolution such that no foreground is ever called background.
+        ``"auto"`` takes one layer for each halving of the resolution; see `LRPAttribution`. The images are always among
+        them. Masks are brought to each resolution such that no foreground is ever called background.
     layer_decay : float, default 0.9
         Decay in (0, 1] of the ranked mean of the layers' losses, the highest first; 1 is the plain mean.
     attribution : callable, optional

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Generator, nn
 
-from zennit_isnet import Dual, HeatmapLoss, ISNetRegularizer, Original, Selective, Stochastic, peers
+from zennit_isnet import Dual, HeatmapLoss, ISNetRegularizer, LRPAttribution, Original, Selective, Stochastic, peers
 from zennit_isnet.data.options import Background
 from zennit_isnet.preservation import eval_mode
-from zennit_isnet.taps import Taps, layer_per_resolution
 
 MakePenalty = Callable[[nn.Module, Generator], ISNetRegularizer]
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
@@ -78,9 +77,9 @@ def _stochastic(layers: str | tuple[str, ...] = (), decay: float = 0.9) -> MakeP
 def _gradcam(model: nn.Module, _: Generator) -> ISNetRegularizer:
     """Guide the coarsest map of at least 8×8 cells: on fewer cells a digit is everywhere."""
     images = torch.zeros(1, 3, 32, 32)
-    with Taps(model, layer_per_resolution(model, images)) as taps, eval_mode(model), torch.no_grad():
-        model(images)
-    fine = [name for name, maps in taps.read().items() if min(maps.shape[2:]) >= 8]
+    with eval_mode(model):
+        _, relevance = LRPAttribution(layers="auto")(model, images, Selective(), create_graph=False)
+    fine = [name for name, maps in relevance.items() if name != "input" and min(maps.shape[3:]) >= 8]
     return peers.gradcam_guided(model, fine[-1])
 
 

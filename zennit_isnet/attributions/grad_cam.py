@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zennit_isnet.attributions.gradient import as_source, gradient, seeds_of
 from zennit_isnet.errors import InvalidTypeError
-from zennit_isnet.taps import Taps
+from zennit_isnet.taps import MapTaps
 from zennit_isnet.validation import main_logits
 
 
@@ -22,8 +22,8 @@ class GradCAM:
     Parameters
     ----------
     layer : str
-        Name of a layer with a spatial output ``(N, C, h, w)`` or ``(N, C, t, h, w)``, as in
-        ``model.named_modules()``; usually the last one before the pooling.
+        Name of a layer, as in ``model.named_modules()``, with a spatial output ``(N, C, h, w)`` or ``(N, h, w, C)``, of
+        videos with ``t`` before ``h``; usually the last one before the pooling.
     relu : bool, default True
         Whether only what speaks for the explained quantity is kept, as in the paper. Captum's default is False.
 
@@ -75,14 +75,16 @@ class GradCAM:
             Also if the layer does not exist, is not spatial, or does not run exactly once.
         """
         source = as_source(images)
-        with torch.enable_grad(), Taps(model, [self.layer]) as taps:
+        with torch.enable_grad(), MapTaps(model, [self.layer], source.shape) as taps:
             output = model(source.clone())
             logits = main_logits(output, len(source))
             activation = taps.read()[self.layer]
+            maps = taps.channels_first(self.layer, activation)
             heatmaps = []
             for seed in seeds_of(formulation, logits):
-                channel_weights = gradient(logits, seed, activation, create_graph).flatten(2).mean(2)
-                heatmaps.append(torch.einsum("nc,nc...->n...", channel_weights, activation).unsqueeze(1))
+                slopes = taps.channels_first(self.layer, gradient(logits, seed, activation, create_graph))
+                channel_weights = slopes.flatten(2).mean(2)
+                heatmaps.append(torch.einsum("nc,nc...->n...", channel_weights, maps).unsqueeze(1))
             relevance = torch.stack(heatmaps, dim=1)
             relevance = relevance.relu() if self.relu else relevance
         return output, {self.layer: relevance if create_graph else relevance.detach()}
