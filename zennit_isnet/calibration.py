@@ -191,8 +191,8 @@ class Maturity:
         if self._images >= _ENOUGH and len(self._classes) == 1 and confidence < 1.5 * self._guess:
             warnings.warn(
                 f"the classifier looks untrained: it takes all {self._images} images for class {min(self._classes)}, "
-                f"with a probability of {confidence:.2g} where a guess has {self._guess:.2g}. Trained, it has another range of "
-                "relevance; train it plainly for some epochs before calibrate(loader), a new head too",
+                f"with a probability of {confidence:.2g} where a guess has {self._guess:.2g}. Trained, it has another "
+                "range of relevance; train it plainly for some epochs before calibrate(loader), a new head too",
                 RelevanceRangeWarning,
                 stacklevel=stacklevel,
             )
