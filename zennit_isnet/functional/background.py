@@ -17,7 +17,7 @@ SMALLEST_COMPLEMENT = 1e-7
 def normalized_background(
     relevance: Tensor,
     foreground: Tensor,
-    decay: float = 0.9,
+    decay: float = 0.99,
     *,
     normalization: Normalization = "absolute_first",
     stabilizer: float = 0.0,
@@ -38,8 +38,9 @@ def normalized_background(
         Heatmaps, signed.
     foreground : Tensor, shape (N, 1, *spatial) or (N, *spatial)
         1 on the object, 0 elsewhere; of any spatial size, see `resize_foreground`.
-    decay : float, default=0.9
-        Weight of each rank relative to the one before, in (0, 1], see `gwrp`.
+    decay : float, default=0.99
+        Weight of each rank relative to the one before, in (0, 1], see `gwrp`: about the 100 hottest cells count. The
+        papers have 0, 0.9 and 0.996.
     normalization : {"absolute_first", "normalize_first"}, default="absolute_first"
         Whether the absolute value is taken before or after the division by the mean of the foreground. The default
         is the stable one.
@@ -93,8 +94,8 @@ def background_loss(
     relevance: Tensor,
     foreground: Tensor,
     *,
-    decay: float = 0.9,
-    background_scale: float = 1.0,
+    decay: float = 0.99,
+    background_scale: float = 0.01,
     normalization: Normalization = "absolute_first",
     stabilizer: float = 0.0,
 ) -> Tensor:
@@ -111,8 +112,9 @@ def background_loss(
     ----------
     relevance, foreground, decay, normalization, stabilizer
         As for `normalized_background`.
-    background_scale : float, default=1.0
-        The :math:`E` of the papers: the normalised background at which ``b`` is one half. Larger is more lenient.
+    background_scale : float, default=0.01
+        The :math:`E` of the papers: the normalised background at which ``b`` is one half, below which the loss hardly
+        pushes. The papers have 1 and 10, which is lenient: a background spread over the image stays.
 
     Returns
     -------
@@ -149,8 +151,11 @@ def background_loss(
 
 
 def _saturating_ratio(numerator: Tensor, denominator: Tensor, ceiling: float) -> Tensor:
-    """Divide; ``0 / 0`` is 0 and large is `ceiling`, both with zero gradient. Subnormal numbers count as zero."""
-    tiny = torch.finfo(numerator.dtype).tiny
+    """Divide; ``0 / 0`` is 0 and large is `ceiling`, both with zero gradient. Subnormal numbers count as zero.
+
+    So do somewhat larger ones where the ceiling is low: the loss that saturates there has as much steeper a slope.
+    """
+    tiny = torch.finfo(numerator.dtype).tiny * max(1.0, 1 / (ceiling * SMALLEST_COMPLEMENT))
     # Any common factor cancels, so a constant one may bring both near 1, where no gradient can overflow on its way.
     total = (numerator + denominator).detach()
     nothing, zero_denominator = total < tiny, denominator < tiny

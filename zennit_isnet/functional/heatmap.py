@@ -16,8 +16,8 @@ def heatmap_loss(
     *,
     background_weight: float = 1.0,
     foreground_weight: float = 1.0,
-    decay: float = 0.9,
-    background_scale: float = 1.0,
+    decay: float = 0.99,
+    background_scale: float = 0.01,
     foreground_variant: ForegroundVariant = "hybrid",
     normalization: Normalization = "absolute_first",
     stabilizer: float = 0.0,
@@ -35,7 +35,7 @@ def heatmap_loss(
         As for `foreground_loss`.
     background_weight, foreground_weight : float, default=1.0
         Weights of the two losses, at least 0.
-    background_scale : float, default=1.0
+    background_scale : float, default=0.01
         As for `background_loss`.
     foreground_variant : {"hybrid", "squared"}, default="hybrid"
         The `variant` of `foreground_loss`.
