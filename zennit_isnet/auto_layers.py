@@ -21,6 +21,13 @@ LISTS = (nn.ModuleList, nn.ModuleDict)
 """Containers that never run: what is in them belongs to the module around them. Subclasses may run."""
 
 
+def is_chain(module: nn.Module | None) -> bool:
+    """Whether everything flows through each child of a module: what is in it lies as far outside as itself."""
+    return type(module) in LISTS or (
+        isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+    )
+
+
 class Candidate(NamedTuple):
     """An output that may stand for its resolution."""
 
@@ -53,10 +60,10 @@ class Mark(NamedTuple):
 class AutoTaps(MapTaps):
     """Taps on one layer for each octave of resolution below that of the images.
 
-    Of the outermost modules it is the last one to run: what a stage returns, through which everything flows, and no
-    part of a block. Left out are maps of a single cell, maps finer than those that came before (upsampled ones),
-    outputs that an in-place operation has overwritten, modules that run more than once, and outputs that no relevance
-    arrives at. The outputs are kept as they are and not copied.
+    Of the outermost modules, and those chained in them, it is the last one to run: what a stage returns, through which
+    everything flows, and no part of a block. Left out are maps of a single cell, maps finer than those that came
+    before (upsampled ones), outputs that an in-place operation has overwritten, modules that run more than once, and
+    outputs that no relevance arrives at. The outputs are kept as they are and not copied.
 
     Parameters
     ----------
@@ -124,10 +131,10 @@ class AutoTaps(MapTaps):
             self._keep_best(Candidate(level, depth, next(self._order), name, reading, output, output._version))
 
     def _depth(self, name: str) -> int:
-        """Return how many modules a module lies in, lists of modules and the model not among them."""
+        """Return how many modules a module lies in, chains and lists of modules and the model not among them."""
         parts = name.split(".")
         around = (self._modules.get(".".join(parts[:end])) for end in range(1, len(parts)))
-        return sum(type(module) not in LISTS for module in around)
+        return sum(not is_chain(module) for module in around)
 
     def _is_finer_than_before(self, level: int, depth: int) -> bool:
         return any(mark.level > level and mark.depth <= depth for mark in self._marks)

@@ -94,8 +94,8 @@ class LossBalance:
         """Count a step, measure where it is due, and return the factor."""
         if self.calls % self.every == 0:
             norms = gradient_norms(model, classification, penalty)
-            # after an overflow of half precision the former factor stays
-            if all(map(math.isfinite, norms)):
+            # the former factor stays after an overflow of half precision, and where no image of the batch has a mask
+            if all(map(math.isfinite, norms)) and norms.penalty > 0:
                 self._see(norms, stacklevel + 1)
         self.calls += 1
         return self.factor
@@ -104,7 +104,7 @@ class LossBalance:
         self.norms = norms
         self.measurements += 1
         self.mean += (norms.classification - self.mean) / self.measurements
-        self.factor = min(1.0, self.limit * self.mean / norms.penalty) if norms.penalty and self.mean else 1.0
+        self.factor = min(1.0, self.limit * self.mean / norms.penalty) if self.mean else 1.0
         usual = GradientNorms(self.mean, self.factor * norms.penalty)
         self._watch.see(usual.ratio, f"{self.every * PATIENCE} steps", stacklevel + 1)
 

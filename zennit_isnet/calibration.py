@@ -145,7 +145,7 @@ class VanishingWatch:
     def due(self, free: bool) -> bool:
         """Count a call and say whether to look at it: at each where that is free, at a few in a row elsewhere."""
         self._calls += 1
-        return free or self._calls % _LOOK < _STREAK
+        return free or self._calls % _LOOK >= _LOOK - _STREAK
 
     def see(self, totals: Mapping[str, float], ranges: Mapping[str, RelevanceRange], *, stacklevel: int = 2) -> None:
         """Count the layers whose mean total |relevance| is far below their range, and warn with `_STREAK` in a row."""
@@ -201,9 +201,9 @@ class Maturity:
 def no_relevance_message(layer: str, model: nn.Module) -> str:
     """Say that no relevance arrives, and what of the model could be the reason."""
     zero = [name for name, p in model.named_parameters() if p.ndim > 1 and p.numel() and not bool(p.detach().any())]
-    reason = (
-        f"{', '.join(zero)} is zero throughout" if zero else "all images are zero, or units that all paths pass are"
-    )
+    reason = "each image has one colour, or units that all paths pass are zero"
+    if zero:
+        reason = f"{', '.join(zero)} is zero throughout"
     return (
         f"all relevance at {layer!r} is zero: the logits do not depend on the images ({reason}); train the classifier "
         "plainly for some epochs first, or initialise a new head with random weights"

@@ -45,7 +45,8 @@ class LRPFlex(ExclusiveComposite):
     reference : float, sequence, Tensor or "darkest", default 0.0
         The value of the images that carries no relevance, one number or one for each channel: the relevance is
         ``(x − reference) ⊙ G``. ``"darkest"`` takes the lowest value of each channel of each image. After
-        normalization by mean and standard deviation 0 is a mid-grey, and black borders carry relevance.
+        normalization by mean and standard deviation 0 is a mid-grey, and black borders carry relevance. Not with
+        `box`.
     detach_statistics : bool, default False
         Whether ``σ`` of a BatchNorm in train mode is constant also as a function of the parameters. By default it
         is alive, so that parameter gradients agree with finite differences.
@@ -66,7 +67,8 @@ class LRPFlex(ExclusiveComposite):
     Raises
     ------
     InvalidValueError
-        If `epsilon` is negative, `epsilon_ratio` is not positive, one of them is not finite, or the box is empty.
+        If `epsilon` is negative, `epsilon_ratio` is not positive, one of them is not finite, the box is empty, or
+        `reference` is given with it.
     UncoveredOperationError
         From the forward pass inside of the context, if the model runs an operation that no rule covers.
 
@@ -115,6 +117,8 @@ class LRPFlex(ExclusiveComposite):
         self.epsilon_ratio = float(epsilon_ratio)
         self.box = None if box is None else as_box(box)
         self.reference = as_reference(reference)
+        if self.box is not None and self.reference is not None:
+            raise InvalidValueError("give box or reference, not both: z^B has its zero at the ends of the box")
         self.detach_statistics = detach_statistics
         self._own_rules = function_rules(rules)
         self.modules = ModuleRules(modules)

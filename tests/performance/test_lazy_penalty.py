@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from zennit_isnet import EveryNth, InvalidTypeError, InvalidValueError, ISNetRegularizer
+from zennit_isnet import EveryNth, InvalidTypeError, InvalidValueError, ISNetRegularizer, Selective
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def batch():
 
 
 def lazy(model, every):
-    regularizer = ISNetRegularizer(model, every=every)
+    regularizer = ISNetRegularizer(model, formulation=Selective(), layers=(), every=every)
     regularizer.load_state_dict({"ranges": {"input": {"c1": 0.1, "c2": 10.0}}, "formulation": {}})
     return regularizer
 
@@ -101,13 +101,13 @@ def test_a_call_that_fails_does_not_count(model, batch):
 @pytest.mark.parametrize("every", [0, -1])
 def test_less_than_every_call_is_refused(model, every):
     with pytest.raises(InvalidValueError, match=f"every must be at least 1.*got {every}"):
-        ISNetRegularizer(model, every=every)
+        ISNetRegularizer(model, formulation=Selective(), layers=(), every=every)
 
 
 @pytest.mark.parametrize("every", [1.5, "2", True, None])
 def test_every_must_be_an_integer(model, every):
     with pytest.raises(InvalidTypeError, match="every must be an integer"):
-        ISNetRegularizer(model, every=every)
+        ISNetRegularizer(model, formulation=Selective(), layers=(), every=every)
 
 
 @pytest.mark.parametrize("calls", [-1, 0.5, "3", None])

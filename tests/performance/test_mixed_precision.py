@@ -16,6 +16,7 @@ from zennit_isnet import (
     ISNetRegularizer,
     LRPFlex,
     Original,
+    Selective,
     SoftmaxGradient,
     Stochastic,
     differentiable,
@@ -37,7 +38,7 @@ def smooth_net(num_classes):
 
 
 def regularizer_of(model, epsilon=1e-2, size=64):
-    regularizer = ISNetRegularizer(model, composite=LRPFlex(epsilon))
+    regularizer = ISNetRegularizer(model, composite=LRPFlex(epsilon), formulation=Selective(), layers=())
     regularizer.calibrate([batch(size)[0]], progress=False)
     return regularizer
 
@@ -88,7 +89,7 @@ def two_blocks():
 def test_under_autocast_every_kind_of_step_stays_close_to_full_precision(step, dtype):
     torch.manual_seed(0)
     model, (images, masks) = two_blocks(), batch(16)
-    regularizer = ISNetRegularizer(model, **STEPS[step]())
+    regularizer = ISNetRegularizer(model, **{"formulation": Selective(), **STEPS[step]()})
     regularizer.calibrate([images], progress=False)
     state = regularizer.state_dict()
     _, expected = regularizer(images, masks)

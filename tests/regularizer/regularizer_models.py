@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zennit_isnet import ISNetRegularizer, RelevanceRange
+from zennit_isnet import ISNetRegularizer, LRPFlex, RelevanceRange, Selective
 
 CLASSES = 3
 
@@ -126,9 +126,15 @@ def batch(count: int = 4, size: int = 32) -> tuple[Tensor, Tensor]:
     return torch.rand(count, 3, size, size), masks
 
 
-def regularizer_of(model: nn.Module, **parts) -> ISNetRegularizer:
-    """A regularizer whose foreground term does not drown the rest on an untrained net."""
-    regularizer = ISNetRegularizer(model, **parts)
+def on_images(model: nn.Module, **parts: Any) -> ISNetRegularizer:
+    """A regularizer that draws nothing and explains the images alone, unless told otherwise."""
+    relevance = {} if "attribution" in parts else {"composite": LRPFlex(), "layers": ()}
+    return ISNetRegularizer(model, **{"formulation": Selective(), **relevance, **parts})
+
+
+def regularizer_of(model: nn.Module, **parts: Any) -> ISNetRegularizer:
+    """The same, with a foreground term that does not drown the rest on an untrained net."""
+    regularizer = on_images(model, **parts)
     regularizer.ranges = {"input": RelevanceRange(0.01, 0.25)}
     return regularizer
 

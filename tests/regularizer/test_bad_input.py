@@ -22,7 +22,7 @@ from regularizer_calls import (
     with_target,
     with_value,
 )
-from regularizer_models import ModelState, Wrapped, batch, tiny_net
+from regularizer_models import ModelState, WithOutput, Wrapped, batch, tiny_net
 from torch import nn
 from torch.nn import functional as F
 
@@ -36,6 +36,7 @@ from zennit_isnet import (
     LRPAttribution,
     LRPFlex,
     RelevanceRange,
+    Selective,
     Target,
     UncoveredOperationError,
     UnsupportedModelError,
@@ -236,7 +237,14 @@ CASES: list[Case] = [
     ("nothing", with_output(lambda y: None), InvalidTypeError, ["(N, C), or a named tuple", "got NoneType"]),
     ("a map", with_output(lambda y: y[..., None, None]), InvalidValueError, ["shape (N, C)", "got (4, 3, 1, 1)"]),
     ("one number", with_output(lambda y: y[:, 0]), InvalidValueError, ["shape (N, C)", "got (4,)"]),
-    ("one logit", with_output(lambda y: y[:, :1]), InvalidValueError, ["at least two", "(4, 1)", "Stochastic()"]),
+    (
+        "one logit",
+        lambda model, images, masks: ISNetRegularizer(WithOutput(lambda y: y[:, :1]), formulation=Selective())(
+            images, masks
+        ),
+        InvalidValueError,
+        ["at least two", "(4, 1)", "Stochastic()"],
+    ),
     # calibration
     ("batches in dicts", with_loader(lambda x: [{"image": x}]), InvalidTypeError, ["must be a Tensor", "got dict"]),
     ("empty batches", with_loader(lambda x: [()]), InvalidTypeError, ["must be a Tensor", "got tuple"]),
@@ -265,9 +273,9 @@ CASES: list[Case] = [
     ),
     (
         "the state of another formulation",
-        with_state({"ranges": {}, "formulation": {"generator": torch.zeros(1)}}),
+        with_state({"ranges": {}, "formulation": {}}),
         InvalidValueError,
-        ["Selective", "['generator']"],
+        ["Stochastic", "['generator']"],
     ),
     # inference mode
     *[

@@ -89,6 +89,16 @@ def test_an_overflow_keeps_the_former_factor(model):
     assert balance(model, classification, penalty * torch.inf) == before
 
 
+def test_a_batch_without_masks_keeps_the_former_factor(model):
+    balance = LossBalance(limit=5.0, every=1)
+    regularizer = regularizer_of(model)
+    classification, penalty = losses(regularizer)
+    before = balance(model, classification, 1e3 * penalty)
+    images, masks = batch(4, size=8)
+    _, without = regularizer(images, masks, torch.zeros(4, dtype=torch.bool))
+    assert balance(model, classification, without) == before < 1
+
+
 def test_gradients_are_measured_at_the_first_step_and_each_fiftieth(model):
     regularizer = regularizer_of(model)
     classification, penalty = losses(regularizer)

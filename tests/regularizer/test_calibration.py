@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from regularizer_models import DenseNetLike, batch, tiny_net, with_mixed_modes
+from regularizer_models import DenseNetLike, batch, on_images, tiny_net, with_mixed_modes
 from torch.utils.data import DataLoader, TensorDataset
 
 from zennit_isnet import (
@@ -133,7 +133,7 @@ class TestCalibrate:
         expected = totals(model.eval(), images, formulation, composite)
 
         with_mixed_modes(model)
-        regularizer = ISNetRegularizer(model, composite=composite, formulation=formulation)
+        regularizer = on_images(model, composite=composite, formulation=formulation)
         found = regularizer.calibrate(images.split(4), progress=False)
 
         mean, std = expected.mean(), expected.std(ddof=1)
@@ -157,7 +157,7 @@ class TestCalibrate:
     )
     def test_takes_what_data_loaders_yield(self, loader):
         model, (images, _) = tiny_net(), batch(8, size=8)
-        regularizer = ISNetRegularizer(model)
+        regularizer = on_images(model)
         expected = totals(model.eval(), images, regularizer.formulation)
         measured = regularizer.calibrate(loader(images), progress=False)["input"]
         assert measured.count == 8
@@ -165,14 +165,14 @@ class TestCalibrate:
 
     @pytest.mark.parametrize("progress", [True, False])
     def test_shows_a_progress_bar_unless_told_not_to(self, progress, capsys):
-        ISNetRegularizer(tiny_net()).calibrate([batch(4, size=8)], progress=progress)
+        on_images(tiny_net()).calibrate([batch(4, size=8)], progress=progress)
         out, err = capsys.readouterr()
         assert out == ""
         assert ("calibrating" in err) is progress
 
     def test_uses_the_range_from_now_on(self):
         model, (images, masks) = tiny_net().eval(), batch(size=8)
-        regularizer = ISNetRegularizer(model)
+        regularizer = on_images(model)
         measured = regularizer.calibrate([images], progress=False)["input"]
         expected = HeatmapLoss()(regularizer.heatmap(images), masks, measured.c1, measured.c2).mean()
         torch.testing.assert_close(regularizer(images, masks)[1].detach(), expected)
@@ -183,7 +183,7 @@ class TestCalibrate:
             return model(images), {"deep": relevance * torch.tensor([1.0, -3.0]).view(2, 1, 1, 1), "input": relevance}
 
         images = batch(6, size=8)[0]
-        found = ISNetRegularizer(tiny_net(), attribution=attribution).calibrate([images], progress=False)
+        found = on_images(tiny_net(), attribution=attribution).calibrate([images], progress=False)
         assert list(found) == ["deep", "input"]
         sums = images.double().flatten(1).sum(1).numpy()
         assert found["input"].mean == pytest.approx(sums.mean(), rel=1e-5)
@@ -194,21 +194,21 @@ class TestCalibrate:
         ("loader", "message"),
         [
             ([], "at least 2 images, got 0"),
-            ([torch.full((1, 3, 8, 8), 0.5)], "at least 2 images, got 1"),
-            ([torch.full((1, 3, 8, 8), 0.5)] * 3, r"got c1 = .*standard deviation 0, 3 images"),
-            ([torch.zeros(4, 3, 8, 8)], r"all relevance at 'input' is zero: .*all images are zero"),
+            ([batch(1, size=8)[0]], "at least 2 images, got 1"),
+            ([batch(1, size=8)[0]] * 3, r"got c1 = .*standard deviation 0, 3 images"),
+            ([torch.zeros(4, 3, 8, 8)], r"all relevance at 'input' is zero: .*each image has one colour"),
         ],
         ids=["empty loader", "one image", "identical images", "no relevance"],
     )
     def test_what_gives_no_range_is_an_error_and_keeps_the_former_one(self, loader, message):
-        regularizer = ISNetRegularizer(tiny_net())
+        regularizer = on_images(tiny_net())
         before = regularizer.calibrate([batch(4, size=8)[0]], progress=False)
         with pytest.raises(CalibrationError, match=message):
             regularizer.calibrate(loader, progress=False)
         assert regularizer.ranges == before
 
     def test_the_returned_ranges_are_the_users_own(self):
-        regularizer = ISNetRegularizer(tiny_net())
+        regularizer = on_images(tiny_net())
         regularizer.calibrate([batch(4, size=8)[0]], progress=False).clear()
         assert list(regularizer.ranges) == ["input"]
 
@@ -217,34 +217,34 @@ class TestState:
     def test_survives_a_file_that_holds_nothing_but_numbers_and_tensors(self, tmp_path):
         images, masks = batch(size=8)
         model = tiny_net().eval()
-        first = ISNetRegularizer(model, formulation=Stochastic(torch.Generator().manual_seed(3)))
+        first = on_images(model, formulation=Stochastic(torch.Generator().manual_seed(3)))
         first.calibrate([images], progress=False)
         torch.save(first.state_dict(), tmp_path / "state.pt")
 
-        second = ISNetRegularizer(model, formulation=Stochastic(torch.Generator().manual_seed(4)))
+        second = on_images(model, formulation=Stochastic(torch.Generator().manual_seed(4)))
         second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
         assert second.ranges == first.ranges
         for _ in range(5):
             assert torch.equal(second(images, masks)[1], first(images, masks)[1])
 
     def test_of_a_fresh_regularizer_is_empty_and_resets_another(self):
-        regularizer = ISNetRegularizer(tiny_net())
+        regularizer = on_images(tiny_net())
         fresh = regularizer.state_dict()
         regularizer.calibrate([batch(4, size=8)[0]], progress=False)
         regularizer.load_state_dict(fresh)
         assert regularizer.ranges == {}
 
     def test_is_a_copy(self):
-        regularizer = ISNetRegularizer(tiny_net())
+        regularizer = on_images(tiny_net())
         regularizer.calibrate([batch(4, size=8)[0]], progress=False)
         state = regularizer.state_dict()
         state["ranges"]["input"]["c1"] = -1.0
         assert regularizer.ranges["input"].c1 > 0
 
     def test_of_a_formulation_without_state_is_fine(self):
-        regularizer = ISNetRegularizer(tiny_net(), formulation=lambda logits: torch.ones_like(logits).unsqueeze(1))
+        regularizer = on_images(tiny_net(), formulation=lambda logits: torch.ones_like(logits).unsqueeze(1))
         regularizer.calibrate([batch(4, size=8)[0]], progress=False)
-        other = ISNetRegularizer(tiny_net(), formulation=regularizer.formulation)
+        other = on_images(tiny_net(), formulation=regularizer.formulation)
         other.load_state_dict(regularizer.state_dict())
         assert other.ranges == regularizer.ranges
 
@@ -254,7 +254,7 @@ def far_from_the_default_range(factor: float) -> ISNetRegularizer:
     images = batch(size=8)[0]
     with torch.no_grad():
         model[-1].weight.mul_(factor / totals(model, images, Target(0)).mean())
-    return ISNetRegularizer(model, formulation=Target(0))
+    return on_images(model, formulation=Target(0))
 
 
 class TestWarning:
@@ -310,7 +310,7 @@ class TestScatterWarning:
     def test_comes_where_the_seeds_of_a_certain_classifier_vanish(self):
         model, images = certain_classifier()
         with pytest.warns(RelevanceRangeWarning, match=r"'input' scatters .*delta=0") as caught:
-            ranges = ISNetRegularizer(model, formulation=Selective(1e-2)).calibrate([images], progress=False)
+            ranges = on_images(model, formulation=Selective(1e-2)).calibrate([images], progress=False)
         assert ranges["input"].std > ranges["input"].mean
         assert caught[0].filename == __file__
 
@@ -318,14 +318,14 @@ class TestScatterWarning:
         model, images = certain_classifier()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            ISNetRegularizer(model, formulation=Selective(1e-2)).calibrate([images[::2]], progress=False)
+            on_images(model, formulation=Selective(1e-2)).calibrate([images[::2]], progress=False)
 
     @pytest.mark.parametrize("formulation", [Selective(), Stochastic()], ids=repr)
     def test_does_not_come_where_the_seeds_do_not_vanish(self, formulation):
         model, images = certain_classifier()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            ISNetRegularizer(model, formulation=formulation).calibrate([images], progress=False)
+            on_images(model, formulation=formulation).calibrate([images], progress=False)
 
 
 class TestWithoutTraining:
@@ -336,9 +336,9 @@ class TestWithoutTraining:
         with pytest.raises(
             CalibrationError, match=r"'input' is zero: .*8\.weight is zero throughout.*train .* plainly"
         ):
-            ISNetRegularizer(model).calibrate([images], progress=False)
+            on_images(model).calibrate([images], progress=False)
         with pytest.raises(InvalidValueError, match=r"'input' is zero: .*8\.weight is zero throughout"):
-            ISNetRegularizer(model)(images, torch.ones(4, 1, 8, 8))
+            on_images(model)(images, torch.ones(4, 1, 8, 8))
 
     def test_logits_of_a_guess_that_name_one_class_draw_a_warning(self):
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4))
@@ -349,13 +349,13 @@ class TestWithoutTraining:
         with pytest.warns(
             RelevanceRangeWarning, match=r"looks untrained: it takes all 40 images for class 0"
         ) as caught:
-            ISNetRegularizer(model).calibrate([images], progress=False)
+            on_images(model).calibrate([images], progress=False)
         assert caught[0].filename == __file__
 
 
 class TestVanishedRelevance:
     def regularizer(self, c1):
-        regularizer = ISNetRegularizer(tiny_net())
+        regularizer = on_images(tiny_net())
         regularizer.ranges = {"input": RelevanceRange(c1, 25 * c1)}
         return regularizer
 

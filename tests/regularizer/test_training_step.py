@@ -12,6 +12,7 @@ from regularizer_models import (
     Failing,
     ModelState,
     batch,
+    on_images,
     regularizer_of,
     resnet18,
     tiny_net,
@@ -21,7 +22,7 @@ from torch.nn.functional import cross_entropy, interpolate
 from torchvision import tv_tensors
 from torchvision.models import googlenet
 
-from zennit_isnet import HeatmapLoss, ISNetRegularizer, LRPAttribution, LRPFlex, Original, RelevanceRange, Stochastic
+from zennit_isnet import HeatmapLoss, LRPAttribution, LRPFlex, Original, RelevanceRange, Stochastic
 
 pytestmark = pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")
 
@@ -33,7 +34,7 @@ def test_a_step_runs_the_model_once(formulation):
     model, (images, masks) = nn.Sequential(*tiny_net()), batch(size=8)
     calls = []
     model[3].register_forward_hook(lambda *_: calls.append(1))
-    ISNetRegularizer(model, formulation=formulation)(images, masks)
+    on_images(model, formulation=formulation)(images, masks)
     assert len(calls) == 1
 
 
@@ -75,7 +76,7 @@ def test_the_penalty_is_the_loss_of_the_heatmaps_with_the_range_in_use():
 
 def test_without_calibration_the_range_is_that_of_the_authors():
     model, (images, masks) = tiny_net().eval(), batch(size=8)
-    plain, explicit = ISNetRegularizer(model), ISNetRegularizer(model)
+    plain, explicit = on_images(model), on_images(model)
     explicit.ranges = {"input": RelevanceRange(1.0, 25.0)}
     assert torch.equal(plain(images, masks)[1], explicit(images, masks)[1])
 
@@ -93,7 +94,7 @@ def test_every_part_can_be_replaced():
 
     formulation.weight = 3.0
     model, (images, masks) = tiny_net().eval(), batch(size=8)
-    regularizer = ISNetRegularizer(model, attribution=attribution, formulation=formulation, loss=loss, layer_decay=1.0)
+    regularizer = on_images(model, attribution=attribution, formulation=formulation, loss=loss, layer_decay=1.0)
     regularizer.ranges = {"deep": RelevanceRange(2.0, 3.0), "input": RelevanceRange(5.0, 7.0)}
     logits, penalty = regularizer(images, masks)
     torch.testing.assert_close(penalty, (2 * 3 * logits.sum(1).mean() + 5 * images.flatten(1).sum(1).mean()) / 2)
@@ -139,7 +140,7 @@ def test_a_few_steps_move_relevance_to_the_foreground():
         images[index, label, 4:8, 4:8] += 1  # on the object
         images[index, label, :2] -= 1  # in the background
     model = tiny_net()
-    regularizer = ISNetRegularizer(model)
+    regularizer = on_images(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(10):
         optimizer.zero_grad()

@@ -36,15 +36,15 @@ CHOSEN: dict[str, tuple[int, Layers]] = {
     "vit_b_16": (32, {"conv_proj": (768, 2)}),
     "convnext_tiny": (
         64,
-        {"features.1": (96, 16), "features.3": (192, 8), "features.5": (384, 4), "features": (768, 2)},
+        {"features.2.0": (96, 16), "features.4.0": (192, 8), "features.6.0": (384, 4), "features": (768, 2)},
     ),
     "densenet121": (
         64,
         {
             "features.relu0": (64, 32),
-            "features.denseblock1": (256, 16),
-            "features.denseblock2": (512, 8),
-            "features.denseblock3": (1024, 4),
+            "features.transition1.conv": (128, 16),
+            "features.transition2.conv": (256, 8),
+            "features.transition3.conv": (512, 4),
             "features.denseblock4": (1024, 2),  # and not "features", to which a ReLU in place writes
         },
     ),
@@ -126,7 +126,7 @@ CHOSEN: dict[str, tuple[int, Layers]] = {
     ),
     "squeezenet1_1": (
         64,
-        {"features.1": (64, 31), "features.4": (128, 15), "features.7": (256, 7), "features": (512, 3)},
+        {"features.1": (64, 31), "features.4": (128, 15), "features.7": (256, 7), "classifier.2": (10, 3)},
     ),
     "swin_t": (64, {"features.1": (96, 16), "features.3": (192, 8), "features.5": (384, 4), "permute": (768, 2)}),
     "swin_v2_t": (64, {"features.1": (96, 16), "features.3": (192, 8), "features.5": (384, 4), "permute": (768, 2)}),

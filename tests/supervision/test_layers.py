@@ -80,7 +80,7 @@ def test_every_layer_conserves_the_logit_without_biases(composite: Any, generato
 def test_the_penalty_is_the_ranked_mean_of_the_layers_losses(net: nn.Module, images: Tensor) -> None:
     masks = torch.zeros(len(images), 1, *images.shape[2:])
     masks[:, :, 2:4, 1:3] = 1
-    regularizer = ISNetRegularizer(net, layers=["2"], layer_decay=0.3)
+    regularizer = ISNetRegularizer(net, composite=LRPFlex(), formulation=Selective(), layers=["2"], layer_decay=0.3)
     regularizer.calibrate([images], progress=False)
     assert set(regularizer.ranges) == {"input", "2"}
     _, penalty = regularizer(images, masks)

@@ -1,0 +1,104 @@
+"""ε relative to the activations of a layer: what it leaves alone, and that its gradient is exact."""
+
+from __future__ import annotations
+
+import nets
+import pytest
+import torch
+from finite_differences import TOLERANCE, backward_gradients, worst_relative_error
+from torch import nn
+
+from zennit_isnet import LRPAttribution, LRPFlex, Original, Target
+
+ACTIVATIONS = [nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Mish, nn.Tanh, nn.ELU, nn.LeakyReLU]
+
+
+def relevance_of(model, images, formulation=None, **options):
+    formulation = Original() if formulation is None else formulation
+    return LRPAttribution(LRPFlex(**options))(model, images, formulation)[1]["input"]
+
+
+def small_net(activation, generator, norm=nn.BatchNorm2d):
+    model = nn.Sequential(
+        nn.Conv2d(nets.CHANNELS, 6, 3, padding=1),
+        norm(6) if norm is nn.BatchNorm2d else norm(2, 6),
+        activation(),
+        nn.Conv2d(6, 6, 3, padding=1),
+        activation(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, nets.CLASSES),
+    )
+    return nets.randomise(model.double(), generator)
+
+
+def test_the_scale_of_a_layer_makes_no_difference(generator):
+    """Activations times s, the next weights by s: the same function, and the same relevance."""
+    model, images = small_net(nn.ReLU, generator).eval(), nets.make_images(generator)
+    before, before_absolute = relevance_of(model, images), relevance_of(model, images, epsilon=0.3)
+    with torch.no_grad():
+        model[1].weight *= 50
+        model[1].bias *= 50
+        model[3].weight /= 50
+    torch.testing.assert_close(relevance_of(model, images), before, rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(relevance_of(model, images, epsilon=0.3), before_absolute, rtol=0.1)
+
+
+def test_one_images_relevance_does_not_depend_on_the_others(generator):
+    model, images = small_net(nn.ReLU, generator).eval(), nets.make_images(generator)
+    alone = torch.cat([relevance_of(model, image.unsqueeze(0)) for image in images])
+    torch.testing.assert_close(relevance_of(model, images), alone, rtol=1e-9, atol=1e-12)
+
+
+def test_it_is_the_root_mean_square_of_an_images_activations(generator):
+    images = torch.randn(3, 4, 5, 5, generator=generator, dtype=torch.float64).requires_grad_()
+    with LRPFlex(epsilon_ratio=0.7).context(model := nn.ReLU()):
+        output = model(images)
+        (relevance,) = torch.autograd.grad(output, images, torch.ones_like(output))
+    epsilon = 0.7 * output.square().mean((1, 2, 3), keepdim=True).sqrt()
+    torch.testing.assert_close(relevance, images * output / (output + epsilon))
+
+
+def test_a_layer_that_is_silent_throughout_gives_no_relevance_and_no_nan(generator):
+    model, images = small_net(nn.ReLU, generator).eval(), nets.make_images(generator)
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].bias.fill_(-1)
+    relevance = relevance_of(model, images)
+    assert not relevance.any()
+    found = torch.autograd.grad(relevance.sum(), list(model.parameters()), materialize_grads=True, allow_unused=True)
+    assert all(gradient.isfinite().all() for gradient in found)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("options", [{"epsilon_ratio": 0.3}, {"epsilon_ratio": 2.0}, {"epsilon": 0.0}], ids=str)
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_the_gradient_of_the_relevance_is_that_of_finite_differences(activation, options, training, generator):
+    model, images = small_net(activation, generator).train(training), nets.make_images(generator)
+    leaves, statistics = list(model.parameters()), [buffer.clone() for buffer in model.buffers()]
+
+    def value():
+        with torch.no_grad():
+            for buffer, kept in zip(model.buffers(), statistics, strict=True):
+                buffer.copy_(kept)
+        return relevance_of(model, images, Target(1), **options).square().sum()
+
+    gradients = backward_gradients(value(), leaves)
+    assert worst_relative_error(lambda: value().item(), leaves, gradients, generator) <= TOLERANCE
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.GroupNorm])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("options", [{"epsilon_ratio": 1e-30}, {"epsilon": 0.0}], ids=str)
+def test_relevance_is_conserved_without_damping(activation, options, norm, generator):
+    model, images = nets.without_biases(small_net(activation, generator, norm)).eval(), nets.make_images(generator)
+    relevance = relevance_of(model, images, Target(1), **options)
+    torch.testing.assert_close(relevance.sum((1, 2, 3, 4)), model(images)[:, 1], rtol=1e-8, atol=1e-12)
+
+
+def test_with_half_precision_the_relevance_is_that_of_single_precision(generator):
+    model, images = small_net(nn.ReLU, generator).eval().float(), nets.make_images(generator).float()
+    expected = relevance_of(model, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = relevance_of(model, images)
+    assert torch.cosine_similarity(found.flatten().float(), expected.flatten(), dim=0) > 0.999
