@@ -96,5 +96,5 @@ for step, (images, masks, labels) in zip(range(3), loader, strict=False):
 
 # %%
 # This model is untrained, as the warning says, so its range and its penalty mean nothing yet:
-# :doc:`plot_finetune_resnet` starts from a
-# pretrained one. Where masks come from is a page of its own, :doc:`/how-to/masks`.
+# :doc:`plot_finetune_resnet` starts from a pretrained one. Where masks come from is a page of its own,
+# :doc:`/how-to/masks`.
