@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None, digits: Digits | None = None) -
                     loss = cross_entropy(model(images), labels)
                 else:
                     logits, penalty = regularizer(images, masks)
-                    loss = (1 - options.weight) * cross_entropy(logits, labels) + options.weight * penalty
+                    loss = regularizer.balanced(cross_entropy(logits, labels), penalty, options.weight)
             optimizer.zero_grad()
             accelerator.backward(loss)  # scales the whole loss where fp16 needs it
             accelerator.clip_grad_norm_(model.parameters(), 1.0)

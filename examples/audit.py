@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> AuditReport:
     """Train or load, audit, and write the report."""
     options = parse(arguments)
     options.digits = load_digits()
-    options.weight = options.label_smoothing = 0.0  # a plain training has neither heatmap loss nor smoothing
+    options.weight = 0.0  # a plain training has no heatmap loss
     options.output.mkdir(parents=True, exist_ok=True)
     if options.checkpoint is None:
         model, _ = train("plain", "biased", options)

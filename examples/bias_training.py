@@ -86,7 +86,10 @@ def validation_loss(
     regularizer: ISNetRegularizer | None,
     weight: float,
 ) -> float:
-    """Return the training loss on validation images, in eval mode."""
+    """Return the training loss on validation images, in eval mode.
+
+    The penalty has its full weight, without the factor of the balance, so that epochs can be compared.
+    """
     model.eval()
     total = 0.0
     for images, masks, labels in loader(data, 125):
@@ -118,7 +121,7 @@ def train(
     )
     batches = loader(training, options.batch_size, generator)
     swap_some = BackgroundSwap(swap, generator=torch.Generator().manual_seed(options.seed + 1))
-    criterion = nn.CrossEntropyLoss(label_smoothing=options.label_smoothing)
+    criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), options.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.lr, total_steps=epochs * len(batches))
     best, chosen, kept, history, seconds = float("inf"), 0, {}, [], []
@@ -133,8 +136,9 @@ def train(
                 loss = criterion(main_head(model(images)), labels)
             else:
                 logits, penalty = regularizer(images, masks)
-                loss = (1 - options.weight) * criterion(main_head(logits), labels) + options.weight * penalty
-                bar.set_postfix(penalty=f"{penalty.item():.3f}", refresh=False)
+                loss = regularizer.balanced(criterion(main_head(logits), labels), penalty, options.weight)
+                factor = regularizer.balance.factor
+                bar.set_postfix(penalty=f"{penalty.item():.3f}", factor=f"{factor:.2f}", refresh=False)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)

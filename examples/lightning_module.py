@@ -32,7 +32,7 @@ class ISNetClassifier(lightning.LightningModule):
     Parameters
     ----------
     weight : float, default 0.7
-        Weight of the penalty; the cross-entropy has the rest.
+        Weight of the penalty; the cross-entropy has the rest, and `balanced` keeps their gradients in proportion.
     plain_epochs : int, default 2
         Epochs without the penalty, after which the range of the relevance is measured.
     lr : float, default 0.05
@@ -62,8 +62,9 @@ class ISNetClassifier(lightning.LightningModule):
         if self.current_epoch < self.hparams.plain_epochs:
             return cross_entropy(self.model(images), labels)
         logits, penalty = self.regularizer(images, masks)
-        self.log("penalty", penalty, prog_bar=True)
-        return (1 - self.hparams.weight) * cross_entropy(logits, labels) + self.hparams.weight * penalty
+        loss = self.regularizer.balanced(cross_entropy(logits, labels), penalty, self.hparams.weight)
+        self.log_dict({"penalty": penalty, "factor": self.regularizer.balance.factor}, prog_bar=True)
+        return loss
 
     def test_step(self, batch: Sequence[Tensor], index: int, dataloader_idx: int = 0) -> None:
         """Log the accuracy on each kind of background."""

@@ -13,6 +13,7 @@ from zennit_isnet.composites import LRPFlex, box_from_normalization
 from zennit_isnet.coverage import Report, check
 from zennit_isnet.errors import (
     CalibrationError,
+    GradientRatioWarning,
     InvalidTypeError,
     InvalidValueError,
     ISNetError,
@@ -20,6 +21,7 @@ from zennit_isnet.errors import (
     RelevanceRangeWarning,
     UncoveredOperationError,
     UnsupportedModelError,
+    VanishedRelevanceWarning,
 )
 from zennit_isnet.formulations import (
     Contrast,
@@ -53,6 +55,7 @@ __all__ = [
     "EveryNth",
     "Formulation",
     "FuseBatchNorm",
+    "GradientRatioWarning",
     "GradientTimesInput",
     "HeatmapLoss",
     "ISNetError",
@@ -76,6 +79,7 @@ __all__ = [
     "Target",
     "UncoveredOperationError",
     "UnsupportedModelError",
+    "VanishedRelevanceWarning",
     "ZPlus",
     "__version__",
     "box_from_normalization",

@@ -94,7 +94,7 @@ class ISNetRegularizer:
     >>> images, masks = torch.rand(4, 3, 32, 32), torch.ones(4, 1, 32, 32)
     >>> calibration = regularizer.calibrate([images], progress=False)
     >>> logits, penalty = regularizer(images, masks)
-    >>> loss = 0.3 * torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 0])) + 0.7 * penalty
+    >>> loss = regularizer.balanced(torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 0])), penalty)
     >>> loss.backward()
     """
 

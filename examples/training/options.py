@@ -85,10 +85,21 @@ def _add_model(group: Any) -> None:
 def _add_penalty(group: Any) -> None:
     group.add_argument("--weight", default="0.7", help="P, or P by epoch such as 0:0.3,10:0.7 (default: 0.7)")
     group.add_argument("--formulation", choices=FORMULATIONS, default="stochastic", help="what is explained")
-    group.add_argument("--layers", nargs="*", default=(), help="layers to supervise besides the images, or: auto")
+    group.add_argument(
+        "--layers", nargs="*", default=("auto",), help="layers to supervise besides the images (default: auto)"
+    )
     group.add_argument("--box", action="store_true", help="the z^B rule at the first layer, box from the normalisation")
-    group.add_argument("--epsilon", type=float, default=1e-2, help="of the gates")
-    group.add_argument("--decay", type=float, default=0.9, help="of the ranked mean over background pixels")
+    group.add_argument("--epsilon", type=float, help="of the gates, a constant; the papers have 0.01")
+    group.add_argument(
+        "--epsilon-ratio", type=float, default=0.3, help="without --epsilon: in units of each layer's activations"
+    )
+    group.add_argument(
+        "--reference", choices=("zero", "darkest"), default="zero", help="value of an image that carries no relevance"
+    )
+    group.add_argument("--decay", type=float, default=0.99, help="of the ranked mean over background pixels")
+    group.add_argument(
+        "--background-scale", type=float, default=0.01, help="E, background relevance below which the loss lets go"
+    )
     group.add_argument("--every", type=int, default=1, help="penalise each n-th step only, with n times the weight")
     group.add_argument("--every-start", type=int, default=0, help="first steps that are all penalised whatever --every")
     group.add_argument("--swap-probability", type=float, default=0.0, help="of another image's background")
@@ -110,7 +121,7 @@ def _add_optimization(group: Any) -> None:
     group.add_argument("--epochs", type=int, default=20, help="with the penalty")
     group.add_argument("--batch-size", type=int, default=64, help="of each process")
     group.add_argument("--accumulate", type=int, default=1, help="batches for each optimizer step")
-    group.add_argument("--label-smoothing", type=float, default=0.0, help="selective wants 0.1, or so")
+    group.add_argument("--label-smoothing", type=float, default=0.0, help="of the classification loss")
     group.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd")
     group.add_argument("--lr", type=float, help="highest learning rate (default: 0.05 for sgd, 0.001 for adamw)")
     group.add_argument("--momentum", type=float, default=0.9, help="of sgd, with Nesterov's step")

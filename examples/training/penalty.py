@@ -50,6 +50,21 @@ class LossWithShare(nn.Module):
         return shares
 
 
+def make_composite(options: argparse.Namespace, box: tuple[Any, Any] | None) -> LRPFlex:
+    """Return the rules of the relevance.
+
+    Parameters
+    ----------
+    options : Namespace
+        ``epsilon``, ``epsilon_ratio``, ``reference`` and ``box``.
+    box : tuple, optional
+        Bounds of the images as the model gets them; used with ``--box``.
+    """
+    reference = 0.0 if options.reference == "zero" else options.reference
+    box = box if options.box else None
+    return LRPFlex(options.epsilon, box, epsilon_ratio=options.epsilon_ratio, reference=reference)
+
+
 def make_regularizer(
     model: nn.Module, options: argparse.Namespace, box: tuple[Any, Any] | None, *, seed: int
 ) -> ISNetRegularizer:
@@ -60,24 +75,24 @@ def make_regularizer(
     model : Module
         Perhaps in `DistributedDataParallel`.
     options : Namespace
-        ``formulation``, ``layers``, ``box``, ``epsilon``, ``decay``, ``every`` and ``every_start``.
+        ``formulation``, ``layers``, ``decay``, ``background_scale``, ``every``, ``every_start``, and what
+        `make_composite` needs.
     box : tuple, optional
         Bounds of the images as the model gets them; used with ``--box``.
     seed : int
         Of the draws of Stochastic; another one for each process.
     """
-    box = box if options.box else None
     formulation = {
         "stochastic": lambda: Stochastic(torch.Generator().manual_seed(seed)),
         "selective": Selective,
-        "dual": lambda: Dual(ZPlus(box=box)),
+        "dual": lambda: Dual(ZPlus(box=box if options.box else None)),
         "original": Original,
     }[options.formulation]()
     return ISNetRegularizer(
         model,
-        composite=LRPFlex(options.epsilon, box),
+        composite=make_composite(options, box),
         formulation=formulation,
-        loss=LossWithShare(HeatmapLoss(decay=options.decay)),
+        loss=LossWithShare(HeatmapLoss(decay=options.decay, background_scale=options.background_scale)),
         layers=options.layers,
         every=EveryNth(options.every, options.every_start),
     )

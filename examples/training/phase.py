@@ -17,6 +17,7 @@ from training.processes import Processes
 from training.randomness import random_state, seed_generators, set_random_state
 from training.samples import TrainingBatches, loader
 from zennit_isnet import ISNetRegularizer
+from zennit_isnet.balance import GradientNorms
 from zennit_isnet.swap import BackgroundSwap
 
 SUMS = ("loss", "classification", "penalty", "background_share")
@@ -118,7 +119,7 @@ class Phase:
         self.step += 1
 
     def loss(self, batch: Any) -> Tensor:
-        """Return ``(1 − P) · classification + P · penalty`` of a batch."""
+        """Return ``(1 − P) · classification + P · λ · penalty`` of a batch, the gradients in proportion."""
         device = self.processes.device
         images, masks, labels, has_mask = (part.to(device, non_blocking=True) for part in batch)
         weight = self.weight.at(self.epoch)
@@ -131,7 +132,7 @@ class Phase:
                 self.regularizer.loss.measuring = self.step % self.log_every == 0
                 output, penalty = self.regularizer(images, masks, has_mask)
                 classification = classification_loss(output, labels, self.smoothing)
-                loss = (1 - weight) * classification + weight * penalty
+                loss = self.regularizer.balanced(classification, penalty, weight)
                 self._add("penalty", penalty)
                 for share in self.regularizer.loss.take_shares():
                     self._add("background_share", share, share.isfinite())
@@ -153,6 +154,17 @@ class Phase:
         """Return the means of this epoch so far over all processes."""
         return self._means(self.gathered_sums())
 
+    def balance(self) -> dict[str, float]:
+        """Return the latest norms of both gradients and the factor of the penalty; nothing before a measurement."""
+        if self.regularizer is None or self.regularizer.balance.norms is None:
+            return {}
+        norms, factor = self.regularizer.balance.norms, self.regularizer.balance.factor
+        return {
+            "gradient_classification": norms.classification,
+            "gradient_penalty": norms.penalty,
+            "penalty_factor": factor,
+        }
+
     def gathered_sums(self) -> Tensor:
         """Return the sums of all processes."""
         return torch.stack(self.processes.gather(self.sums.cpu())).sum(0)
@@ -166,11 +178,13 @@ class Phase:
         """Return everything that `load_state` needs; all processes must call it together."""
         parts = {name: part.state_dict() for name, part in self._parts().items()}
         own = {name: part.state_dict() for name, part in self._own_parts().items()}
+        norms = None if self.regularizer is None else self.regularizer.balance.norms
         return {
             "phase": self.name,
             "epoch": self.epoch,
             "step": self.step,
             "sums": self.gathered_sums(),
+            "gradient_norms": norms and list(norms),
             **parts,
             "processes": self.processes.gather({"random": random_state(), **own}),
         }
@@ -182,6 +196,8 @@ class Phase:
         own = state["processes"][self.processes.rank]
         for name, part in self._own_parts().items():
             part.load_state_dict(own[name])
+        if self.regularizer is not None and state["gradient_norms"]:
+            self.regularizer.balance.norms = GradientNorms(*state["gradient_norms"])
         self.epoch, self.step = state["epoch"], state["step"]
         # the sums are those of all processes
         self.sums.copy_(state["sums"] if self.processes.main else torch.zeros_like(self.sums))

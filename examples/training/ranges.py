@@ -18,7 +18,7 @@ from zennit_isnet.calibration import ranges_from_state
 PLAIN_EPOCHS = 5
 """Before the range is measured, as the authors do it."""
 
-MEASURED_FOR = ("model", "classes", "formulation", "layers", "box", "epsilon", "size")
+MEASURED_FOR = ("model", "classes", "formulation", "layers", "box", "epsilon", "epsilon_ratio", "reference", "size")
 """Settings that change the relevance: a range measured with others means nothing."""
 
 

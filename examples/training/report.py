@@ -30,7 +30,8 @@ ABOVE_CHANCE = 1.5
 """Times the accuracy by chance from which the report compares backgrounds."""
 
 SHOWN_SETTINGS = (
-    "model", "weights", "data", "size", "formulation", "layers", "box", "epsilon", "weight", "swap_probability",
+    "model", "weights", "data", "size", "formulation", "layers", "box", "epsilon", "epsilon_ratio", "reference",
+    "decay", "background_scale", "weight", "swap_probability", "label_smoothing",
     "plain_epochs", "calibrate_on", "epochs", "batch_size", "accumulate", "process_count", "optimizer", "lr",
     "weight_decay", "schedule", "warmup_epochs", "clip", "amp", "every", "every_start", "seed",
 )  # fmt: skip

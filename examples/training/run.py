@@ -21,7 +21,7 @@ from training.interruption import StopRequest
 from training.logs import Logs
 from training.models import Classifier, load_weights, make_classifier
 from training.options import settings_of
-from training.penalty import make_regularizer
+from training.penalty import make_composite, make_regularizer
 from training.phase import Phase
 from training.pictures import heatmap_picture, save_picture
 from training.processes import Processes
@@ -29,7 +29,7 @@ from training.ranges import load_ranges, plain_epochs, save_ranges
 from training.resuming import last_checkpoint
 from training.samples import evaluation_batches, loader
 from training.sets import Sets
-from zennit_isnet import ISNetRegularizer, LRPAttribution, LRPFlex, RelevanceRange
+from zennit_isnet import ISNetRegularizer, LRPAttribution, RelevanceRange
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Run:
         self.folder: Path = options.output
         self.settings = {**settings_of(options), "classes": len(sets.classes), "process_count": processes.count}
         self.box = sets.box if options.box else None
-        self.attribution = LRPAttribution(LRPFlex(options.epsilon, self.box))
+        self.attribution = LRPAttribution(make_composite(options, self.box))
         self.history: list[dict[str, Any]] = []
         self.best_score = -1.0
         self.steps_before = 0
@@ -183,11 +183,11 @@ class Run:
                 phase.take_step(group)
                 bar.update()
                 if phase.step % self.options.log_every == 0:
-                    means = phase.means()
-                    bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()}, refresh=False)
+                    shown = phase.means() | phase.balance()
+                    bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()}, refresh=False)
                     if self.logs is not None:
                         self.logs.step(
-                            phase.name, self._total_steps(phase), {**means, "lr": phase.schedule.get_last_lr()[0]}
+                            phase.name, self._total_steps(phase), {**shown, "lr": phase.schedule.get_last_lr()[0]}
                         )
                 every = self.options.checkpoint_every
                 stopping = self.processes.any(self.stop.received)
@@ -200,7 +200,7 @@ class Run:
         self.processes.share_buffers(phase.model)
         figures = self.evaluate(phase.model, self.sets.validation).figures()
         row = {"phase": phase.name, "epoch": phase.epoch + 1, "weight": phase.weight.at(phase.epoch)}
-        row |= {"lr": phase.schedule.get_last_lr()[0], **phase.means_of_all()}
+        row |= {"lr": phase.schedule.get_last_lr()[0], **phase.means_of_all(), **phase.balance()}
         self.history.append(row | {f"val_{name}": value for name, value in figures.items()})
         if phase.name == "isnet" and figures["score"] >= self.best_score:
             self.best_score = figures["score"]

@@ -35,9 +35,13 @@ def demo(monkeypatch: pytest.MonkeyPatch, digits: tuple[Tensor, Tensor]) -> Iter
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("formulation", ["stochastic", "dual", "lds"])
-def test_writes_table_figures_picture_and_weights(demo: ModuleType, tmp_path: Path, formulation: str) -> None:
-    options = ["--epochs", "1", "--plain-epochs", "1", "--output", str(tmp_path), "--formulation", formulation]
+@pytest.mark.parametrize(
+    ("formulation", "layers"), [("stochastic", []), ("dual", []), ("selective", ["--images-only"])]
+)
+def test_writes_table_figures_picture_and_weights(
+    demo: ModuleType, tmp_path: Path, formulation: str, layers: list[str]
+) -> None:
+    options = ["--epochs", "1", "--plain-epochs", "1", "--output", str(tmp_path), "--formulation", formulation, *layers]
     results = demo.main(options)
     rows = ["plain", f"ISNet {formulation}", "ceiling"]
     assert list(results) == rows
@@ -82,7 +86,7 @@ def test_unknown_model_is_named_with_close_matches(demo: ModuleType) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [["--epochs", "0"], ["--weight", "1.5"], ["--swap", "-1"], ["--label-smoothing", "2"], ["--bias", "colour"]],
+    [["--epochs", "0"], ["--weight", "1.5"], ["--swap", "-1"], ["--formulation", "random"], ["--bias", "colour"]],
 )
 def test_bad_options_end_with_a_usage_message(
     demo: ModuleType, options: list[str], capsys: pytest.CaptureFixture[str]

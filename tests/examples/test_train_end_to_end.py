@@ -42,7 +42,8 @@ def test_a_run_writes_logs_checkpoints_pictures_and_report(tmp_path: Path, folde
         ("isnet", "2", "0.7"),
     ]
     assert all(0 <= float(row["background_share"]) <= 1 and float(row["penalty"]) >= 0 for row in log[1:])
-    assert all(row["penalty"] == "" for row in log[:1])
+    assert all(row["penalty"] == row["penalty_factor"] == "" for row in log[:1])
+    assert all(float(row["gradient_classification"]) > 0 and 0 < float(row["penalty_factor"]) <= 1 for row in log[1:])
     assert last_state(output)["epoch"] == 2
     assert checkpoints.load(output / "best.pt")["classes"] == list(CLASSES)
     assert json.loads((output / "ranges.json").read_text())["ranges"]["input"]["count"] == 5
@@ -76,8 +77,8 @@ def test_test_only_reports_the_best_model_again(tmp_path: Path, folder: list[str
 
 def test_ranges_of_an_earlier_run_are_used_if_they_fit(tmp_path: Path, folder: list[str]):
     given = tmp_path / "ranges.json"
-    settings = {"model": "squeezenet1_1", "classes": 3, "formulation": "stochastic", "layers": []}
-    settings |= {"box": False, "epsilon": 0.01, "size": 32}
+    settings = {"model": "squeezenet1_1", "classes": 3, "formulation": "stochastic", "layers": "auto", "size": 32}
+    settings |= {"box": False, "epsilon": None, "epsilon_ratio": 0.3, "reference": "zero"}
     given.write_text(json.dumps({"settings": settings, "ranges": {"input": {"c1": 0.25, "c2": 0.5}}}))
     run(*folder, *SHORT, "--epochs", "1", "--ranges", str(given), output=tmp_path / "out")
     state = last_state(tmp_path / "out")

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from training.models import make_classifier
 from training.optimization import PenaltyWeight, classification_loss, gradient_norm, make_optimizer, make_schedule
 from training.options import parse
+from training.penalty import make_regularizer
 
-from zennit_isnet import InvalidValueError
+from zennit_isnet import InvalidValueError, ISNetRegularizer
 
 Heads = namedtuple("Heads", ["logits", "aux1", "aux2"])
 
@@ -130,3 +132,18 @@ def test_defaults_follow_the_optimizer_and_the_data():
     assert (sgd.lr, sgd.weight_decay, sgd.size) == (0.05, 5e-4, 32)
     assert (adamw.lr, adamw.weight_decay) == (0.001, 0.05)
     assert parse(["--data", "oxford-pet", "--root", "x"]).size == 224
+
+
+def test_the_penalty_is_the_packages_unless_the_command_line_says_otherwise():
+    model, usual = make_classifier("resnet18", 3).model, ISNetRegularizer(nn.Linear(1, 1))
+    found = make_regularizer(model, parse([]), None, seed=0)
+    assert repr(found.loss.loss) == repr(usual.loss)
+    assert type(found.formulation) is type(usual.formulation)
+    for name in ("epsilon", "epsilon_ratio", "reference", "box"):
+        assert getattr(found.attribution.composite, name) == getattr(usual.attribution.composite, name)
+    assert found.attribution.layers == usual.attribution.layers
+    papers = ["--epsilon", "0.01", "--decay", "0.9", "--background-scale", "1", "--layers", "--reference", "darkest"]
+    other = make_regularizer(model, parse(papers), None, seed=0)
+    assert (other.loss.loss.decay, other.loss.loss.background_scale) == (0.9, 1.0)
+    assert (other.attribution.composite.epsilon, other.attribution.composite.reference) == (0.01, "darkest")
+    assert not other.attribution.layers

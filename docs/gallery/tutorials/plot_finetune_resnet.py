@@ -48,7 +48,7 @@ def train(model, epochs, regularizer=None):
                 loss = F.cross_entropy(model(images), labels)
             else:
                 logits, penalty = regularizer(images, masks)
-                loss = 0.1 * F.cross_entropy(logits, labels) + 0.9 * penalty
+                loss = regularizer.balanced(F.cross_entropy(logits, labels), penalty)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -86,6 +86,9 @@ regularizer = ISNetRegularizer(model, formulation=Stochastic(torch.Generator().m
 print(regularizer.calibrate(training.images[:300].split(50), progress=False)["input"])
 train(model, epochs=3, regularizer=regularizer)
 print("after ", accuracies(model))
+norms = regularizer.balance.norms
+print(f"norms of the gradients: cross-entropy {norms.classification:.2f}, penalty {norms.penalty:.2f}")
+print(f"factor of the penalty: {regularizer.balance.factor:.2f}")
 
 # %%
 # This short training cannot do more than begin, as the figures say; the direction is what matters here. It goes faster
@@ -107,9 +110,11 @@ heatmap_panel(
 # %%
 # With your own data
 # ------------------
-# - The learning rate of fine-tuning, gradients clipped to norm 1, and SGD.
+# - The learning rate of fine-tuning, gradients clipped to norm 1, and SGD. On a deep pretrained network the gradient of
+#   the penalty can be many times that of cross-entropy; ``balanced`` keeps it within 5 times.
 # - Images normalised as the weights expect. ``weights.transforms()`` does not know about masks, so use
-#   :func:`zennit_isnet.data.training_transform` with the same mean and standard deviation.
+#   :func:`zennit_isnet.data.training_transform` with the same mean and standard deviation. If your images have black
+#   borders, give the regularizer ``composite=LRPFlex(reference="darkest")``, so that black carries no relevance.
 # - BatchNorm in train mode is fine: the relevance uses the statistics of the batch.
 # - A frozen backbone leaves the heatmap loss little to change. Train all layers, the early ones too.
 # - 1000 classes cost the same as ten.

@@ -87,7 +87,7 @@ print(regularizer.calibrate(DataLoader(evaluation, batch_size=32), progress=Fals
 optimizer = torch.optim.SGD(model.parameters(), lr=1e-2, momentum=0.9)
 for step, (images, masks, labels) in zip(range(3), loader, strict=False):
     logits, penalty = regularizer(images, masks)
-    loss = 0.3 * torch.nn.functional.cross_entropy(logits, labels) + 0.7 * penalty
+    loss = regularizer.balanced(torch.nn.functional.cross_entropy(logits, labels), penalty)
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -95,5 +95,6 @@ for step, (images, masks, labels) in zip(range(3), loader, strict=False):
     print(f"step {step}: loss {loss.item():.3f}, penalty {penalty.item():.3f}")
 
 # %%
-# This model is untrained, so its range and its penalty mean nothing yet: :doc:`plot_finetune_resnet` starts from a
-# pretrained one. Where masks come from is a page of its own, :doc:`/how-to/masks`.
+# This model is untrained, as the warning says, so its range and its penalty mean nothing yet:
+# :doc:`plot_finetune_resnet` starts from a pretrained one. Where masks come from is a page of its own,
+# :doc:`/how-to/masks`.

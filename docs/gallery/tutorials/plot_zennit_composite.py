@@ -16,7 +16,7 @@ from zennit.composites import EpsilonPlus, LayerMapComposite, MixedComposite, Na
 from zennit.rules import Epsilon, Gamma, Pass
 from zennit.types import Activation, Convolution, Linear
 
-from zennit_isnet import FuseBatchNorm, ISNetRegularizer, LRPFlex, Stochastic, differentiable
+from zennit_isnet import FuseBatchNorm, ISNetRegularizer, LRPFlex, differentiable
 from zennit_isnet.data import BackgroundBias
 from zennit_isnet.plotting import heatmap_panel
 
@@ -79,7 +79,7 @@ heatmap_panel(
 # -------------
 # Any of them can be the regularizer's composite.
 
-regularizer = ISNetRegularizer(model, composite=epsilon_plus, formulation=Stochastic())
+regularizer = ISNetRegularizer(model, composite=epsilon_plus)
 print(regularizer.calibrate(data.images[:256].split(64), progress=False)["input"])
 
 model.train()
