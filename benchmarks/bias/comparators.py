@@ -26,18 +26,7 @@ from runs import Run
 from study import add_running, check_running, run_all, with_plain
 from summary import read_costs, table
 
-TUNED = (
-    "rrr",
-    "gradmask",
-    "energy",
-    "gradcam",
-    "selective",
-    "selective+smoothing",
-    "stochastic",
-    "lds",
-    "dual",
-    "original",
-)
+TUNED = ("rrr", "gradmask", "energy", "gradcam", "isnet", "isnet-selective", "dual", "original")
 REFERENCES = ("plain", "ceiling")
 WEIGHTS = (0.3, 0.5, 0.7, 0.9)
 
@@ -52,7 +41,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--bias", choices=("patch", "texture"), default="patch")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd")
     parser.add_argument("--model", default="narrow", help="narrow, or a classifier of torchvision")
-    add_running(parser, epochs=10)
+    add_running(parser, epochs=20)
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results", help="folder to write to")
     options = parser.parse_args(arguments)
     if both := set(options.tuning_seeds) & set(options.seeds):

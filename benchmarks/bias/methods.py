@@ -9,7 +9,17 @@ from typing import Any
 import torch
 from torch import Generator, nn
 
-from zennit_isnet import Dual, HeatmapLoss, ISNetRegularizer, LRPAttribution, Original, Selective, Stochastic, peers
+from zennit_isnet import (
+    Dual,
+    HeatmapLoss,
+    ISNetRegularizer,
+    LRPAttribution,
+    LRPFlex,
+    Original,
+    Selective,
+    Stochastic,
+    peers,
+)
 from zennit_isnet.data.options import Background
 from zennit_isnet.preservation import eval_mode
 
@@ -33,8 +43,6 @@ class Method:
         Weight of the distance between the predictions for the images and for the same on other backgrounds.
     every : int
         The penalty comes at each n-th step only, with n times its weight.
-    smoothing : float
-        Label smoothing of the cross-entropy; also of the plain training on which the relevance range is measured.
     background : str
         Of the training and validation images.
     """
@@ -44,7 +52,6 @@ class Method:
     swap: float = 0.0
     consistency: float = 0.0
     every: int = 1
-    smoothing: float = 0.0
     background: Background = "biased"
 
 
@@ -64,13 +71,21 @@ class Recipe:
     settings: dict[str, Any]
 
 
-def _selective(layers: str | tuple[str, ...] = ()) -> MakePenalty:
-    return lambda model, _: ISNetRegularizer(model, formulation=Selective(), layers=layers)
-
-
-def _stochastic(layers: str | tuple[str, ...] = (), decay: float = 0.9) -> MakePenalty:
+def _recipe(**options: Any) -> MakePenalty:
+    """README's recipe; the draws are the run's own."""
     return lambda model, generator: ISNetRegularizer(
-        model, formulation=Stochastic(generator), loss=HeatmapLoss(decay=decay), layers=layers
+        model, **{"formulation": Stochastic(generator), **{name: make() for name, make in options.items()}}
+    )
+
+
+def _papers(layers: str | tuple[str, ...] = ()) -> MakePenalty:
+    """Return the settings of the papers, with Stochastic."""
+    return lambda model, generator: ISNetRegularizer(
+        model,
+        composite=LRPFlex(epsilon=1e-2),
+        formulation=Stochastic(generator),
+        loss=HeatmapLoss(decay=0.9, background_scale=1.0),
+        layers=layers,
     )
 
 
@@ -84,14 +99,13 @@ def _gradcam(model: nn.Module, _: Generator) -> ISNetRegularizer:
 
 
 PENALTIES: dict[str, Penalty] = {
-    "selective": Penalty(_selective()),
-    "selective-lds": Penalty(_selective("auto")),
-    "stochastic": Penalty(_stochastic()),
-    "dual": Penalty(lambda model, _: ISNetRegularizer(model, formulation=Dual())),
-    "original": Penalty(lambda model, _: ISNetRegularizer(model, formulation=Original())),
-    "lds": Penalty(_stochastic("auto")),
-    # a texture is a background everywhere: its mean counts, not its few hottest pixels
-    "lds-mean": Penalty(_stochastic("auto", decay=1.0)),
+    "isnet": Penalty(_recipe()),
+    "isnet-selective": Penalty(_recipe(formulation=Selective)),
+    "isnet-input": Penalty(_recipe(layers=tuple)),
+    "dual": Penalty(_recipe(formulation=Dual, layers=tuple)),
+    "original": Penalty(_recipe(formulation=Original, layers=tuple)),
+    "papers": Penalty(_papers()),
+    "papers-lds": Penalty(_papers("auto")),
     "rrr": Penalty(lambda model, _: peers.rrr(model), calibrated=False),
     "gradmask": Penalty(lambda model, _: peers.gradmask(model), calibrated=False),
     "energy": Penalty(lambda model, _: peers.energy(model), calibrated=False),
@@ -102,22 +116,14 @@ METHODS: dict[str, Method] = {
     "plain": Method(),
     "plain+swap": Method(swap=0.5),
     "consistency": Method(consistency=1.0),
-    "smoothing": Method(smoothing=0.1),
-    "selective": Method("selective"),
-    "selective+swap": Method("selective", swap=0.5),
-    "selective+consistency": Method("selective", consistency=1.0),
-    "selective+smoothing": Method("selective", smoothing=0.1),
-    "selective+smoothing+swap": Method("selective", smoothing=0.1, swap=0.5),
-    "selective-lds+smoothing+swap": Method("selective-lds", smoothing=0.1, swap=0.5),
-    "stochastic": Method("stochastic"),
-    "stochastic+swap": Method("stochastic", swap=0.5),
-    "stochastic+consistency": Method("stochastic", consistency=1.0),
-    "lds": Method("lds"),
-    "lds-mean": Method("lds-mean"),
-    "lds+swap": Method("lds", swap=0.5),
-    "lds+swap+every4": Method("lds", swap=0.5, every=4),
+    "papers": Method("papers"),
+    "papers-lds": Method("papers-lds"),
+    "isnet": Method("isnet"),
+    "isnet-selective": Method("isnet-selective"),
+    "isnet-input": Method("isnet-input"),
+    "isnet+swap": Method("isnet", swap=0.5),
+    "isnet+swap+every4": Method("isnet", swap=0.5, every=4),
     "dual": Method("dual"),
-    "dual+swap": Method("dual", swap=0.5),
     "original": Method("original"),
     "rrr": Method("rrr"),
     "gradmask": Method("gradmask"),

@@ -41,7 +41,7 @@ class Objective:
 
     def __init__(self, method: Method, model: nn.Module, ranges: Ranges, seed: int) -> None:
         self.method, self.model = method, model
-        self.cross_entropy = nn.CrossEntropyLoss(label_smoothing=method.smoothing)
+        self.cross_entropy = nn.CrossEntropyLoss()
         self.augment = BackgroundSwap(method.swap, generator=Generator().manual_seed(seed + 1))
         self.swap = BackgroundSwap(1.0, generator=Generator().manual_seed(seed + 2))
         self.regularizer: ISNetRegularizer | None = None
@@ -60,10 +60,11 @@ class Objective:
             with labels_given(self.regularizer, labels):
                 output, penalty = self.regularizer(images, masks)
             logits, weight = main_head(output), self.method.weight
-            terms = {
-                "loss": (1 - weight) * self.cross_entropy(logits, labels) + weight * penalty,
-                "penalty": penalty,
-            }
+            cross_entropy = self.cross_entropy(logits, labels)
+            terms = {"loss": (1 - weight) * cross_entropy + weight * penalty, "penalty": penalty}
+            if penalty.requires_grad:
+                # in validation the factor of the penalty would make epochs incomparable
+                terms["loss"] = self.regularizer.balanced(cross_entropy, penalty, weight)
         if self.method.consistency:
             swapped = main_head(self.model(self.swap(images, masks)))
             terms["consistency"] = swap_consistency(logits, swapped).mean()

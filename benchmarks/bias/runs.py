@@ -42,7 +42,7 @@ class Run:
     optimizer: str = "sgd"
     seed: int = 0
     model: str = "narrow"
-    epochs: int = 12
+    epochs: int = 20
     batch_size: int = 64
 
     def file(self, folder: Path, suffix: str = ".json") -> Path:
@@ -59,7 +59,7 @@ class Run:
     @property
     def plain(self) -> Run:
         """The run of the same setting on whose model the relevance range is measured."""
-        return replace(self, method="smoothing" if find_method(self.method).smoothing else "plain")
+        return replace(self, method="plain")
 
 
 @cache
@@ -69,13 +69,15 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 def make_model(name: str) -> nn.Module:
-    """Return an untrained classifier with ten classes: ``narrow``, or one of torchvision."""
+    """Return an untrained classifier with ten classes: ``narrow``, ``small-vit``, or one of torchvision."""
     if name == "narrow":
         return NarrowResNet()
+    if name == "small-vit":
+        return torchvision.models.VisionTransformer(32, 4, 4, 4, 96, 384, num_classes=10)
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         close = ", ".join(difflib.get_close_matches(name, known, n=5, cutoff=0.3)) or "none"
-        raise ValueError(f"unknown model {name!r}; close matches: {close}; or narrow")
+        raise ValueError(f"unknown model {name!r}; close matches: {close}; or narrow or small-vit")
     model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=10)
     return model
 

@@ -4,7 +4,7 @@ Each run of a method, bias, optimizer and seed writes one JSON file, and is skip
 the same command again to go on with an interrupted study, or start it twice with different seeds.
 
     python benchmarks/bias/study.py --seeds 0 1 2
-    python benchmarks/bias/study.py --only plain selective selective@0.9 selective+swap --bias texture --optimizer adamw
+    python benchmarks/bias/study.py --only plain isnet isnet@0.9 isnet+swap --bias texture --optimizer adamw
     python benchmarks/bias/summary.py
 """
 
@@ -33,7 +33,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--optimizer", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--model", nargs="+", default=["narrow"], help="narrow, or a classifier of torchvision")
-    add_running(parser, epochs=12)
+    add_running(parser, epochs=20)
     options = parser.parse_args(arguments)
     check_running(parser, options, options.only, options.model)
     return options

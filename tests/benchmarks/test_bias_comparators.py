@@ -17,14 +17,14 @@ def compare(scripts, tmp_path):
 
 
 def test_table_has_each_method_with_the_weight_that_was_best_on_the_tuning_seeds(compare, tmp_path):
-    text = compare("--only", "rrr", "stochastic")
+    text = compare("--only", "rrr", "isnet")
     (tuning,) = (tmp_path / "results" / "tuning").iterdir()
 
     def accuracy(trial: str) -> float:
         runs = [json.loads((tuning / f"{trial}-seed{seed}.json").read_text()) for seed in (2, 3)]
         return sum(run["chosen"]["swap"]["swap"] for run in runs) / 2
 
-    best = [max((f"{name}@0.1", name), key=accuracy) for name in ("rrr", "stochastic")]
+    best = [max((f"{name}@0.1", name), key=accuracy) for name in ("rrr", "isnet")]
     rows = [line.split(" | ") for line in text.splitlines()][2:]
     assert [row[0].removeprefix("| ") for row in rows] == ["plain", *best, "ceiling"]
     assert {row[1] for row in rows} == {"2"}

@@ -126,7 +126,7 @@ CHOSEN: dict[str, tuple[int, Layers]] = {
     ),
     "squeezenet1_1": (
         64,
-        {"features.1": (64, 31), "features.4": (128, 15), "features.7": (256, 7), "classifier.2": (10, 3)},
+        {"features.1": (64, 31), "features.4": (128, 15), "features.7": (256, 7), "classifier.2": (3, 3)},
     ),
     "swin_t": (64, {"features.1": (96, 16), "features.3": (192, 8), "features.5": (384, 4), "permute": (768, 2)}),
     "swin_v2_t": (64, {"features.1": (96, 16), "features.3": (192, 8), "features.5": (384, 4), "permute": (768, 2)}),
@@ -170,7 +170,7 @@ def test_each_resolution_is_seen_where_a_stage_ends(name: str) -> None:
     ("name", "expected"),
     [
         ("r3d_18", {"layer1": (4, 32), "layer2": (2, 16), "layer3": (1, 8), "layer4": (1, 4)}),
-        ("swin3d_t", {"pos_drop": (2, 16), "features.2": (2, 8), "features.4": (2, 4), "norm": (2, 2)}),
+        ("swin3d_t", {"features.0": (2, 16), "features.2": (2, 8), "features.4": (2, 4), "norm": (2, 2)}),
     ],
 )
 def test_videos_are_halved_in_height_and_width(name: str, expected: dict[str, tuple[int, int]]) -> None:
