@@ -52,7 +52,8 @@ def make_regularizer(model: nn.Module, formulation: str, options: argparse.Names
     }[formulation]()
     layers = () if options.images_only else "auto"
     every = EveryNth(options.every, options.every_start)
-    return ISNetRegularizer(model, composite=LRPFlex(box=box), formulation=explained, layers=layers, every=every)
+    composite = None if box is None else LRPFlex(box=box)
+    return ISNetRegularizer(model, composite=composite, formulation=explained, layers=layers, every=every)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -94,7 +94,10 @@ def _add_penalty(group: Any) -> None:
         "--epsilon-ratio", type=float, default=0.3, help="without --epsilon: in units of each layer's activations"
     )
     group.add_argument(
-        "--reference", choices=("zero", "darkest"), default="zero", help="value of an image that carries no relevance"
+        "--reference",
+        choices=("zero", "darkest"),
+        default="darkest",
+        help="value of an image that carries no relevance",
     )
     group.add_argument("--decay", type=float, default=0.99, help="of the ranked mean over background pixels")
     group.add_argument(

@@ -60,8 +60,9 @@ def make_composite(options: argparse.Namespace, box: tuple[Any, Any] | None) -> 
     box : tuple, optional
         Bounds of the images as the model gets them; used with ``--box``.
     """
-    reference = 0.0 if options.reference == "zero" else options.reference
     box = box if options.box else None
+    # z^B has a zero of its own
+    reference = 0.0 if options.reference == "zero" or box is not None else options.reference
     return LRPFlex(options.epsilon, box, epsilon_ratio=options.epsilon_ratio, reference=reference)
 
 

@@ -78,7 +78,7 @@ def test_test_only_reports_the_best_model_again(tmp_path: Path, folder: list[str
 def test_ranges_of_an_earlier_run_are_used_if_they_fit(tmp_path: Path, folder: list[str]):
     given = tmp_path / "ranges.json"
     settings = {"model": "squeezenet1_1", "classes": 3, "formulation": "stochastic", "layers": "auto", "size": 32}
-    settings |= {"box": False, "epsilon": None, "epsilon_ratio": 0.3, "reference": "zero"}
+    settings |= {"box": False, "epsilon": None, "epsilon_ratio": 0.3, "reference": "darkest"}
     given.write_text(json.dumps({"settings": settings, "ranges": {"input": {"c1": 0.25, "c2": 0.5}}}))
     run(*folder, *SHORT, "--epochs", "1", "--ranges", str(given), output=tmp_path / "out")
     state = last_state(tmp_path / "out")

@@ -113,8 +113,8 @@ heatmap_panel(
 # - The learning rate of fine-tuning, gradients clipped to norm 1, and SGD. On a deep pretrained network the gradient of
 #   the penalty can be many times that of cross-entropy; ``balanced`` keeps it within 5 times.
 # - Images normalised as the weights expect. ``weights.transforms()`` does not know about masks, so use
-#   :func:`zennit_isnet.data.training_transform` with the same mean and standard deviation. If your images have black
-#   borders, give the regularizer ``composite=LRPFlex(reference="darkest")``, so that black carries no relevance.
+#   :func:`zennit_isnet.data.training_transform` with the same mean and standard deviation. Black borders carry no
+#   relevance, whatever the normalisation.
 # - BatchNorm in train mode is fine: the relevance uses the statistics of the batch.
 # - A frozen backbone leaves the heatmap loss little to change. Train all layers, the early ones too.
 # - 1000 classes cost the same as ten.
