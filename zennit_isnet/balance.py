@@ -62,11 +62,14 @@ def _squared_norm(loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
         return loss.new_zeros((), dtype=torch.float64)
     parameters = list(parameters)
     found = torch.autograd.grad(loss.sum() * _POWER, parameters, retain_graph=True, allow_unused=True)
-    norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in found if g is not None]
+    norms = [
+        torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)).double()
+        for g in found
+        if g is not None
+    ]
     if not norms:
         return loss.new_zeros((), dtype=torch.float64)
-    # the sum of squares of float32 norms leaves the range of float32 late, and that of float64 never
-    return torch.stack(norms).double().div(_POWER).square().sum()
+    return torch.stack([norm.to(loss.device) for norm in norms]).div(_POWER).square().sum()
 
 
 class LossBalance:

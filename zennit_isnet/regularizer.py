@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from tqdm.auto import tqdm
 
 from zennit_isnet import calibration
@@ -410,4 +410,7 @@ class ISNetRegularizer:
 
 def _stochastic() -> Stochastic:
     """Draws of its own: those of the user, of dropout for example, stay what they are without a penalty."""
-    return Stochastic(torch.Generator().manual_seed(torch.initial_seed()))
+    joined = distributed.is_available() and distributed.is_initialized()
+    rank = distributed.get_rank() if joined else 0
+    # another seed in each process, as their images differ
+    return Stochastic(torch.Generator().manual_seed((torch.initial_seed() + rank) % 2**63))

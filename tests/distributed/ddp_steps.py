@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from regularizer_models import batch, tiny_net
+from regularizer_models import batch, on_images, tiny_net
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
@@ -19,6 +19,7 @@ from zennit_isnet import ISNetRegularizer, RelevanceRange, UnsupportedModelError
 from zennit_isnet.distributed import penalty_weight
 
 SHARD = 4
+LOUD = 1e3
 FLAGS = torch.tensor([False, False, True, False, True, True, True, False])
 """Which images of both shards have a mask: one of the first four, three of the others."""
 
@@ -39,7 +40,7 @@ def shard_of(data: Data, shards: int, shard: int) -> Data:
 
 
 def regularizer_of(model: nn.Module) -> ISNetRegularizer:
-    regularizer = ISNetRegularizer(model)
+    regularizer = on_images(model)
     regularizer.ranges = {"input": RelevanceRange(0.01, 0.02)}
     return regularizer
 
@@ -139,6 +140,38 @@ def refusals(rank: int, world: int) -> dict[str, str]:
     return said
 
 
+def balanced(rank: int, world: int) -> tuple[tuple[float, ...], float, list[Tensor]]:
+    """Norms, factor and gradients of a step whose penalty is too loud."""
+    model, data = model_and_data(world)
+    regularizer = regularizer_of(DistributedDataParallel(model))
+    images, masks, labels, _ = shard_of(data, world, rank)
+    logits, penalty = regularizer(images, masks)
+    regularizer.balanced(cross_entropy(logits, labels), LOUD * penalty).backward()
+    return tuple(regularizer.balance.norms), regularizer.balance.factor, gradients(model)
+
+
+def balanced_by_hand(world: int) -> tuple[list[float], float, list[Tensor]]:
+    """The same from the gradients of each shard by itself."""
+    of_shards: list[list[list[Tensor]]] = []
+    for shard in range(world):
+        model, data = model_and_data(world)
+        images, masks, labels, _ = shard_of(data, world, shard)
+        logits, penalty = regularizer_of(model)(images, masks)
+        losses = cross_entropy(logits, labels), LOUD * penalty
+        of_shards.append(
+            [
+                list(torch.autograd.grad(loss, list(model.parameters()), retain_graph=True, materialize_grads=True))
+                for loss in losses
+            ]
+        )
+    norms = [
+        (sum(g.square().sum() for shard in of_shards for g in shard[loss]) / world).sqrt().item() for loss in (0, 1)
+    ]
+    factor = min(1.0, 5 * norms[0] / norms[1])
+    mixed = [[0.3 * c + 0.7 * factor * p for c, p in zip(*shard, strict=True)] for shard in of_shards]
+    return norms, factor, [torch.stack(parts).mean(0) for parts in zip(*mixed, strict=True)]
+
+
 def shared_optimizer(rank: int, world: int) -> list[Tensor]:
     """Parameters after a step of an optimizer whose momentum is shared between the processes."""
     model, data = model_and_data(world)
@@ -152,13 +185,13 @@ def heatmap_in_one_process(rank: int, world: int) -> Tensor | None:
     """Explaining is a matter of one process: the others do not take part in it."""
     model, data = model_and_data(world)
     wrapped = DistributedDataParallel(model)
-    return ISNetRegularizer(wrapped).heatmap(data[0]) if rank == 0 else None
+    return on_images(wrapped).heatmap(data[0]) if rank == 0 else None
 
 
 def calibrated(rank: int, world: int) -> tuple[dict[str, RelevanceRange], list[str]]:
     """Ranges by shards of unequal size, and what is said when one process fails; then the former ranges stay."""
     model, (images, *_) = model_and_data(world)
-    regularizer = ISNetRegularizer(DistributedDataParallel(model))
+    regularizer = on_images(DistributedDataParallel(model))
     ranges = regularizer.calibrate([images[: SHARD - 1] if rank == 0 else images[SHARD - 1 :]], progress=False)
     broken = torch.full_like(images, torch.nan) if rank == 0 else images
     with pytest.raises(ValueError) as raised:  # noqa: PT011 - the test looks at what it says

@@ -7,8 +7,7 @@ import pytest
 import torch
 from ddp_steps import alone, model_and_data
 from processes import WORLD, join, load
-
-from zennit_isnet import ISNetRegularizer
+from regularizer_models import on_images
 
 pytestmark = pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")
 
@@ -79,15 +78,25 @@ def test_the_weight_makes_it_the_mean_over_all_images_with_a_mask(found):
 
 
 @pytest.mark.slow
+def test_losses_are_balanced_by_the_gradients_of_all_processes(found):
+    norms, factor, expected = ddp_steps.balanced_by_hand(WORLD)
+    assert factor < 1
+    for found_norms, found_factor, gradients in found["balanced"]:
+        assert found_norms == pytest.approx(norms, rel=1e-5)
+        assert found_factor == pytest.approx(factor, rel=1e-5)
+        torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.slow
 def test_one_process_explains_without_the_others(found):
     model, (images, *_) = model_and_data(WORLD)
-    torch.testing.assert_close(found["heatmap in one process"][0], ISNetRegularizer(model).heatmap(images))
+    torch.testing.assert_close(found["heatmap in one process"][0], on_images(model).heatmap(images))
 
 
 @pytest.mark.slow
 def test_all_processes_get_the_range_of_all_images(found):
     model, (images, *_) = model_and_data(WORLD)
-    expected = ISNetRegularizer(model).calibrate([images], progress=False)["input"]
+    expected = on_images(model).calibrate([images], progress=False)["input"]
     for ranges, _ in found["calibration"]:
         measured = ranges["input"]
         assert measured.count == len(images)
