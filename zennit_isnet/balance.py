@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -57,19 +57,17 @@ def gradient_norms(model: nn.Module, classification: Tensor, penalty: Tensor) ->
     return GradientNorms(*squares.sqrt().tolist())
 
 
-def _squared_norm(loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+def _squared_norm(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    # no float64 for float32 models: not every accelerator has it
+    dtype = torch.promote_types(loss.dtype, torch.float32)
+    square = torch.zeros((), dtype=dtype, device=loss.device)
     if not loss.requires_grad:
-        return loss.new_zeros((), dtype=torch.float64)
-    parameters = list(parameters)
-    found = torch.autograd.grad(loss.sum() * _POWER, parameters, retain_graph=True, allow_unused=True)
-    norms = [
-        torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)).double()
-        for g in found
-        if g is not None
-    ]
-    if not norms:
-        return loss.new_zeros((), dtype=torch.float64)
-    return torch.stack([norm.to(loss.device) for norm in norms]).div(_POWER).square().sum()
+        return square
+    for gradient in torch.autograd.grad(loss.sum() * _POWER, parameters, retain_graph=True, allow_unused=True):
+        if gradient is not None:
+            norm = torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32))
+            square = square + (norm / _POWER).to(square).square()
+    return square
 
 
 class LossBalance:
