@@ -131,7 +131,8 @@ class ISNetRegularizer:
         self.validate = validate
         self.ranges: dict[str, RelevanceRange] = {}
         self.balance = LossBalance(limit=MAX_RATIO, every=MEASURE_EVERY)
-        self._called, self._warned = False, not getattr(self.loss, "needs_range", True)
+        self._needs_range: bool = getattr(self.loss, "needs_range", True)
+        self._called = self._warned = False
         self._vanishing, self._ratios = VanishingWatch(), RatioWatch()
 
     def __call__(self, images: Tensor, masks: Tensor, has_mask: Any = None) -> tuple[Any, Tensor]:
@@ -178,7 +179,7 @@ class ISNetRegularizer:
             return output, images.new_zeros(())
         with buffers_restored_on_error(self.model):
             output, relevance = self.attribution(self.model, images, self.formulation, create_graph=training)
-            if training:
+            if training and self._needs_range:
                 self._watch(relevance)
             losses = {name: self._layer_loss(name, heatmaps, masks, flags) for name, heatmaps in relevance.items()}
             penalty = combined_loss(losses, self.layer_decay)

@@ -52,7 +52,7 @@ class SwappedValidation:
 
 def background_share(model: nn.Module, data: BackgroundBias) -> float:
     """Return the mean share of the true class's |relevance| that lies on the background: one measure for all."""
-    explainer = ISNetRegularizer(model, composite=LRPFlex())
+    explainer = ISNetRegularizer(model, composite=LRPFlex(), layers=())
     shares = []
     parts = (torch.split(part, BATCH) for part in (data.images, data.masks, data.labels))
     for images, masks, labels in zip(*parts, strict=True):

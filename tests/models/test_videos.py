@@ -38,7 +38,7 @@ def mask():
 
 @pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")
 def test_one_mask_for_all_frames_is_that_mask_in_every_frame(model, videos):
-    regularizer = ISNetRegularizer(model)
+    regularizer = ISNetRegularizer(model, formulation=Selective())
     per_frame = mask()[:, :, None].expand(-1, -1, FRAMES, -1, -1)
     expected = regularizer(videos, per_frame)[1]
     assert expected > 0

@@ -34,7 +34,14 @@ class Problem:
         self.masks = torch.zeros(4, 1, nets.SIZE, nets.SIZE)
         self.masks[..., 2:6, 2:6] = 1
         composite = LRPFlex(epsilon=options.pop("epsilon", 1e-2), box=box, **options)
-        self.regularizer = ISNetRegularizer(self.model, composite=composite, formulation=FORMULATIONS[formulation]())
+        self.regularizer = ISNetRegularizer(
+            self.model,
+            composite=composite,
+            formulation=FORMULATIONS[formulation](),
+            # a lenient loss has room for finite differences between its kinks
+            loss=HeatmapLoss(background_scale=1.0),
+            layers=(),
+        )
         # below the range, so that the foreground term has a slope
         total = self.regularizer.heatmap(self.images).abs().sum().item()
         self.regularizer.ranges = {"input": RelevanceRange(total, 25 * total)}

@@ -63,14 +63,16 @@ def test_gradient_gives_the_regularizers_heatmap(net: torch.nn.Module, generator
     images = nets.make_images(generator)
     with Gradient(net, LRPFlex(), attr_output=Selective().attr_output) as attributor:
         _, relevance = attributor(images)
-    torch.testing.assert_close(relevance, ISNetRegularizer(net).heatmap(images)[:, 0])
+    torch.testing.assert_close(
+        relevance, ISNetRegularizer(net, composite=LRPFlex(), formulation=Selective()).heatmap(images)[:, 0]
+    )
 
 
 def test_the_sum_of_all_logits_is_one_heatmap(net: torch.nn.Module, generator: torch.Generator) -> None:
     images = nets.make_images(generator)
     with Gradient(net, LRPFlex(), attr_output=Dual().attr_output) as attributor:
         _, relevance = attributor(images)
-    torch.testing.assert_close(relevance, ISNetRegularizer(net).heatmap(images, Original()).sum(1))
+    torch.testing.assert_close(relevance, ISNetRegularizer(net, composite=LRPFlex()).heatmap(images, Original()).sum(1))
 
 
 def test_several_heatmaps_do_not_fit_an_attributor(net: torch.nn.Module, generator: torch.Generator) -> None:

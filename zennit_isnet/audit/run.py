@@ -112,7 +112,8 @@ def audit(
     check_number("tolerance", tolerance, high=1.0, include_low=True)
     if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
         raise InvalidValueError(f"examples must be a whole number, at least 1; got {examples!r}")
-    regularizer = ISNetRegularizer(model, attribution=attribution)
+    parts: dict[str, Any] = {"layers": ()} if attribution is None else {"attribution": attribution}
+    regularizer = ISNetRegularizer(model, **parts)
     source = MaskedImages(data, batch_size)
     seen = survey(source, normalization, seed=seed, progress=progress)
     known: Sequence[str] | None = source.classes if classes is None else [str(name) for name in classes]

@@ -123,8 +123,8 @@ class ReLUGate(Function):
 
     @staticmethod
     def forward(ctx: Any, signal: Tensor, output: Tensor, epsilon: Epsilon) -> Tensor:
-        ctx.epsilon = epsilon
-        shifted = computed(output) + epsilon.of(output)
+        ctx.epsilon, ctx.value = epsilon, epsilon.of(output)
+        shifted = computed(output) + ctx.value
         share = torch.div(signal, shifted, out=shifted)
         ctx.save_for_backward(share.to(signal.dtype), output)
         return (share * output).to(signal.dtype)
@@ -133,7 +133,7 @@ class ReLUGate(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         share, output = ctx.saved_tensors
-        epsilon = ctx.epsilon.of(output)
+        epsilon = ctx.value
         shifted = computed(output) + epsilon
         quotient = torch.div(grad, shifted, out=shifted)
         grad_signal = quotient * output
