@@ -11,6 +11,7 @@ from zennit_isnet import (
     ISNetRegularizer,
     LRPAttribution,
     LRPFlex,
+    Selective,
     Target,
     box_from_normalization,
 )

@@ -158,8 +158,9 @@ def test_a_model_and_images_in_bfloat16_work_without_autocast():
     assert gradient(model).isfinite().all()
 
 
+@pytest.mark.parametrize("epsilon", [Epsilon(1e-2), Epsilon(0.3, relative=True)], ids=["absolute", "relative"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_gates_stay_finite_and_right_for_small_and_large_activations(dtype):
+def test_gates_stay_finite_and_right_for_small_and_large_activations(dtype, epsilon):
     # an activation of 2·10⁴ times a signal of 10⁻³: their quotient is no number of float16
     values = torch.tensor([0.0, 1e-4, 1e-2, 1.0, 300.0, 2e4])
     signal = torch.full_like(values, 1e-3)
@@ -167,12 +168,12 @@ def test_gates_stay_finite_and_right_for_small_and_large_activations(dtype):
 
     def relu_gate(dtype):
         operands = [t.to(dtype).requires_grad_() for t in (signal, values)]
-        result = ReLUGate.apply(*operands, Epsilon(1e-2))
+        result = ReLUGate.apply(*operands, epsilon)
         return [result, *torch.autograd.grad(result, operands, grad.to(dtype))]
 
     def smooth_gate(dtype):
         operands = [t.to(dtype).requires_grad_() for t in (signal, values, values)]
-        result = Gate.apply(*operands, Epsilon(1e-2))
+        result = Gate.apply(*operands, epsilon)
         return [result, *torch.autograd.grad(result, operands, grad.to(dtype))]
 
     for gate in (relu_gate, smooth_gate):
