@@ -9,8 +9,6 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-LINE_LIMIT = 300
-SOURCES = sorted((ROOT / "zennit_isnet").rglob("*.py"))
 
 
 def first_match(pattern: str, file: str) -> str:
@@ -48,8 +46,3 @@ def test_changelog_keeps_its_form() -> None:
 
 def test_package_tells_type_checkers_that_it_is_typed() -> None:
     assert (ROOT / "zennit_isnet" / "py.typed").is_file()
-
-
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_source_file_holds_one_concept_and_stays_short(source: Path) -> None:
-    assert len(source.read_text(encoding="utf-8").splitlines()) <= LINE_LIMIT
