@@ -64,8 +64,8 @@ def reader(row: int, column: int) -> nn.Sequential:
 def reader_through_gates() -> nn.Sequential:
     """A model that says what the object says, but only where the corner says the same: the corner opens its gates.
 
-    With object and corner o and c, both 0 or 1, a logit is relu(o + 2c − 1.5) − relu(2c − 1.75). Where c is 1, the gates
-    of both units are open, and the signals of the corner, 2 and −2, cancel: with exact gates its relevance is 0.
+    With object and corner o and c, both 0 or 1, a logit is relu(o + 2c − 1.5) − relu(2c − 1.75). Where c is 1, the
+    gates of both units are open, and the signals of the corner, 2 and −2, cancel: with exact gates its relevance is 0.
     """
     units = nn.Linear(3 * SIZE * SIZE, 4)
     logits = nn.Linear(4, 2)
