@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zennit_isnet import Dual, ISNetRegularizer, LRPFlex, Original, Stochastic
+from zennit_isnet import Dual, ISNetRegularizer, LRPFlex, Original, Selective
 
 WEIGHT = 0.7
 """P: weight of the penalty in ``(1 − P)·cross-entropy + P·penalty``."""
@@ -87,13 +87,18 @@ def rrr(model: nn.Module, images: Tensor, masks: Tensor, labels: Tensor, precisi
 VARIANTS: dict[str, Callable[..., Callable[[], None]]] = {
     "plain": plain,
     "RRR": rrr,
-    "Selective": regularized(ISNetRegularizer),
-    "Selective, z^B": regularized(lambda m: ISNetRegularizer(m, composite=LRPFlex(box=(0.0, 1.0)))),
-    "Stochastic": regularized(lambda m: ISNetRegularizer(m, formulation=Stochastic())),
-    "Original": regularized(lambda m: ISNetRegularizer(m, formulation=Original())),
-    "Dual": regularized(lambda m: ISNetRegularizer(m, formulation=Dual())),
-    "LDS": regularized(lambda m: ISNetRegularizer(m, layers="auto")),
-    "Selective, every=4": regularized(lambda m: ISNetRegularizer(m, every=4)),
+    "Selective": regularized(lambda m: ISNetRegularizer(m, formulation=Selective(), layers=())),
+    "Selective, ε = 0.01": regularized(
+        lambda m: ISNetRegularizer(m, composite=LRPFlex(epsilon=1e-2), formulation=Selective(), layers=())
+    ),
+    "Selective, z^B": regularized(
+        lambda m: ISNetRegularizer(m, composite=LRPFlex(box=(0.0, 1.0)), formulation=Selective(), layers=())
+    ),
+    "Stochastic": regularized(lambda m: ISNetRegularizer(m, layers=())),
+    "Original": regularized(lambda m: ISNetRegularizer(m, formulation=Original(), layers=())),
+    "Dual": regularized(lambda m: ISNetRegularizer(m, formulation=Dual(), layers=())),
+    "LDS": regularized(ISNetRegularizer),
+    "Selective, every=4": regularized(lambda m: ISNetRegularizer(m, formulation=Selective(), layers=(), every=4)),
 }
 
 PERIODS = {"Selective, every=4": 4}

@@ -37,8 +37,8 @@ class ISNetRegularizer:
     """Penalty on the relevance that a classifier finds in the background of its images.
 
     Adds one signal pass to a training step, whatever the number of classes (two of a plain step's costs in all), and
-    nothing at test time. It is no `torch.nn.Module`: it adds nothing to ``parameters()`` or ``state_dict()``, and the
-    model carries rules only during a call.
+    nothing at test time. It is not a `torch.nn.Module`: it adds nothing to ``parameters()`` or ``state_dict()``, and
+    the model carries rules only during a call.
 
     A low penalty is no evidence that the background does not matter: relevance with constant gates does not see a
     background that acts through the gates. Test with changed backgrounds, and prefer SGD.
@@ -266,7 +266,8 @@ class ISNetRegularizer:
         images : Tensor
             ``(N, C, H, W)`` or ``(N, C, T, H, W)``.
         target : int, Tensor or formulation, optional
-            Class, or class of each image, to explain. Default None explains what the regularizer's formulation does.
+            Class, or class of each image, to explain. Default None explains what the regularizer's formulation does,
+            which for `Stochastic` is a drawn class.
 
         Returns
         -------
