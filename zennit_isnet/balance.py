@@ -19,6 +19,10 @@ FAR = 10.0
 PATIENCE = 3
 """Measurements in a row that must be that far before a warning is due."""
 
+SETTLED = 0.1, math.log(2)
+"""Classification loss and penalty that have little left to teach: ``-log p`` of a right and certain classifier, and
+``-log(1 − b)`` of a background as faint as the loss asks for."""
+
 _POWER = 2.0**10
 """Losses are multiplied by it before they are differentiated, so that small gradients survive float16."""
 
@@ -97,17 +101,17 @@ class LossBalance:
             norms = gradient_norms(model, classification, penalty)
             # the former factor stays after an overflow of half precision, and where no image of the batch has a mask
             if all(map(math.isfinite, norms)) and norms.penalty > 0:
-                self._see(norms, stacklevel + 1)
+                self._see(norms, (classification.item(), penalty.item()), stacklevel + 1)
         self.calls += 1
         return self.factor
 
-    def _see(self, norms: GradientNorms, stacklevel: int) -> None:
+    def _see(self, norms: GradientNorms, losses: tuple[float, float], stacklevel: int) -> None:
         self.norms = norms
         self.measurements += 1
         self.mean += (norms.classification - self.mean) / self.measurements
         self.factor = min(1.0, self.limit * self.mean / norms.penalty) if self.mean else 1.0
         usual = GradientNorms(self.mean, self.factor * norms.penalty)
-        self._watch.see(usual.ratio, f"{self.every * PATIENCE} steps", stacklevel + 1)
+        self._watch.see(usual.ratio, losses, f"{self.every * PATIENCE} steps", stacklevel + 1)
 
     def state_dict(self) -> dict[str, float]:
         """What a resumed training needs."""
@@ -124,15 +128,18 @@ class LossBalance:
 
 
 class RatioWatch:
-    """Warns where one gradient has drowned the other in some measurements in a row."""
+    """Warns where one gradient has drowned the other in some measurements in a row.
+
+    A loss that is small has done its work, and its gradient is small for a good reason.
+    """
 
     def __init__(self) -> None:
         self._high = self._low = 0
 
-    def see(self, ratio: float, span: str, stacklevel: int) -> None:
+    def see(self, ratio: float, losses: tuple[float, float], span: str, stacklevel: int) -> None:
         """Count a ratio of the penalty's norm to the classification loss's; `span` is how long a warning looks back."""
-        self._high = self._high + 1 if ratio > FAR else 0
-        self._low = self._low + 1 if ratio < 1 / FAR else 0
+        self._high = self._high + 1 if ratio > FAR and losses[0] > SETTLED[0] else 0
+        self._low = self._low + 1 if ratio < 1 / FAR and losses[1] > SETTLED[1] else 0
         if PATIENCE not in (self._high, self._low):
             return
         if self._high:

@@ -221,7 +221,8 @@ class ISNetRegularizer:
         Warns
         -----
         GradientRatioWarning
-            If the penalty's gradient was less than a tenth of the classification loss's in three measurements.
+            If the gradient of a penalty that is not small yet was less than a tenth of the classification loss's in
+            three measurements.
         """
         check_number("weight", weight, high=1.0, include_low=True)
         factor = self.balance.factor
@@ -252,10 +253,12 @@ class ISNetRegularizer:
         Warns
         -----
         GradientRatioWarning
-            If one norm was more than 10 times the other in three measurements in a row.
+            If one norm was more than 10 times the other in three measurements in a row, unless the other loss is small
+            because it has done its work.
         """
         norms = gradient_norms(self.model, classification, penalty)
-        self._ratios.see(norms.ratio, f"{PATIENCE} measurements", stacklevel=2)
+        losses = classification.item(), penalty.item()
+        self._ratios.see(norms.ratio, losses, f"{PATIENCE} measurements", stacklevel=2)
         return norms
 
     def heatmap(self, images: Tensor, target: int | Tensor | Callable[[Tensor], Tensor] | None = None) -> Tensor:

@@ -32,6 +32,11 @@ def losses(regularizer):
     return F.cross_entropy(logits, torch.tensor([0, 1, 2, 0])), penalty
 
 
+def steeper(loss, factor):
+    """The same value with a gradient that is scaled."""
+    return loss.detach() + factor * (loss - loss.detach())
+
+
 def norm(loss, model):
     gradients = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True, allow_unused=True)
     return torch.sqrt(sum(g.square().sum() for g in gradients if g is not None)).item()
@@ -120,7 +125,9 @@ def test_a_drowned_loss_draws_one_warning_after_three_measurements(model, scale,
     classification, penalty = losses(regularizer)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        counts = [(regularizer.gradient_norms(classification, scale * penalty), len(caught))[1] for _ in range(6)]
+        counts = [
+            (regularizer.gradient_norms(classification, steeper(penalty, scale)), len(caught))[1] for _ in range(6)
+        ]
     assert counts == [0, 0, 1, 1, 1, 1]
     assert caught[0].category is GradientRatioWarning
     assert f"gradient of the {loud} has been more than 10 times" in str(caught[0].message)
@@ -131,10 +138,21 @@ def test_the_balanced_sum_warns_of_a_penalty_that_is_drowned(model):
     regularizer = regularizer_of(model)
     classification, penalty = losses(regularizer)
     for _ in range(100):
-        regularizer.balanced(classification, 1e-9 * penalty)
+        regularizer.balanced(classification, steeper(penalty, 1e-9))
     with pytest.warns(GradientRatioWarning, match="for 150 steps .* hardly counts: take a larger weight P") as caught:
-        regularizer.balanced(classification, 1e-9 * penalty)
+        regularizer.balanced(classification, steeper(penalty, 1e-9))
     assert caught[0].filename == __file__
+
+
+def test_a_loss_that_has_done_its_work_draws_no_warning(model):
+    regularizer = regularizer_of(model)
+    classification, penalty = losses(regularizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(101):
+            regularizer.balanced(classification, 1e-9 * penalty)
+            regularizer.gradient_norms(classification, 1e-9 * penalty)
+            regularizer.gradient_norms(1e-9 * classification, penalty)
 
 
 def test_a_resumed_training_goes_on_with_its_balance(model):
