@@ -76,9 +76,9 @@ def _rows(values: Tensor) -> Tensor:
 
 
 def _products(first: Tensor, second: Tensor) -> Tensor:
-    """Sum of the products of each image, ``(N,)``, without a temporary of the size of the operands."""
-    if first.ndim > 1 and first.stride() != second.stride():
-        second = second.expand_as(first).contiguous() if first.is_contiguous() else (second + torch.zeros_like(first))
+    """Sum of the products of each image, ``(N,)``; without a temporary of their size where both lie alike in memory."""
+    if first.stride() != second.stride():
+        return _rows(first * second).sum(1)
     return torch.bmm(_rows(first).unsqueeze(1), _rows(second).unsqueeze(2)).view(-1)
 
 

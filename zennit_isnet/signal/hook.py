@@ -58,15 +58,6 @@ class FrozenGates(Hook):
         observe: Callable[[Observation], None] | None = None,
     ) -> None:
         super().__init__()
-        self._options: dict[str, Any] = {
-            "rules": rules,
-            "epsilon": epsilon,
-            "box": box,
-            "reference": reference,
-            "detach_statistics": detach_statistics,
-            "modules": modules,
-            "observe": observe,
-        }
         self.rules, self.modules, self.observe = rules, modules, observe
         self.epsilon, self.box, self.reference, self.detach_statistics = epsilon, box, reference, detach_statistics
         self.active = False
@@ -76,7 +67,15 @@ class FrozenGates(Hook):
 
     def copy(self) -> FrozenGates:
         """Return an unregistered hook with the same settings."""
-        return FrozenGates(**self._options)
+        return FrozenGates(
+            rules=self.rules,
+            epsilon=self.epsilon,
+            box=self.box,
+            reference=self.reference,
+            detach_statistics=self.detach_statistics,
+            modules=self.modules,
+            observe=self.observe,
+        )
 
     def register(self, module: nn.Module) -> RemovableHandleList:
         """Hook the root module and switch the signal pass on."""
