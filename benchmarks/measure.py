@@ -18,7 +18,7 @@ import torch
 from steps import PERIODS, Case, build
 from torch.profiler import ProfilerActivity, profile
 
-from zennit_isnet import RelevanceRangeWarning
+from zennit_isnet.errors import RelevanceRangeWarning
 
 
 def seconds(step: Callable[[], None], device: torch.device, repeats: int = 1) -> float:

@@ -12,7 +12,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zennit_isnet import Dual, ISNetRegularizer, LRPFlex, Original, Selective
+from zennit_isnet import ISNetRegularizer, LRPFlex, Original, Selective
+from zennit_isnet.formulations import Dual
 
 WEIGHT = 0.7
 """P: weight of the penalty in ``(1 − P)·cross-entropy + P·penalty``."""

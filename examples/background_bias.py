@@ -32,10 +32,12 @@ import torch
 from bias_training import Result, loader, table, train
 from torch import nn
 
-from zennit_isnet import Dual, EveryNth, ISNetRegularizer, LRPFlex, Original, Selective, Stochastic, ZPlus
+from zennit_isnet import ISNetRegularizer, LRPFlex, Original, Selective, Stochastic, ZPlus
 from zennit_isnet.data import BackgroundBias, load_digits
 from zennit_isnet.data.options import Split
+from zennit_isnet.formulations import Dual
 from zennit_isnet.plotting import heatmap_panel
+from zennit_isnet.schedule import EveryNth
 
 FORMULATIONS = ("stochastic", "selective", "dual")
 """Those of ``--formulation all``; the cost of ``original`` grows with the number of classes."""

@@ -37,8 +37,8 @@ from training.report import Picture, write_report
 from training.run import Run
 from training.sets import Sets, benchmark_sets
 
-from zennit_isnet import InvalidValueError, ISNetError
 from zennit_isnet.data import check_masks
+from zennit_isnet.errors import InvalidValueError, ISNetError
 
 logger = logging.getLogger("train")
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from zennit_isnet.distributed import from_all_processes
 from zennit_isnet.errors import CalibrationError, InvalidValueError, RelevanceRangeWarning, VanishedRelevanceWarning
-from zennit_isnet.preservation import unwrapped
+from zennit_isnet.model import unwrapped
+
+__all__ = ["RelevanceRange"]
 
 
 @dataclass(frozen=True)

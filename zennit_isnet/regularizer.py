@@ -11,20 +11,27 @@ from torch import Tensor, distributed, nn
 from tqdm.auto import tqdm
 
 from zennit_isnet import calibration
-from zennit_isnet.arguments import check_number
-from zennit_isnet.attribution import INPUT, Attribution, LRPAttribution, SignalOrRelevance
-from zennit_isnet.auto_layers import AUTO
 from zennit_isnet.balance import PATIENCE, GradientNorms, LossBalance, RatioWatch, gradient_norms
 from zennit_isnet.calibration import DEFAULT_RANGE, Maturity, RelevanceRange, VanishingWatch
-from zennit_isnet.composites import LRPFlex
+from zennit_isnet.checks import (
+    check_callable,
+    check_has_mask,
+    check_images,
+    check_in_box,
+    check_masks,
+    check_model,
+    check_number,
+)
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.formulations import Stochastic, Target
 from zennit_isnet.functional import total_relevance, validate_foreground
 from zennit_isnet.losses import HeatmapLoss, combined_loss
-from zennit_isnet.preservation import buffers_restored_on_error, detached, eval_mode, unwrapped
+from zennit_isnet.lrp.attribution import INPUT, Attribution, LRPAttribution, SignalOrRelevance
+from zennit_isnet.lrp.auto_layers import AUTO
+from zennit_isnet.lrp.flex import LRPFlex
+from zennit_isnet.lrp.taps import find_layers
+from zennit_isnet.model import buffers_restored_on_error, detached, eval_mode, unwrapped
 from zennit_isnet.schedule import EveryNth
-from zennit_isnet.taps import find_layers
-from zennit_isnet.validation import check_callable, check_has_mask, check_images, check_in_box, check_masks, check_model
 
 MAX_RATIO = 5.0
 """How much larger than the classification loss's the penalty's gradient may be."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 
+__all__ = ["EveryNth"]
+
 
 class EveryNth:
     """Makes the first calls due, and every n-th one after them.
@@ -31,7 +33,7 @@ class EveryNth:
 
     Examples
     --------
-    >>> from zennit_isnet import EveryNth
+    >>> from zennit_isnet.schedule import EveryNth
     >>> schedule = EveryNth(3, start=2)
     >>> [schedule.advance() for _ in range(9)]
     [1, 1, 3, 0, 0, 3, 0, 0, 3]

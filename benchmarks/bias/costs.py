@@ -24,7 +24,7 @@ from study import RESULTS
 from torch import nn
 from tqdm import trange
 
-from zennit_isnet import RelevanceRangeWarning
+from zennit_isnet.errors import RelevanceRangeWarning
 
 
 def training_step(method: str, model: nn.Module, batch: tuple[torch.Tensor, ...]) -> Callable[[], None]:

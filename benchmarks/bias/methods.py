@@ -9,19 +9,10 @@ from typing import Any
 import torch
 from torch import Generator, nn
 
-from zennit_isnet import (
-    Dual,
-    HeatmapLoss,
-    ISNetRegularizer,
-    LRPAttribution,
-    LRPFlex,
-    Original,
-    Selective,
-    Stochastic,
-    peers,
-)
+from zennit_isnet import HeatmapLoss, ISNetRegularizer, LRPAttribution, LRPFlex, Original, Selective, Stochastic, peers
 from zennit_isnet.data.options import Background
-from zennit_isnet.preservation import eval_mode
+from zennit_isnet.formulations import Dual
+from zennit_isnet.model import eval_mode
 
 MakePenalty = Callable[[nn.Module, Generator], ISNetRegularizer]
 MakeOptimizer = Callable[..., torch.optim.Optimizer]

@@ -8,8 +8,10 @@ import torch
 from methods import PENALTIES, Method
 from torch import Generator, Tensor, nn
 
-from zennit_isnet import EveryNth, ISNetRegularizer, RelevanceRange
+from zennit_isnet import ISNetRegularizer
+from zennit_isnet.calibration import RelevanceRange
 from zennit_isnet.formulations import Label
+from zennit_isnet.schedule import EveryNth
 from zennit_isnet.swap import BackgroundSwap, swap_consistency
 
 Ranges = dict[str, RelevanceRange]

@@ -11,8 +11,8 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from zennit_isnet.signal.substitute import substitute
-from zennit_isnet.signal.table import RULES
+from zennit_isnet.lrp.signal.substitute import substitute
+from zennit_isnet.lrp.signal.table import RULES
 
 INTERNAL = {substitute}
 """Not an operation of PyTorch."""

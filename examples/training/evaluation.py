@@ -20,7 +20,7 @@ from training.optimization import classification_loss
 from training.processes import Processes
 from zennit_isnet import LRPAttribution
 from zennit_isnet.functional import background_share
-from zennit_isnet.preservation import eval_mode
+from zennit_isnet.model import eval_mode
 from zennit_isnet.swap import BackgroundSwap
 
 SWAP_SEED = 0

@@ -12,7 +12,6 @@ import torch
 from torch.utils.data import Subset
 
 from training.sets import Sets
-from zennit_isnet import InvalidValueError
 from zennit_isnet.data import (
     MaskedImageFolder,
     MaskedImageTable,
@@ -20,6 +19,7 @@ from zennit_isnet.data import (
     evaluation_transform,
     training_transform,
 )
+from zennit_isnet.errors import InvalidValueError
 
 Maker = Callable[..., Any]
 

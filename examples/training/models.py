@@ -14,7 +14,7 @@ from torchvision import models
 
 from training import checkpoints
 from training.errors import CheckpointError
-from zennit_isnet import InvalidValueError
+from zennit_isnet.errors import InvalidValueError
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from zennit_isnet import InvalidValueError
+from zennit_isnet.errors import InvalidValueError
 
 AUXILIARY_WEIGHT = 0.3
 """Of the loss of each auxiliary head (Szegedy et al., Going deeper with convolutions, CVPR 2015, section 5)."""

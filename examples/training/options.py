@@ -9,7 +9,7 @@ from typing import Any
 
 from training.optimization import PenaltyWeight
 from training.penalty import FORMULATIONS
-from zennit_isnet import ISNetError
+from zennit_isnet.errors import ISNetError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

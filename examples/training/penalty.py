@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zennit_isnet import Dual, EveryNth, HeatmapLoss, ISNetRegularizer, LRPFlex, Original, Selective, Stochastic, ZPlus
+from zennit_isnet import HeatmapLoss, ISNetRegularizer, LRPFlex, Original, Selective, Stochastic, ZPlus
+from zennit_isnet.formulations import Dual
 from zennit_isnet.functional import background_share
+from zennit_isnet.schedule import EveryNth
 
 FORMULATIONS = ("stochastic", "selective", "dual", "original")
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from training.evaluation import LabelLogits
 from training.sets import Sets
 from zennit_isnet import LRPAttribution
+from zennit_isnet.model import eval_mode
 from zennit_isnet.plotting import heatmap_panel, training_curves
-from zennit_isnet.preservation import eval_mode
 
 LOOKED_AT = 4
 """Images looked at for each that is drawn: some may have no mask."""

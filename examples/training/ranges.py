@@ -12,8 +12,9 @@ from typing import Any
 from training.checkpoints import write_atomically
 from training.errors import CheckpointError
 from training.models import Classifier
-from zennit_isnet import ISNetError, ISNetRegularizer, RelevanceRange
-from zennit_isnet.calibration import ranges_from_state
+from zennit_isnet import ISNetRegularizer
+from zennit_isnet.calibration import RelevanceRange, ranges_from_state
+from zennit_isnet.errors import ISNetError
 
 PLAIN_EPOCHS = 5
 """Before the range is measured, as the authors do it."""

@@ -29,7 +29,8 @@ from training.ranges import load_ranges, plain_epochs, save_ranges
 from training.resuming import last_checkpoint
 from training.samples import evaluation_batches, loader
 from training.sets import Sets
-from zennit_isnet import ISNetRegularizer, LRPAttribution, RelevanceRange
+from zennit_isnet import ISNetRegularizer, LRPAttribution
+from zennit_isnet.calibration import RelevanceRange
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 from training.interruption import leave_signals_to_parent
 from training.processes import Processes
 from training.randomness import random_numbers_of
-from zennit_isnet import InvalidValueError
+from zennit_isnet.errors import InvalidValueError
 
 Key = tuple[int, int]
 """Epoch and index of a sample."""

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from zennit.composites import EpsilonPlus
 
-from zennit_isnet import GradientTimesInput, LRPAttribution, LRPFlex, Target, differentiable
-from zennit_isnet.attributions import InputGradient
+from zennit_isnet import LRPAttribution, LRPFlex, Target, differentiable
+from zennit_isnet.gradients import GradientTimesInput, InputGradient
 
 ATTRIBUTIONS = {
     "LRP-Flex": LRPAttribution(LRPFlex()),

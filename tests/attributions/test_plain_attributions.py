@@ -12,9 +12,11 @@ from finite_differences import TOLERANCE, backward_gradients, worst_relative_err
 from regularizer_models import DenseNetLike, InPlaceFirst, ModelState, batch, tiny_net
 from torch import nn
 
-from zennit_isnet import Dual, InvalidTypeError, InvalidValueError, ISNetRegularizer, Original, Selective, Target
-from zennit_isnet.attributions import GradCAM, GradientTimesInput, InputGradient, IntegratedGradients
+from zennit_isnet import ISNetRegularizer, Original, Selective, Target
 from zennit_isnet.captum import CaptumAttribution
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.formulations import Dual
+from zennit_isnet.gradients import GradCAM, GradientTimesInput, InputGradient, IntegratedGradients
 
 LAYER = "strided_norm"
 BASELINE = torch.tensor([0.1, 0.2, 0.3]).double().view(3, 1, 1)

@@ -10,15 +10,10 @@ from audit_data import CORNER, OBJECT, Cued, Listed, one_logit, reader, reader_t
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from zennit_isnet import (
-    GradientTimesInput,
-    InvalidTypeError,
-    InvalidValueError,
-    LRPAttribution,
-    LRPFlex,
-    UncoveredOperationError,
-)
+from zennit_isnet import LRPAttribution, LRPFlex
 from zennit_isnet.audit import AuditReport, audit
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError, UncoveredOperationError
+from zennit_isnet.gradients import GradientTimesInput
 
 AREA = 1 - 4 / 36
 

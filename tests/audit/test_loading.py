@@ -10,8 +10,8 @@ import pytest
 import torch
 from torchvision.models import squeezenet1_1
 
-from zennit_isnet import InvalidTypeError, InvalidValueError
 from zennit_isnet.audit.loading import load_model
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 
 
 @pytest.mark.parametrize("form", ["plain", "model", "state_dict", "parallel", "compiled", "lightning"])

@@ -12,8 +12,8 @@ import pytest
 import torch
 from audit_data import CORNER, Cued, Listed, reader
 
-from zennit_isnet import MissingDependencyError
 from zennit_isnet.audit import AuditReport, audit
+from zennit_isnet.errors import MissingDependencyError
 
 VOID = {"meta", "img"}
 EVIL = '<script>alert("x")</script> | `$a_b$`\n# x.png'

@@ -10,17 +10,9 @@ from regularizer_models import BUILDERS, ModelState, Wrapped, batch, tiny_net, w
 from torch import nn
 from zennit.composites import EpsilonPlus
 
-from zennit_isnet import (
-    EpsilonZBox,
-    InvalidTypeError,
-    InvalidValueError,
-    LRPAttribution,
-    LRPFlex,
-    UncoveredOperationError,
-    UnsupportedModelError,
-    differentiable,
-)
+from zennit_isnet import EpsilonZBox, LRPAttribution, LRPFlex, differentiable
 from zennit_isnet.captum import CompositeAttribution, LayerCompositeAttribution
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError, UncoveredOperationError, UnsupportedModelError
 
 COMPOSITES = {
     "LRPFlex": lambda: LRPFlex(),

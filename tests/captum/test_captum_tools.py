@@ -11,8 +11,9 @@ from captum.metrics import infidelity, sensitivity_max
 from explained_nets import COUNT, EXACT, TwoInputs, WithHead, make, two_inputs
 from matplotlib import pyplot as plt
 
-from zennit_isnet import InvalidValueError, LRPFlex
+from zennit_isnet import LRPFlex
 from zennit_isnet.captum import CompositeAttribution, LayerCompositeAttribution
+from zennit_isnet.errors import InvalidValueError
 
 TARGETS = torch.tensor([0, 4, 1, 1])
 

@@ -11,8 +11,9 @@ from explained_nets import COUNT, EXACT, TwoBranches, WithHead, make
 from torch import nn
 from zennit.composites import EpsilonPlus
 
-from zennit_isnet import EpsilonZBox, InvalidTypeError, InvalidValueError, LRPFlex, differentiable
+from zennit_isnet import EpsilonZBox, LRPFlex, differentiable
 from zennit_isnet.captum import CompositeAttribution, LayerCompositeAttribution
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 
 LAYERS = ["conv", "relu", "inner", "last", "linear"]
 

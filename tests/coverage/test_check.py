@@ -9,7 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision import models
 
-from zennit_isnet import ISNetError, ISNetRegularizer, LRPFlex, Report, UncoveredOperationError, check
+from zennit_isnet import ISNetRegularizer, LRPFlex, check
+from zennit_isnet.errors import ISNetError, UncoveredOperationError
+from zennit_isnet.lrp import Report
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
 

@@ -15,8 +15,10 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from zennit_isnet import ISNetRegularizer, RelevanceRange, UnsupportedModelError
+from zennit_isnet import ISNetRegularizer
+from zennit_isnet.calibration import RelevanceRange
 from zennit_isnet.distributed import penalty_weight
+from zennit_isnet.errors import UnsupportedModelError
 
 SHARD = 4
 LOUD = 1e3

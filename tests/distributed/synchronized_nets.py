@@ -14,18 +14,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from zennit.composites import EpsilonPlus
 
-from zennit_isnet import (
-    Dual,
-    EpsilonZBox,
-    FuseBatchNorm,
-    LRPAttribution,
-    LRPFlex,
-    Original,
-    Selective,
-    ZPlus,
-    checkpoint_contexts,
-    differentiable,
-)
+from zennit_isnet import EpsilonZBox, LRPAttribution, LRPFlex, Original, Selective, ZPlus, differentiable
+from zennit_isnet.formulations import Dual
+from zennit_isnet.lrp import FuseBatchNorm, checkpoint_contexts
 
 IMAGES, SIZE = 6, 8
 

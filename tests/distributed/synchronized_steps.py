@@ -14,8 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from zennit.composites import EpsilonPlus, LayerMapComposite
 from zennit.rules import Epsilon
 
-from zennit_isnet import LRPAttribution, Target, UnsupportedModelError, check, differentiable
-from zennit_isnet.signal.synchronized import SynchronizedStatistics
+from zennit_isnet import LRPAttribution, Target, check, differentiable
+from zennit_isnet.errors import UnsupportedModelError
+from zennit_isnet.lrp.signal.synchronized import SynchronizedStatistics
 
 VALUES = (5, 2, 3, 4)
 """Shape of the whole batch of `statistics_of_unequal_shards`, of which the first process has one sample."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zennit_isnet import InvalidTypeError
 from zennit_isnet.distributed import penalty_weight
+from zennit_isnet.errors import InvalidTypeError
 
 
 @pytest.mark.parametrize(("flags", "expected"), [([True, False], 1.0), ([True, True], 1.0), ([False, False], 0.0)])

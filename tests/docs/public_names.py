@@ -20,8 +20,10 @@ def listed_modules() -> list[str]:
 
 
 def parts() -> list[str]:
-    """The package and its folders, of which each is a part that users import from."""
-    return [".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("__init__.py")]
+    """What users import from: the package, its folders, and the modules that say what is public in them."""
+    folders = [".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("__init__.py")]
+    modules = [path for path in PACKAGE.glob("[a-z]*.py") if "__all__ = " in path.read_text(encoding="utf-8")]
+    return [*folders, *(f"zennit_isnet.{path.stem}" for path in modules)]
 
 
 def public_objects() -> Iterator[tuple[str, Any]]:

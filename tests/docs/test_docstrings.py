@@ -14,7 +14,11 @@ from numpydoc.validate import validate
 from public_names import is_record, listed_modules, parts, public_objects
 
 OBJECTS = dict(public_objects())
-INTERNAL = {"zennit_isnet.command", "zennit_isnet.formulations", "zennit_isnet.relevance", "zennit_isnet.signal"}
+INTERNAL = {
+    "zennit_isnet.command",
+    "zennit_isnet.lrp.relevance",
+    "zennit_isnet.lrp.signal",
+}
 """Parts of which everything public is exported elsewhere."""
 
 WRONG = {

@@ -13,7 +13,7 @@ from train_runs import CLASSES, SHORT, last_state, run, write_folder
 from training import checkpoints
 from training.errors import CheckpointError, DivergenceError
 
-from zennit_isnet import InvalidValueError
+from zennit_isnet.errors import InvalidValueError
 
 pytestmark = pytest.mark.filterwarnings("ignore:--plain-epochs 0:UserWarning")
 

@@ -13,8 +13,8 @@ from torch.nn.functional import interpolate
 from torchvision.io import write_png
 from train_runs import run
 
-from zennit_isnet import InvalidValueError
 from zennit_isnet.data import foreground_mask, load_digits
+from zennit_isnet.errors import InvalidValueError
 
 DIGITS = {0: "zero", 1: "one", 4: "four", 7: "seven"}
 

@@ -11,7 +11,7 @@ from torchvision import models
 from training.errors import CheckpointError
 from training.models import head_parameters, load_weights, make_classifier
 
-from zennit_isnet import InvalidValueError
+from zennit_isnet.errors import InvalidValueError
 
 
 def published(name: str, path: Path, classes: int = 5) -> nn.Module:

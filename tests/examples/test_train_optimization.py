@@ -14,7 +14,8 @@ from training.optimization import PenaltyWeight, classification_loss, gradient_n
 from training.options import parse
 from training.penalty import make_regularizer
 
-from zennit_isnet import InvalidValueError, ISNetRegularizer
+from zennit_isnet import ISNetRegularizer
+from zennit_isnet.errors import InvalidValueError
 
 Heads = namedtuple("Heads", ["logits", "aux1", "aux2"])
 

@@ -11,7 +11,7 @@ from torchvision.io import write_jpeg, write_png
 from train_runs import SHORT, last_state, photographed_digits, run
 from training import checkpoints
 
-from zennit_isnet import InvalidValueError
+from zennit_isnet.errors import InvalidValueError
 
 BREEDS = {"five": ("Abyssinian", 1), "four": ("american_bulldog", 2)}
 """Digits in the role of two breeds, one of cats (1) and one of dogs (2)."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from training.processes import Processes
 from training.samples import SeededSamples, TrainingBatches, evaluation_batches, loader
 
-from zennit_isnet import InvalidValueError
+from zennit_isnet.errors import InvalidValueError
 
 CPU = torch.device("cpu")
 ALONE = Processes(0, 1, CPU)

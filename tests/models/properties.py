@@ -6,9 +6,9 @@ import torch
 import zoo
 from torch import Tensor, nn
 
-from zennit_isnet.attribution import LRPAttribution
-from zennit_isnet.composites import LRPFlex
 from zennit_isnet.formulations import Selective, Target
+from zennit_isnet.lrp.attribution import LRPAttribution
+from zennit_isnet.lrp.flex import LRPFlex
 from zennit_isnet.regularizer import ISNetRegularizer
 
 EPSILON = 1e-30

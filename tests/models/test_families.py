@@ -9,10 +9,10 @@ import torch
 import zoo
 from finite_differences import backward_gradients, worst_relative_error
 
-from zennit_isnet.attribution import LRPAttribution
 from zennit_isnet.calibration import RelevanceRange
-from zennit_isnet.composites import LRPFlex
 from zennit_isnet.formulations import Original, Selective
+from zennit_isnet.lrp.attribution import LRPAttribution
+from zennit_isnet.lrp.flex import LRPFlex
 from zennit_isnet.regularizer import ISNetRegularizer
 
 TOLERANCE = 1e-5

@@ -6,15 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from zennit_isnet import (
-    InvalidValueError,
-    ISNetRegularizer,
-    LRPAttribution,
-    LRPFlex,
-    Selective,
-    Target,
-    box_from_normalization,
-)
+from zennit_isnet import ISNetRegularizer, LRPAttribution, LRPFlex, Selective, Target, box_from_normalization
+from zennit_isnet.errors import InvalidValueError
 
 FRAMES, SIZE = 3, 6
 

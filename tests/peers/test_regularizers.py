@@ -10,10 +10,10 @@ from regularizer_models import ModelState, batch, tiny_net
 from torch import nn
 from torch.nn import functional as F
 
-from zennit_isnet import ISNetRegularizer, RelevanceRangeWarning, peers
-from zennit_isnet.attributions import InputGradient
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError, UnsupportedModelError
+from zennit_isnet import ISNetRegularizer, peers
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError, RelevanceRangeWarning, UnsupportedModelError
 from zennit_isnet.formulations import Label, Predicted
+from zennit_isnet.gradients import InputGradient
 
 LABELS = torch.tensor([2, 0, 1, 1])
 PEERS = {

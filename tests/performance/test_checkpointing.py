@@ -8,8 +8,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models import mobilenet_v3_small, resnet18
 
-from zennit_isnet import ISNetRegularizer, LRPFlex, checkpoint_contexts
+from zennit_isnet import ISNetRegularizer, LRPFlex
 from zennit_isnet.errors import UnsupportedModelError
+from zennit_isnet.lrp import checkpoint_contexts
 
 
 class Checkpointed(nn.Module):

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from zennit_isnet import EveryNth, InvalidTypeError, InvalidValueError, ISNetRegularizer, Selective
+from zennit_isnet import ISNetRegularizer, Selective
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.schedule import EveryNth
 
 
 @pytest.fixture

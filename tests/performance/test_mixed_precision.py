@@ -7,22 +7,13 @@ from torch.nn import functional as F
 from torchvision.models import resnet18
 from zennit.composites import EpsilonPlus
 
-from zennit_isnet import (
-    Dual,
-    EpsilonZBox,
-    FuseBatchNorm,
-    GradientTimesInput,
-    InvalidTypeError,
-    ISNetRegularizer,
-    LRPFlex,
-    Original,
-    Selective,
-    SoftmaxGradient,
-    Stochastic,
-    differentiable,
-)
+from zennit_isnet import EpsilonZBox, ISNetRegularizer, LRPFlex, Original, Selective, Stochastic, differentiable
+from zennit_isnet.errors import InvalidTypeError
+from zennit_isnet.formulations import Dual, SoftmaxGradient
 from zennit_isnet.functional import gwrp, heatmap_loss
-from zennit_isnet.signal.activation import Epsilon, Gate, ReLUGate
+from zennit_isnet.gradients import GradientTimesInput
+from zennit_isnet.lrp import FuseBatchNorm
+from zennit_isnet.lrp.signal.activation import Epsilon, Gate, ReLUGate
 
 
 def batch(size=64, count=4):

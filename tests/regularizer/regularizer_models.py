@@ -10,7 +10,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zennit_isnet import ISNetRegularizer, LRPFlex, RelevanceRange, Selective
+from zennit_isnet import ISNetRegularizer, LRPFlex, Selective
+from zennit_isnet.calibration import RelevanceRange
 
 CLASSES = 3
 

@@ -27,20 +27,22 @@ from torch import nn
 from torch.nn import functional as F
 
 from zennit_isnet import (
-    CalibrationError,
     HeatmapLoss,
-    InvalidTypeError,
-    InvalidValueError,
-    ISNetError,
     ISNetRegularizer,
     LRPAttribution,
     LRPFlex,
-    RelevanceRange,
     Selective,
     Target,
+    box_from_normalization,
+)
+from zennit_isnet.calibration import RelevanceRange
+from zennit_isnet.errors import (
+    CalibrationError,
+    InvalidTypeError,
+    InvalidValueError,
+    ISNetError,
     UncoveredOperationError,
     UnsupportedModelError,
-    box_from_normalization,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")

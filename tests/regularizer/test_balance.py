@@ -9,9 +9,10 @@ import torch
 from regularizer_models import ModelState, batch, tiny_net
 from torch.nn import functional as F
 
-from zennit_isnet import InvalidTypeError, InvalidValueError, ISNetRegularizer, RelevanceRange
+from zennit_isnet import ISNetRegularizer
 from zennit_isnet.balance import LossBalance
-from zennit_isnet.errors import GradientRatioWarning
+from zennit_isnet.calibration import RelevanceRange
+from zennit_isnet.errors import GradientRatioWarning, InvalidTypeError, InvalidValueError
 
 
 @pytest.fixture

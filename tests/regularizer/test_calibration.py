@@ -13,22 +13,9 @@ from hypothesis import strategies as st
 from regularizer_models import DenseNetLike, batch, on_images, tiny_net, with_mixed_modes
 from torch.utils.data import DataLoader, TensorDataset
 
-from zennit_isnet import (
-    CalibrationError,
-    HeatmapLoss,
-    InvalidValueError,
-    ISNetRegularizer,
-    LRPAttribution,
-    LRPFlex,
-    Original,
-    RelevanceRange,
-    RelevanceRangeWarning,
-    Selective,
-    Stochastic,
-    Target,
-)
-from zennit_isnet.calibration import RunningMoments
-from zennit_isnet.errors import VanishedRelevanceWarning
+from zennit_isnet import HeatmapLoss, ISNetRegularizer, LRPAttribution, LRPFlex, Original, Selective, Stochastic, Target
+from zennit_isnet.calibration import RelevanceRange, RunningMoments
+from zennit_isnet.errors import CalibrationError, InvalidValueError, RelevanceRangeWarning, VanishedRelevanceWarning
 
 
 class TestRange:

@@ -9,17 +9,8 @@ import torch
 from regularizer_calls import with_flags, with_images, with_loader, with_masks, with_parts
 from regularizer_models import ModelState, WithOutput, batch, tiny_net
 
-from zennit_isnet import (
-    HeatmapLoss,
-    InvalidTypeError,
-    InvalidValueError,
-    ISNetError,
-    ISNetRegularizer,
-    LRPFlex,
-    Selective,
-    Stochastic,
-    box_from_normalization,
-)
+from zennit_isnet import HeatmapLoss, ISNetRegularizer, LRPFlex, Selective, Stochastic, box_from_normalization
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError, ISNetError
 
 pytestmark = pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")
 

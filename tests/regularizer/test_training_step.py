@@ -22,7 +22,8 @@ from torch.nn.functional import cross_entropy, interpolate
 from torchvision import tv_tensors
 from torchvision.models import googlenet
 
-from zennit_isnet import HeatmapLoss, LRPAttribution, LRPFlex, Original, RelevanceRange, Stochastic
+from zennit_isnet import HeatmapLoss, LRPAttribution, LRPFlex, Original, Stochastic
+from zennit_isnet.calibration import RelevanceRange
 
 pytestmark = pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")
 

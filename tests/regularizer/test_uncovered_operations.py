@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation
 
-from zennit_isnet import ISNetRegularizer, LRPFlex, UncoveredOperationError
+from zennit_isnet import ISNetRegularizer, LRPFlex
+from zennit_isnet.errors import UncoveredOperationError
 
 pytestmark = pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")
 

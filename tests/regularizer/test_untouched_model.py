@@ -14,7 +14,8 @@ from regularizer_models import BUILDERS, Failing, ModelState, Wrapped, batch, ti
 from torch import nn
 from torch.nn import functional as F
 
-from zennit_isnet import HeatmapLoss, ISNetRegularizer, LRPFlex, RelevanceRangeWarning, Target, UncoveredOperationError
+from zennit_isnet import HeatmapLoss, ISNetRegularizer, LRPFlex, Target
+from zennit_isnet.errors import RelevanceRangeWarning, UncoveredOperationError
 
 pytestmark = pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")
 

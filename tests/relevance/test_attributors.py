@@ -9,7 +9,7 @@ from built_in import ours
 from explanations import assert_exact_gradients, assert_same, itself, relevance_of, state_of, weighted_square
 from zennit.attribution import Gradient, IntegratedGradients, SmoothGrad
 
-from zennit_isnet.relevance.composite import DifferentiableComposite
+from zennit_isnet.lrp.relevance.composite import DifferentiableComposite
 
 N_ITER = 3
 

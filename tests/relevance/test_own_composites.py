@@ -21,7 +21,7 @@ from zennit.layer import Sum
 from zennit.rules import AlphaBeta, Epsilon, Flat, Gamma, Norm, Pass, ZPlus
 from zennit.types import Activation, Convolution, Linear
 
-from zennit_isnet.relevance.composite import differentiable
+from zennit_isnet.lrp.relevance.composite import differentiable
 
 E = 1e-2
 

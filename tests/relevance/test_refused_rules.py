@@ -15,10 +15,10 @@ from zennit.composites import (
 from zennit.core import BasicHook, ParamMod
 from zennit.rules import Epsilon, Norm, ZPlus
 
-from zennit_isnet.composites import LRPFlex
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError, UnsupportedModelError
-from zennit_isnet.relevance.canonizers import FuseBatchNorm
-from zennit_isnet.relevance.composite import differentiable
+from zennit_isnet.lrp.flex import LRPFlex
+from zennit_isnet.lrp.relevance.canonizers import FuseBatchNorm
+from zennit_isnet.lrp.relevance.composite import differentiable
 
 
 class OwnRegistration(Epsilon):

@@ -13,7 +13,7 @@ from zennit.composites import EpsilonPlus, LayerMapComposite
 from zennit.rules import Epsilon
 
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError, UnsupportedModelError
-from zennit_isnet.relevance.composite import differentiable
+from zennit_isnet.lrp.relevance.composite import differentiable
 
 
 @pytest.fixture

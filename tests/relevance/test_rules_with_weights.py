@@ -23,7 +23,7 @@ from zennit.composites import LayerMapComposite
 from zennit.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
 from zennit.types import Linear
 
-from zennit_isnet.relevance.composite import differentiable
+from zennit_isnet.lrp.relevance.composite import differentiable
 
 E, LOW, HIGH = 1e-2, -2.5, 3.0
 SEEDS = range(5)

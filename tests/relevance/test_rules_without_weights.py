@@ -14,7 +14,7 @@ from zennit.layer import Sum
 from zennit.rules import Epsilon, Norm, Pass, ReLUBetaSmooth, ReLUDeconvNet, ReLUGuidedBackprop
 from zennit.types import AvgPool, Linear
 
-from zennit_isnet.relevance.composite import differentiable
+from zennit_isnet.lrp.relevance.composite import differentiable
 
 E = 1e-2
 COUNT = 5

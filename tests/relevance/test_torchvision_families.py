@@ -6,7 +6,8 @@ import nets
 import pytest
 import torch
 
-from zennit_isnet import Dual, EpsilonZBox, LRPAttribution, Target, ZPlus
+from zennit_isnet import EpsilonZBox, LRPAttribution, Target, ZPlus
+from zennit_isnet.formulations import Dual
 
 FAMILIES = {
     "vgg11_bn": (32, {}),

@@ -18,7 +18,7 @@ from zennit.rules import AlphaBeta, Epsilon, Pass
 from zennit.types import Activation, Linear
 
 from zennit_isnet.errors import UnsupportedModelError
-from zennit_isnet.relevance.composite import differentiable
+from zennit_isnet.lrp.relevance.composite import differentiable
 
 E = 1e-2
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from zennit_isnet import LRPAttribution, LRPFlex, Target, UncoveredOperationError
+from zennit_isnet import LRPAttribution, LRPFlex, Target
+from zennit_isnet.errors import UncoveredOperationError
 
 
 class Classifier(nn.Module):

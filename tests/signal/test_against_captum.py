@@ -11,9 +11,9 @@ from captum.attr import LRP
 from captum.attr._utils.lrp_rules import EpsilonRule
 from torch import nn
 
-from zennit_isnet.attribution import LRPAttribution
-from zennit_isnet.composites import LRPFlex
 from zennit_isnet.formulations import Original
+from zennit_isnet.lrp.attribution import LRPAttribution
+from zennit_isnet.lrp.flex import LRPFlex
 
 NETS = {
     "convolutions": lambda: [

@@ -8,9 +8,9 @@ import nets
 import pytest
 import torch
 
-from zennit_isnet.attribution import LRPAttribution
-from zennit_isnet.composites import LRPFlex
 from zennit_isnet.formulations import Original
+from zennit_isnet.lrp.attribution import LRPAttribution
+from zennit_isnet.lrp.flex import LRPFlex
 
 boxes = pytest.mark.parametrize("box", [None, (0.0, 1.0)], ids=["no box", "z^B"])
 modes = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])

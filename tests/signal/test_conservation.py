@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from zennit_isnet.attribution import LRPAttribution
-from zennit_isnet.composites import LRPFlex
 from zennit_isnet.formulations import Original, Target
+from zennit_isnet.lrp.attribution import LRPAttribution
+from zennit_isnet.lrp.flex import LRPFlex
 
 EPSILON = 1e-30
 MODELS = {

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from zennit_isnet.attribution import LRPAttribution
-from zennit_isnet.composites import LRPFlex
 from zennit_isnet.errors import UncoveredOperationError
 from zennit_isnet.formulations import Target
+from zennit_isnet.lrp.attribution import LRPAttribution
+from zennit_isnet.lrp.flex import LRPFlex
 
 
 class Net(nn.Module):

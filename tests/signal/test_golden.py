@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from zennit_isnet.attribution import LRPAttribution
-from zennit_isnet.composites import LRPFlex
 from zennit_isnet.formulations import Original, Selective
 from zennit_isnet.losses import HeatmapLoss
+from zennit_isnet.lrp.attribution import LRPAttribution
+from zennit_isnet.lrp.flex import LRPFlex
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "reference.npz")
 FORMULATIONS = {"selective": lambda: Selective(1e-2), "original": Original}

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from zennit_isnet import InvalidValueError, LRPAttribution, LRPFlex, Original
+from zennit_isnet import LRPAttribution, LRPFlex, Original
+from zennit_isnet.errors import InvalidValueError
 
 
 def relevance_of(model, images, **options):

@@ -17,7 +17,7 @@ from torch import nn
 from zennit.attribution import Gradient
 from zennit.composites import EpsilonPlus
 
-from zennit_isnet.composites import LRPFlex
+from zennit_isnet.lrp.flex import LRPFlex
 
 EPSILON = 1e-2
 SEEDS = range(5)

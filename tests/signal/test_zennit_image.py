@@ -9,18 +9,9 @@ import torch
 from zennit.attribution import Gradient, IntegratedGradients, SmoothGrad
 from zennit.image import imgify
 
-from zennit_isnet import (
-    Dual,
-    EpsilonZBox,
-    InvalidValueError,
-    ISNetRegularizer,
-    LRPFlex,
-    Original,
-    Selective,
-    SoftmaxGradient,
-    Stochastic,
-    Target,
-)
+from zennit_isnet import EpsilonZBox, ISNetRegularizer, LRPFlex, Original, Selective, Stochastic, Target
+from zennit_isnet.errors import InvalidValueError
+from zennit_isnet.formulations import Dual, SoftmaxGradient
 
 
 @pytest.fixture

@@ -14,18 +14,11 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models import get_model, resnet18
 from torchvision.ops import Permute
 
-from zennit_isnet import (
-    Dual,
-    EpsilonZBox,
-    InvalidValueError,
-    ISNetRegularizer,
-    LRPAttribution,
-    LRPFlex,
-    Selective,
-    Target,
-    checkpoint_contexts,
-)
-from zennit_isnet.attributions import GradCAM
+from zennit_isnet import EpsilonZBox, ISNetRegularizer, LRPAttribution, LRPFlex, Selective, Target
+from zennit_isnet.errors import InvalidValueError
+from zennit_isnet.formulations import Dual
+from zennit_isnet.gradients import GradCAM
+from zennit_isnet.lrp import checkpoint_contexts
 
 Layers = dict[str, tuple[int, int]]
 """Channels and height of each layer."""

@@ -11,20 +11,11 @@ from finite_differences import TOLERANCE, backward_gradients, worst_relative_err
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zennit_isnet import (
-    Dual,
-    EpsilonZBox,
-    GradientTimesInput,
-    InvalidTypeError,
-    ISNetRegularizer,
-    LRPAttribution,
-    LRPFlex,
-    Original,
-    RelevanceRange,
-    SoftmaxGradient,
-    UncoveredOperationError,
-    ZPlus,
-)
+from zennit_isnet import EpsilonZBox, ISNetRegularizer, LRPAttribution, LRPFlex, Original, ZPlus
+from zennit_isnet.calibration import RelevanceRange
+from zennit_isnet.errors import InvalidTypeError, UncoveredOperationError
+from zennit_isnet.formulations import Dual, SoftmaxGradient
+from zennit_isnet.gradients import GradientTimesInput
 
 EPSILON = 1e-2
 

@@ -13,8 +13,6 @@ from torchvision.models import resnet18
 from zennit_isnet import (
     EpsilonZBox,
     HeatmapLoss,
-    InvalidTypeError,
-    InvalidValueError,
     ISNetRegularizer,
     LRPAttribution,
     LRPFlex,
@@ -23,6 +21,7 @@ from zennit_isnet import (
     Target,
     differentiable,
 )
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.functional import gwrp
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from tqdm import tqdm
 
+from zennit_isnet.checks import check_has_mask, check_images, check_masks
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
-from zennit_isnet.validation import check_has_mask, check_images, check_masks
 
 ITEM = "(image, mask, label) or (image, mask, label, has_mask)"
 

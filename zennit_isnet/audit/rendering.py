@@ -8,7 +8,7 @@ from typing import Any, get_args
 from zennit_isnet.audit.backgrounds import Version
 from zennit_isnet.audit.report import AuditReport
 from zennit_isnet.audit.verdict import percent, points
-from zennit_isnet.optional import import_optional
+from zennit_isnet.errors import import_optional
 
 VERSIONS: dict[Version, str] = {
     "kept": "unchanged images",

@@ -11,18 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from zennit_isnet.arguments import check_number
-from zennit_isnet.attribution import Attribution
 from zennit_isnet.audit.backgrounds import Altered, Version, versions
 from zennit_isnet.audit.gallery import Gallery
 from zennit_isnet.audit.reading import Batch, MaskedImages
 from zennit_isnet.audit.report import AuditReport, ImageResult
 from zennit_isnet.audit.survey import Normalization, survey, usable
+from zennit_isnet.checks import check_number
 from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.functional import background_share, resize_foreground
-from zennit_isnet.preservation import eval_mode, unwrapped
+from zennit_isnet.lrp.attribution import Attribution
+from zennit_isnet.model import eval_mode, main_logits, unwrapped
 from zennit_isnet.regularizer import ISNetRegularizer
-from zennit_isnet.validation import main_logits
 
 
 def audit(

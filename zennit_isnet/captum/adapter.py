@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from zennit_isnet.attribution import INPUT
-from zennit_isnet.attributions.gradient import as_source, seeds_of
 from zennit_isnet.captum.gradient_check import check_parameter_gradient
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
-from zennit_isnet.preservation import attributes_restored, buffers_restored, unwrapped
-from zennit_isnet.taps import find_layers
-from zennit_isnet.validation import main_logits
+from zennit_isnet.gradients import as_source, seeds_of
+from zennit_isnet.lrp.attribution import INPUT
+from zennit_isnet.lrp.taps import find_layers
+from zennit_isnet.model import attributes_restored, buffers_restored, main_logits, unwrapped
 
 MADE_HERE = ("inputs", "target", "additional_forward_args")
 """Arguments of Captum's ``attribute`` that the regularizer's images and formulation stand for."""

@@ -8,8 +8,8 @@ import torch
 from captum._utils.common import _select_targets
 from torch import Tensor
 
+from zennit_isnet.checks import check_differentiable
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
-from zennit_isnet.validation import check_differentiable
 
 
 def as_inputs(inputs: Any) -> tuple[Tensor, ...]:

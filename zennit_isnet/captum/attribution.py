@@ -9,11 +9,11 @@ from captum.attr import GradientAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from zennit_isnet.attribution import SignalOrRelevance, as_composite
 from zennit_isnet.captum.arguments import as_inputs
 from zennit_isnet.captum.relevance import explain
+from zennit_isnet.checks import check_model
 from zennit_isnet.errors import InvalidValueError
-from zennit_isnet.validation import check_model
+from zennit_isnet.lrp.attribution import SignalOrRelevance, as_composite
 
 
 class CompositeAttribution(GradientAttribution):

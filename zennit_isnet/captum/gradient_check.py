@@ -95,7 +95,7 @@ def _gradients(result: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | No
     if all(gradient is None for gradient in found):
         raise InvalidValueError(
             "the attribution is no differentiable function of the model's parameters, so it cannot be penalised; use "
-            "one that is made of gradients, or one of zennit_isnet.attributions"
+            "one that is made of gradients, or one of zennit_isnet.gradients"
             + (f" ({type(cause).__name__}: {cause})" if cause else "")
         ) from cause
     return found

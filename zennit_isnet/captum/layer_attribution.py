@@ -10,12 +10,12 @@ from captum.attr import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from zennit_isnet.attribution import SignalOrRelevance
 from zennit_isnet.captum.arguments import as_inputs
 from zennit_isnet.captum.attribution import CompositeAttribution
 from zennit_isnet.captum.relevance import explain
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
-from zennit_isnet.preservation import unwrapped
+from zennit_isnet.lrp.attribution import SignalOrRelevance
+from zennit_isnet.model import unwrapped
 
 
 class LayerCompositeAttribution(CompositeAttribution, LayerAttribution):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from zennit_isnet.errors import InvalidValueError
-from zennit_isnet.taps import Taps
+from zennit_isnet.lrp.taps import Taps
 
 
 class LayerTaps(Taps):

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zennit_isnet.attribution import SignalOrRelevance, relevance_at
 from zennit_isnet.captum.arguments import explained_output
 from zennit_isnet.captum.layer_taps import LayerTaps
-from zennit_isnet.composites import LRPFlex
+from zennit_isnet.checks import check_in_box
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
-from zennit_isnet.preservation import buffers_restored, unwrapped
-from zennit_isnet.validation import check_in_box
+from zennit_isnet.lrp.attribution import SignalOrRelevance, relevance_at
+from zennit_isnet.lrp.flex import LRPFlex
+from zennit_isnet.model import buffers_restored, unwrapped
 
 
 class Explanation(NamedTuple):

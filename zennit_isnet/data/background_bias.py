@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from zennit_isnet.arguments import check_choice
+from zennit_isnet.checks import check_choice
 from zennit_isnet.data.digits import Root, foreground_mask, load_digits
 from zennit_isnet.data.masked import PairTransform
 from zennit_isnet.data.options import (

@@ -8,10 +8,9 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 from torchvision.datasets import MNIST
 
-from zennit_isnet.arguments import check_choice
+from zennit_isnet.checks import check_choice
 from zennit_isnet.data.options import DIGIT_SIZE, DigitSource
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError
-from zennit_isnet.optional import import_optional
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError, import_optional
 
 Root: TypeAlias = str | PathLike[str]
 

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import torch
 from torchvision.datasets import OxfordIIITPet
 
-from zennit_isnet.arguments import check_choice
+from zennit_isnet.checks import check_choice
 from zennit_isnet.data.decoding import Path
 from zennit_isnet.data.files import MaskedFiles
 from zennit_isnet.data.masked import PairTransform

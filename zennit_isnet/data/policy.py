@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from zennit_isnet.arguments import check_choice
+from zennit_isnet.checks import check_choice
 from zennit_isnet.data.binarization import Binarize, check_binarize
 
 Missing: TypeAlias = Literal["error", "skip-penalty", "drop"]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from zennit_isnet.optional import import_optional
+from zennit_isnet.errors import import_optional
 
 # A cut shows a third of its source's shorter side: small enough to vary, large enough to be recognised.
 CUTS_PER_SIDE = 3

@@ -9,10 +9,10 @@ from torch import nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from zennit_isnet.arguments import check_number
-from zennit_isnet.composites import box_from_normalization
+from zennit_isnet.checks import check_number
 from zennit_isnet.data.geometry import AroundForeground, KeepForeground, MaskFollows
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.lrp.flex import box_from_normalization
 
 Statistics = float | Sequence[float]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from zennit_isnet.arguments import check_choice
+from zennit_isnet.checks import check_choice
 from zennit_isnet.data.binarization import Binarize
 from zennit_isnet.data.decoding import TOP_8, TOP_16, Levels, picture_as_image, picture_as_levels, read_levels
 from zennit_isnet.data.masked import MaskedDataset, PairTransform

@@ -20,7 +20,7 @@ class Formulation(ABC):
     One that explains by how much the first class leads the second:
 
     >>> import torch
-    >>> from zennit_isnet import Formulation
+    >>> from zennit_isnet.formulations import Formulation
     >>> class FirstAgainstSecond(Formulation):
     ...     def seeds(self, logits):
     ...         seed = torch.zeros_like(logits)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from zennit_isnet.errors import InvalidTypeError
 from zennit_isnet.formulations.base import Formulation
-from zennit_isnet.relevance.composite import DifferentiableComposite
-from zennit_isnet.relevance.ready import ZPlus
+from zennit_isnet.lrp.relevance.composite import DifferentiableComposite
+from zennit_isnet.lrp.relevance.papers import ZPlus
 
 
 class Dual(Formulation):
@@ -34,7 +34,7 @@ class Dual(Formulation):
     Examples
     --------
     >>> import torch
-    >>> from zennit_isnet import Dual
+    >>> from zennit_isnet.formulations import Dual
     >>> Dual()(torch.randn(1, 3))
     tensor([[[1., 1., 1.]]])
     """

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from zennit_isnet.arguments import check_number
+from zennit_isnet.checks import check_number
 from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.formulations.base import Formulation, one_hot
 

@@ -19,7 +19,7 @@ class SoftmaxGradient(Formulation):
     Examples
     --------
     >>> import torch
-    >>> from zennit_isnet import SoftmaxGradient
+    >>> from zennit_isnet.formulations import SoftmaxGradient
     >>> SoftmaxGradient()(torch.zeros(1, 2))
     tensor([[[ 0.2500, -0.2500]]])
     """

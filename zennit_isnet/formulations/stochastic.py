@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from zennit_isnet.arguments import check_generator
+from zennit_isnet.checks import check_generator
 from zennit_isnet.formulations.base import Formulation, one_hot
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from zennit_isnet.arguments import check_choice, check_number
+from zennit_isnet.checks import check_choice, check_number
 from zennit_isnet.functional.heatmap_inputs import align
 from zennit_isnet.functional.options import Normalization
 from zennit_isnet.functional.pooling import gwrp

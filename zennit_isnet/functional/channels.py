@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zennit_isnet.arguments import check_choice
+from zennit_isnet.checks import check_choice
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 
 ChannelPooling = Literal["sum", "sum_pos", "sum_abs", "l1_norm", "l2_norm", "l2_norm_sq", "max_norm"]

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from zennit_isnet.arguments import check_choice
+from zennit_isnet.checks import check_choice
 from zennit_isnet.functional.heatmap_inputs import align
 from zennit_isnet.functional.options import ForegroundVariant, check_relevance_range
 

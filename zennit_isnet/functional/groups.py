@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from zennit_isnet.arguments import check_choice, check_count
+from zennit_isnet.checks import check_choice, check_count
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.functional.integers import as_numbers, check_fits, check_integers
 from zennit_isnet.functional.measured import Undefined

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zennit_isnet.arguments import check_choice, check_count
+from zennit_isnet.checks import check_choice, check_count
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.functional.channels import ChannelPooling, pool_channels
 from zennit_isnet.functional.masks import named_images, validate_foreground

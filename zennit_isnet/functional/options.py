@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from zennit_isnet.arguments import check_choice, check_number
+from zennit_isnet.checks import check_choice, check_number
 from zennit_isnet.errors import InvalidValueError
 
 Normalization = Literal["absolute_first", "normalize_first"]

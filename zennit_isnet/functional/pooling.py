@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from zennit_isnet.arguments import check_number
+from zennit_isnet.checks import check_number
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 
 

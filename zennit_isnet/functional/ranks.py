@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zennit_isnet.arguments import check_count
+from zennit_isnet.checks import check_count
 from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.functional.channels import ChannelPooling
 from zennit_isnet.functional.measured import MeasuredMaps, Undefined, measured_maps

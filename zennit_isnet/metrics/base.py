@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zennit_isnet.arguments import check_choice
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.checks import check_choice
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError, import_optional
 from zennit_isnet.functional.measured import Undefined
-from zennit_isnet.optional import import_optional
 
 import_optional("torchmetrics", package="torchmetrics", extra="metrics")
 

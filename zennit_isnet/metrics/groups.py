@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zennit_isnet.arguments import check_count
+from zennit_isnet.checks import check_count
 from zennit_isnet.functional.groups import accuracy_gap, group_counts, kinds, worst_accuracy
 from zennit_isnet.functional.measured import Undefined
 from zennit_isnet.metrics.base import SeparateMetric

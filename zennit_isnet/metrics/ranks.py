@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zennit_isnet.arguments import check_choice, check_count
+from zennit_isnet.checks import check_choice, check_count
 from zennit_isnet.functional.channels import ChannelPooling
 from zennit_isnet.functional.measured import Undefined
 from zennit_isnet.functional.ranks import pointing_game, relevance_rank_accuracy, top_k_intersection

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zennit_isnet.arguments import check_choice
+from zennit_isnet.checks import check_choice
 from zennit_isnet.functional.channels import NonNegativePooling
 from zennit_isnet.functional.measured import Undefined
 from zennit_isnet.functional.shares import background_share, energy_pointing_game, relevance_mass_accuracy

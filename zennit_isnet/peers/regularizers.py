@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from zennit_isnet.attribution import Attribution
-from zennit_isnet.attributions import GradCAM, GradientTimesInput, InputGradient
 from zennit_isnet.formulations import Contrast, Label, LogProbabilities
+from zennit_isnet.gradients import GradCAM, GradientTimesInput, InputGradient
+from zennit_isnet.lrp.attribution import Attribution
+from zennit_isnet.lrp.taps import find_layers
 from zennit_isnet.peers.losses import energy_loss, gradmask_loss, rrr_loss
 from zennit_isnet.peers.range_free import RangeFreeLoss
 from zennit_isnet.regularizer import ISNetRegularizer
 from zennit_isnet.schedule import EveryNth
-from zennit_isnet.taps import find_layers
 
 
 def rrr(model: nn.Module, *, every: int | EveryNth = 1, validate: bool = False) -> ISNetRegularizer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zennit_isnet.optional import import_optional
+from zennit_isnet.errors import import_optional
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

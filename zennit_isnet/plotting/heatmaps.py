@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 from torch import Tensor
 
-from zennit_isnet.arguments import check_choice, check_number
+from zennit_isnet.checks import check_choice, check_number
 from zennit_isnet.plotting.canvas import empty_figure
 from zennit_isnet.plotting.inputs import Array, check_names, check_rows, heatmap_batch, image_batch, mask_batch
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 
 import torch
 
-from zennit_isnet.arguments import check_number
+from zennit_isnet.checks import check_number
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.functional import background_loss, foreground_loss, gwrp
 from zennit_isnet.functional.options import ForegroundVariant, check_relevance_range

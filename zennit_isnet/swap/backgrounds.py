@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from zennit_isnet.arguments import check_number
+from zennit_isnet.checks import check_masks, check_number
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.functional import validate_foreground
 from zennit_isnet.swap.filling import fill_holes
-from zennit_isnet.validation import check_masks
 
 
 def swap_backgrounds(images: Tensor, masks: Tensor, donors: Tensor, *, feather: float = 0.0) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zennit_isnet.arguments import check_choice
+from zennit_isnet.checks import check_choice
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.swap.options import Consistency
 

@@ -6,11 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zennit_isnet.arguments import check_generator, check_number
+from zennit_isnet.checks import check_generator, check_has_mask, check_number
 from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.functional import validate_foreground
 from zennit_isnet.swap.backgrounds import check_pair, exchanged
-from zennit_isnet.validation import check_has_mask
 
 
 class BackgroundSwap:

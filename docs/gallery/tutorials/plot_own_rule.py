@@ -15,7 +15,8 @@ import matplotlib.pyplot as plt
 import torch
 from torch import nn
 
-from zennit_isnet import LRPAttribution, LRPFlex, Original, UncoveredOperationError, check
+from zennit_isnet import LRPAttribution, LRPFlex, Original, check
+from zennit_isnet.errors import UncoveredOperationError
 
 
 class SoftThreshold(nn.Module):

@@ -16,8 +16,9 @@ from zennit.composites import EpsilonPlus, LayerMapComposite, MixedComposite, Na
 from zennit.rules import Epsilon, Gamma, Pass
 from zennit.types import Activation, Convolution, Linear
 
-from zennit_isnet import FuseBatchNorm, ISNetRegularizer, LRPFlex, differentiable
+from zennit_isnet import ISNetRegularizer, LRPFlex, differentiable
 from zennit_isnet.data import BackgroundBias
+from zennit_isnet.lrp import FuseBatchNorm
 from zennit_isnet.plotting import heatmap_panel
 
 torch.manual_seed(0)

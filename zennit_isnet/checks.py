@@ -1,0 +1,314 @@
+"""Checks of what a user hands in: every message shows what came and what is allowed."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError, UnsupportedModelError
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Raise unless `value` is one of the values of the literal type `choices`.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    value : object
+        What the caller passed.
+    choices : typing.Literal
+        The type whose values are legal.
+
+    Raises
+    ------
+    InvalidValueError
+        If `value` is not legal; the message lists the legal values.
+    """
+    legal = get_args(choices)
+    if value not in legal:
+        raise InvalidValueError(f"{name} must be one of {', '.join(map(repr, legal))}; got {value!r}")
+
+
+def check_number(
+    name: str, value: object, *, low: float = 0.0, high: float = math.inf, include_low: bool = False
+) -> None:
+    """Raise unless `value` is a real number above `low`, at most `high`, and finite.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    value : object
+        What the caller passed.
+    low, high : float, default=0.0, inf
+        The allowed interval; `high` itself is allowed where it is finite.
+    include_low : bool, default=False
+        Whether `low` itself is allowed.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `value` is not a number.
+    InvalidValueError
+        If `value` lies outside of the interval.
+    """
+    opening, closing = "[" if include_low else "(", "]" if high < math.inf else ")"
+    interval = f"{opening}{low:g}, {high:g}{closing}"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InvalidTypeError(f"{name} must be a number in {interval}; got {type(value).__name__}: {value!r}")
+    number = float(value)
+    above = number >= low if include_low else number > low
+    if not (above and number <= high and math.isfinite(number)):
+        raise InvalidValueError(f"{name} must lie in {interval}; got {value!r}")
+
+
+def check_count(name: str, value: object, *, low: int = 1) -> None:
+    """Raise unless `value` is an int of at least `low`.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    value : object
+        What the caller passed.
+    low : int, default=1
+        The smallest number allowed.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `value` is not an int.
+    InvalidValueError
+        If `value` is too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidTypeError(f"{name} must be an int of at least {low}; got {type(value).__name__}: {value!r}")
+    if value < low:
+        raise InvalidValueError(f"{name} must be at least {low}; got {value}")
+
+
+def check_generator(generator: object) -> None:
+    """Raise unless `generator` is None or a generator on the CPU, whose draws do not depend on a model's device.
+
+    Parameters
+    ----------
+    generator : object
+        What the caller passed.
+
+    Raises
+    ------
+    InvalidTypeError
+        If it is neither None nor a `torch.Generator`.
+    InvalidValueError
+        If it is on another device.
+    """
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise InvalidTypeError(f"generator must be a torch.Generator or None; got {type(generator).__name__}")
+    if generator is not None and generator.device.type != "cpu":
+        raise InvalidValueError(f"generator must be on the CPU, as torch.Generator() is; got {generator.device}")
+
+
+def check_model(model: Any) -> None:
+    """Raise for models whose operations cannot be seen.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `model` is no module.
+    UnsupportedModelError
+        If it, or a module in it, is compiled, scripted, replicated by `torch.nn.DataParallel`, sharded by
+        ``fully_shard``, or a `DistributedDataParallel` with a static graph.
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    for name, module in model.named_modules():
+        path = f"{name or '(the model)'} ({type(module).__name__})"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedModelError(f"{path}: a scripted module hides its operations; hand in the Python module")
+        if type(module).__name__ == "OptimizedModule" and hasattr(module, "_orig_mod"):
+            raise UnsupportedModelError(
+                f"{path}: torch.compile has no double backward; hand in the module that was compiled, `._orig_mod`"
+            )
+        if getattr(module, "_compiled_call_impl", None) is not None:
+            raise UnsupportedModelError(
+                f"{path}: torch.compile has no double backward; do not call `compile()` on the module"
+            )
+        if isinstance(module, nn.DataParallel):
+            raise UnsupportedModelError(
+                f"{path}: replicas of DataParallel run in threads of their own; use DistributedDataParallel"
+            )
+        # FSDP2's modules have the method, FSDP1's the attribute
+        if hasattr(module, "set_requires_gradient_sync") or hasattr(module, "_fsdp_wrapped_module"):
+            raise UnsupportedModelError(
+                f"{path}: FSDP frees the parameters after the signal pass, and loss.backward() needs them; use "
+                "DistributedDataParallel, with ZeroRedundancyOptimizer to share the optimizer's state"
+            )
+        if isinstance(module, DistributedDataParallel) and module.static_graph:
+            raise UnsupportedModelError(
+                f"{path}: with static_graph=True the signal pass counts as the first backward pass, and the gradients "
+                "are not averaged; leave it out, and use find_unused_parameters=True if layers take no part"
+            )
+
+
+def check_callable(**parts: Any) -> None:
+    """Raise for a replaceable part that is neither None nor callable.
+
+    Raises
+    ------
+    InvalidTypeError
+        If one cannot be called.
+    """
+    for name, part in parts.items():
+        if not (part is None or callable(part)):
+            raise InvalidTypeError(f"{name} must be callable, or None for the default, got {type(part).__name__}")
+
+
+def check_images(images: Any, *, values: bool) -> Tensor:
+    """Return images as a plain tensor.
+
+    Parameters
+    ----------
+    images : Tensor
+        Floating, ``(N, C, H, W)`` or ``(N, C, T, H, W)``, finite.
+    values : bool
+        Whether to look at the values, which synchronises an accelerator.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `images` is no floating tensor, or float16 outside of autocast.
+    InvalidValueError
+        If the shape is wrong or a value is NaN or infinite, or in or from `torch.inference_mode`.
+    """
+    check_differentiable("images", images, " (N, C, H, W)")
+    if images.ndim not in (4, 5) or images.numel() == 0:
+        raise InvalidValueError(
+            f"images must have shape (N, C, H, W) or (N, C, T, H, W), none of them 0, got {tuple(images.shape)}"
+        )
+    if values:
+        broken = ~images.detach().isfinite().flatten(1).all(1)
+        if bool(broken.any()):
+            raise InvalidValueError(
+                f"images must be finite, got NaN or Inf in images {broken.nonzero()[:, 0].tolist()}"
+            )
+    plain: Tensor = images.as_subclass(Tensor)
+    return plain
+
+
+def check_differentiable(name: str, value: Any, shape: str = "") -> None:
+    """Raise for anything that heatmaps cannot be made of; `name` and `shape` are for the message.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `value` is no floating tensor, or float16 outside of autocast.
+    InvalidValueError
+        In `torch.inference_mode`, or for a tensor made in it.
+    """
+    if torch.is_inference_mode_enabled():
+        raise InvalidValueError("heatmaps need gradients, which torch.inference_mode forbids; use torch.no_grad")
+    if not isinstance(value, Tensor):
+        raise InvalidTypeError(f"{name} must be a Tensor{shape}, got {type(value).__name__}")
+    if value.is_inference():
+        raise InvalidValueError(f"{name} must be normal tensors, got one made in torch.inference_mode; clone it")
+    if not value.is_floating_point():
+        raise InvalidTypeError(f"{name} must be floating point (scale them first), got {value.dtype}")
+    if value.dtype == torch.float16 and not torch.is_autocast_enabled(value.device.type):
+        raise InvalidTypeError(
+            f"signals leave the range of float16; keep model and {name} in float32 and call within "
+            f"torch.autocast({value.device.type!r}, torch.float16), or use bfloat16; got {name} of torch.float16"
+        )
+
+
+def check_masks(masks: Any, images: Tensor) -> Tensor:
+    """Return foreground masks as a plain tensor ``(N, 1, H, W)``, or ``(N, 1, T, H, W)`` for videos.
+
+    A video's mask ``(N, 1, H, W)`` or ``(N, H, W)`` holds for all its frames. Masks may have another resolution than
+    the images, but not another number of frames.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `masks` is no tensor.
+    InvalidValueError
+        If their number, dimensions, frames or device do not fit the images.
+    """
+    if not isinstance(masks, Tensor):
+        raise InvalidTypeError(f"masks must be a Tensor (N, 1, H, W) or (N, H, W), got {type(masks).__name__}")
+    plain: Tensor = masks.as_subclass(Tensor)
+    result = plain.unsqueeze(1) if plain.ndim == images.ndim - 1 else plain
+    if images.ndim == 5:
+        result = plain[:, None, None] if plain.ndim == 3 else result
+        one_for_all = result.ndim == 5 and result.shape[2] == 1
+        result = result.expand(-1, -1, images.shape[2], -1, -1) if one_for_all else result
+    if result.ndim != images.ndim or result.shape[1] != 1 or result.shape[0] != images.shape[0]:
+        raise InvalidValueError(
+            f"masks must have shape (N, 1, H, W) or (N, H, W) with N = {images.shape[0]} (and T for videos) for "
+            f"images of shape {tuple(images.shape)}, got {tuple(plain.shape)}"
+        )
+    if images.ndim == 5 and result.shape[2] != images.shape[2]:
+        raise InvalidValueError(
+            f"masks of videos must have one frame or T = {images.shape[2]} of them for videos of shape "
+            f"{tuple(images.shape)}, got {result.shape[2]} in {tuple(plain.shape)}"
+        )
+    if result.device != images.device:
+        raise InvalidValueError(f"masks must be on the images' device {images.device}, got {result.device}")
+    return result
+
+
+def fitted_bound(bound: Tensor, images: Tensor) -> Tensor:
+    """Return a bound ``(C, H, W)`` or scalar in the images' dtype, broadcastable to videos if they are videos."""
+    bound = bound.to(images)
+    return bound.unsqueeze(1) if bound.ndim == 3 and images.ndim == 5 else bound
+
+
+def check_in_box(images: Tensor, box: tuple[Tensor, Tensor]) -> None:
+    """Raise if an image leaves the box of the z^B rule.
+
+    Raises
+    ------
+    InvalidValueError
+        If a value lies outside, or the box has bounds for another number of channels.
+    """
+    low, high = (fitted_bound(bound, images) for bound in box)
+    for bound in (low, high):
+        if bound.ndim >= 3 and bound.shape[0] not in (1, images.shape[1]):
+            raise InvalidValueError(f"box has bounds for {bound.shape[0]} channels, images have {images.shape[1]}")
+    # room for the rounding of the normalisation
+    slack = 1e-4 * (high - low)
+    outside = ((images < low - slack) | (images > high + slack)).flatten(1).any(1)
+    if bool(outside.any()):
+        raise InvalidValueError(
+            f"images must lie in the box [{low.flatten().tolist()}, {high.flatten().tolist()}] of the z^B rule, but "
+            f"images {outside.nonzero()[:, 0].tolist()} do not (range of the batch: {images.min().item():.4g} to "
+            f"{images.max().item():.4g}); box_from_normalization(mean, std) gives the box of normalised images"
+        )
+
+
+def check_has_mask(has_mask: Any, count: int, device: torch.device) -> Tensor:
+    """Return `has_mask` as booleans ``(N,)`` on `device`; None means that every image has a mask.
+
+    Raises
+    ------
+    InvalidTypeError
+        If it is not boolean.
+    InvalidValueError
+        If it has not one entry for each image.
+    """
+    if has_mask is None:
+        return torch.ones(count, dtype=torch.bool, device=device)
+    try:
+        flags = torch.as_tensor(has_mask, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidTypeError(f"has_mask must be boolean, one for each image, got {has_mask!r}") from error
+    if flags.dtype != torch.bool:
+        raise InvalidTypeError(f"has_mask must be boolean, one for each image, got {flags.dtype}")
+    if flags.shape != (count,):
+        raise InvalidValueError(f"has_mask must have shape ({count},), got {tuple(flags.shape)}")
+    return flags

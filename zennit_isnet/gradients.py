@@ -1,0 +1,351 @@
+"""Attributions by the ordinary gradient, differentiable with respect to the parameters.
+
+Each is a callable ``attribution(model, images, formulation) -> output, {layer: relevance (N, K, C, …)}`` that
+`ISNetRegularizer` can penalise in the place of LRP. They need a second derivative of every operation, which PyTorch
+lacks for a few (hardsigmoid, in MobileNetV3; some fused attention): ``backward()`` raises then, where `LRPAttribution`
+does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zennit_isnet.checks import check_differentiable, check_number
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.lrp.attribution import INPUT
+from zennit_isnet.lrp.taps import MapTaps
+from zennit_isnet.model import buffers_restored, main_logits, unwrapped
+
+__all__ = ["GradCAM", "GradientTimesInput", "InputGradient", "IntegratedGradients"]
+
+
+def as_source(images: Tensor) -> Tensor:
+    """Return images to take gradients at: as they are if the caller wants their gradient, else cut from any graph.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If they are no tensor that has gradients.
+    """
+    check_differentiable("images", images, " (N, C, H, W)")
+    # with gradients off, images that require one would not be connected to their own graph
+    return images if images.requires_grad and torch.is_grad_enabled() else images.detach().requires_grad_()
+
+
+def seeds_of(formulation: Callable[[Tensor], Tensor], logits: Tensor) -> tuple[Tensor, ...]:
+    """Return the seed ``(N, C)`` of each explained quantity.
+
+    Raises
+    ------
+    InvalidTypeError
+        If a quantity is explained by rules of its own, as half of `Dual` is.
+    """
+    if hasattr(formulation, "positive"):
+        raise InvalidTypeError(
+            f"{type(formulation).__name__} is explained by two sets of relevance rules, and this attribution has none; "
+            "use LRPAttribution, or Original to explain all logits"
+        )
+    return formulation(logits).unbind(1)
+
+
+def gradient(logits: Tensor, seed: Tensor, at: Tensor, create_graph: bool) -> Tensor:
+    """Return ``∂q/∂a`` of the quantity ``q = Σ_c s_c y_c`` at an activation.
+
+    Parameters
+    ----------
+    logits : Tensor
+        ``y`` of shape ``(N, C)``.
+    seed : Tensor
+        ``s`` of shape ``(N, C)``. Constant in this gradient, alive as a function of the parameters.
+    at : Tensor
+        ``a``, any shape.
+    create_graph : bool
+        Whether the result can be differentiated.
+
+    Returns
+    -------
+    Tensor
+        Same shape as `at`.
+
+    Raises
+    ------
+    InvalidValueError
+        If the logits do not depend on the activation.
+    """
+    found = None
+    if logits.requires_grad:
+        (found,) = torch.autograd.grad(
+            logits, at, seed, create_graph=create_graph, retain_graph=True, allow_unused=True
+        )
+    if found is None:
+        raise InvalidValueError(
+            f"no gradient arrives at the activation of shape {tuple(at.shape)}: the logits do not depend on it, or the "
+            "model cuts the graph between them (no_grad, detach)"
+        )
+    return found
+
+
+class InputGradient:
+    """Sensitivity ``R = ∂q/∂x`` of the explained quantity ``q`` to each pixel, with its sign.
+
+    Captum's `Saliency` with ``abs=False``, differentiable. Costs one ordinary double backward pass.
+
+    References
+    ----------
+    Simonyan, Vedaldi, Zisserman, "Deep Inside Convolutional Networks", arXiv:1312.6034 (2013), section 3. As a
+    penalty: Ross, Hughes, Doshi-Velez, "Right for the Right Reasons", IJCAI 2017.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torchvision.models import resnet18
+    >>> from zennit_isnet import ISNetRegularizer
+    >>> from zennit_isnet.gradients import InputGradient
+    >>> regularizer = ISNetRegularizer(resnet18(num_classes=3), attribution=InputGradient())
+    >>> regularizer.heatmap(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 1, 3, 32, 32])
+    """
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, formulation: Callable[[Tensor], Tensor], *, create_graph: bool = True
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Run the model once, and one ordinary backward pass for each explained quantity.
+
+        Parameters
+        ----------
+        model : Module
+            A classifier.
+        images : Tensor
+            ``(N, C, H, W)`` or ``(N, C, T, H, W)``.
+        formulation : callable
+            ``formulation(logits) -> seeds (N, K, C)``, the explained quantities.
+        create_graph : bool, default True
+            Whether the result can be differentiated.
+
+        Returns
+        -------
+        output
+            What the model returned.
+        relevance : dict of str to Tensor
+            ``{"input": R}`` with ``R`` of shape ``(N, K, C, …)``.
+
+        Raises
+        ------
+        InvalidTypeError, InvalidValueError
+            If the model does not return logits, or they do not depend on the images.
+        """
+        source = as_source(images)
+        with torch.enable_grad():
+            # a copy, so that a model that starts with an in-place operation does not write to the user's images
+            output = model(source.clone())
+            logits = main_logits(output, len(source))
+            heatmaps = [gradient(logits, seed, source, create_graph) for seed in seeds_of(formulation, logits)]
+        return output, {INPUT: torch.stack(heatmaps, dim=1)}
+
+
+class GradientTimesInput(InputGradient):
+    """``R = x ⊙ ∂q/∂x`` by the ordinary gradient, without any rule.
+
+    Captum's `InputXGradient`, differentiable. In ISNet it is the ablation of LRP, with `SoftmaxGradient`.
+
+    References
+    ----------
+    Shrikumar et al., "Not Just a Black Box: Learning Important Features Through Propagating Activation Differences",
+    arXiv:1605.01713 (2016). As a penalty: Bassi, Dertkigil, Cavalli, Nat. Commun. 15 (2024) 291, ISNet Grad*Input.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torchvision.models import resnet18
+    >>> from zennit_isnet import ISNetRegularizer
+    >>> from zennit_isnet.formulations import SoftmaxGradient
+    >>> from zennit_isnet.gradients import GradientTimesInput
+    >>> model = resnet18(num_classes=3)
+    >>> regularizer = ISNetRegularizer(model, attribution=GradientTimesInput(), formulation=SoftmaxGradient())
+    >>> regularizer.heatmap(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 1, 3, 32, 32])
+    """
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, formulation: Callable[[Tensor], Tensor], *, create_graph: bool = True
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Parameters, returns and errors are those of `InputGradient`."""
+        source = as_source(images)
+        output, gradients = super().__call__(model, source, formulation, create_graph=create_graph)
+        relevance = source.unsqueeze(1) * gradients[INPUT]
+        return output, {INPUT: relevance if create_graph else relevance.detach()}
+
+
+class IntegratedGradients:
+    """``R = (x − x₀) ⊙ ∫₀¹ ∂q/∂x (x₀ + α(x − x₀)) dα``, by Gauss-Legendre quadrature.
+
+    ``ΣR = q(x) − q(x₀)`` up to the error of the quadrature, for the quantity ``q = Σ_c s_c y_c`` whose seed ``s``
+    the formulation chose at the images. Captum's `IntegratedGradients`, differentiable.
+
+    Each step costs a forward pass and a double backward pass, and keeps its activations until the loss's backward
+    pass. Only the forward pass of the images themselves moves BatchNorm statistics; in train mode the others use
+    those of their own batch.
+
+    Parameters
+    ----------
+    steps : int, default 8
+        Points of the quadrature. Captum's 50 are meant for explaining; in training each of them costs a step.
+    baseline : float or Tensor, default 0.0
+        ``x₀``: a number, or a tensor that broadcasts to the images. 0 is the mean colour of normalised images.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `steps` is no int or `baseline` neither a number nor a tensor.
+    InvalidValueError
+        If `steps` is smaller than 1, or `baseline` not finite.
+
+    References
+    ----------
+    Sundararajan, Taly, Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, equations 1 and 3.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet import Target
+    >>> from zennit_isnet.gradients import IntegratedGradients
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 4), torch.nn.Tanh(), torch.nn.Flatten())
+    >>> images = torch.rand(2, 1, 4, 4)
+    >>> logits, relevance = IntegratedGradients()(model, images, Target(1))
+    >>> relevance["input"].shape
+    torch.Size([2, 1, 1, 4, 4])
+    >>> difference = logits[:, 1] - model(torch.zeros_like(images))[:, 1]
+    >>> torch.allclose(relevance["input"].flatten(1).sum(1), difference, atol=1e-5)
+    True
+    """
+
+    def __init__(self, steps: int = 8, baseline: float | Tensor = 0.0) -> None:
+        if isinstance(steps, bool) or not isinstance(steps, int):
+            raise InvalidTypeError(f"steps must be an int of at least 1; got {type(steps).__name__}: {steps!r}")
+        if steps < 1:
+            raise InvalidValueError(f"steps must be at least 1; got {steps}")
+        if not isinstance(baseline, Tensor):
+            check_number("baseline", baseline, low=-float("inf"))
+        self.steps = steps
+        self.baseline = baseline
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, formulation: Callable[[Tensor], Tensor], *, create_graph: bool = True
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Run the model on the images, then on each point between the baseline and them.
+
+        Parameters, returns and errors are those of `InputGradient`.
+
+        Raises
+        ------
+        InvalidValueError
+            Also if the baseline does not broadcast to the images.
+        """
+        source = as_source(images)
+        baseline = self._baseline_of(images)
+        nodes, weights = np.polynomial.legendre.leggauss(self.steps)
+        with torch.enable_grad():
+            output = model(source.clone())
+            seeds = seeds_of(formulation, main_logits(output, len(source)))
+            way = source - baseline
+            integrals = [torch.zeros_like(source)] * len(seeds)
+            with buffers_restored(inner := unwrapped(model)):
+                for alpha, weight in zip((1 + nodes) / 2, weights / 2, strict=True):
+                    point = baseline + float(alpha) * way
+                    logits = main_logits(inner(point.clone()), len(source))
+                    integrals = [
+                        integral + float(weight) * gradient(logits, seed, point, create_graph)
+                        for integral, seed in zip(integrals, seeds, strict=True)
+                    ]
+            relevance = torch.stack([way * integral for integral in integrals], dim=1)
+        return output, {INPUT: relevance if create_graph else relevance.detach()}
+
+    def _baseline_of(self, images: Tensor) -> Tensor:
+        baseline = torch.as_tensor(self.baseline, dtype=images.dtype, device=images.device)
+        try:
+            return baseline.expand_as(images)
+        except RuntimeError as error:
+            raise InvalidValueError(
+                f"baseline must broadcast to images of shape {tuple(images.shape)}, got {tuple(baseline.shape)}"
+            ) from error
+
+
+class GradCAM:
+    """``R = ReLU(Σ_c w_c a_c)`` with ``w_c = mean_hw ∂q/∂a_c``: one channel, at the resolution of a layer.
+
+    Captum's `LayerGradCam`, differentiable. The backward pass ends at the layer, so a late layer is cheap.
+
+    Parameters
+    ----------
+    layer : str
+        Name of a layer, as in ``model.named_modules()``, with a spatial output ``(N, C, h, w)`` or ``(N, h, w, C)``, of
+        videos with ``t`` before ``h``; usually the last one before the pooling.
+    relu : bool, default True
+        Whether only what speaks for the explained quantity is kept, as in the paper. Captum's default is False.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `layer` is no string.
+
+    References
+    ----------
+    Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017,
+    equations 1 and 2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torchvision.models import resnet18
+    >>> from zennit_isnet import Target
+    >>> from zennit_isnet.gradients import GradCAM
+    >>> model = resnet18(num_classes=3).eval()
+    >>> logits, relevance = GradCAM("layer3")(model, torch.rand(2, 3, 64, 64), Target(1))
+    >>> relevance["layer3"].shape
+    torch.Size([2, 1, 1, 4, 4])
+    """
+
+    def __init__(self, layer: str, relu: bool = True) -> None:
+        if not isinstance(layer, str):
+            raise InvalidTypeError(f"layer must be a name as in model.named_modules(); got {type(layer).__name__}")
+        self.layer = layer
+        self.relu = relu
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, formulation: Callable[[Tensor], Tensor], *, create_graph: bool = True
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Run the model once, and one backward pass down to the layer for each explained quantity.
+
+        Parameters and errors are those of `InputGradient`.
+
+        Returns
+        -------
+        output
+            What the model returned.
+        relevance : dict of str to Tensor
+            ``{layer: R}`` with ``R`` of shape ``(N, K, 1, h, w)``.
+
+        Raises
+        ------
+        InvalidValueError
+            Also if the layer does not exist, is not spatial, or does not run exactly once.
+        """
+        source = as_source(images)
+        with torch.enable_grad(), MapTaps(model, [self.layer], source.shape) as taps:
+            output = model(source.clone())
+            logits = main_logits(output, len(source))
+            activation = taps.read()[self.layer]
+            maps = taps.channels_first(self.layer, activation)
+            heatmaps = []
+            for seed in seeds_of(formulation, logits):
+                slopes = taps.channels_first(self.layer, gradient(logits, seed, activation, create_graph))
+                channel_weights = slopes.flatten(2).mean(2)
+                heatmaps.append(torch.einsum("nc,nc...->n...", channel_weights, maps).unsqueeze(1))
+            relevance = torch.stack(heatmaps, dim=1)
+            relevance = relevance.relu() if self.relu else relevance
+        return output, {self.layer: relevance if create_graph else relevance.detach()}

@@ -1,0 +1,24 @@
+"""LRP whose relevance is a differentiable function of the parameters: Zennit composites and what explains by them."""
+
+from zennit_isnet.lrp.attribution import LRPAttribution
+from zennit_isnet.lrp.coverage import Report, check
+from zennit_isnet.lrp.flex import LRPFlex, box_from_normalization
+from zennit_isnet.lrp.relevance.canonizers import FuseBatchNorm, MakeFunctionsVisible
+from zennit_isnet.lrp.relevance.composite import DifferentiableComposite, differentiable
+from zennit_isnet.lrp.relevance.papers import EpsilonZBox, ZPlus
+from zennit_isnet.lrp.signal.checkpointing import checkpoint_contexts
+
+__all__ = [
+    "DifferentiableComposite",
+    "EpsilonZBox",
+    "FuseBatchNorm",
+    "LRPAttribution",
+    "LRPFlex",
+    "MakeFunctionsVisible",
+    "Report",
+    "ZPlus",
+    "box_from_normalization",
+    "check",
+    "checkpoint_contexts",
+    "differentiable",
+]

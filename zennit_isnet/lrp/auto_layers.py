@@ -1,0 +1,169 @@
+"""Chooses one layer for each spatial resolution, in the forward pass that is explained."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import partial
+from itertools import count, groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zennit_isnet.lrp.pictures import Layout, Reading
+from zennit_isnet.lrp.taps import MapTaps
+from zennit_isnet.model import unwrapped
+
+AUTO = "auto"
+"""Choose one layer for each spatial resolution."""
+
+LISTS = (nn.ModuleList, nn.ModuleDict)
+"""Containers that never run: what is in them belongs to the module around them. Subclasses may run."""
+
+
+def is_chain(module: nn.Module | None) -> bool:
+    """Whether everything flows through each child of a module: what is in it lies as far outside as itself."""
+    return type(module) in LISTS or (
+        isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+    )
+
+
+class Candidate(NamedTuple):
+    """An output that may stand for its resolution."""
+
+    level: int
+    depth: int
+    order: int
+    name: str
+    reading: Reading
+    output: Tensor
+    version: int
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether nothing has written to the output since the module returned it."""
+        return bool(self.output._version == self.version)
+
+    def rank(self) -> tuple[int, int, int]:
+        """Return what the best candidate of a resolution is the smallest in: the last one of the outermost modules."""
+        return self.level, self.depth, -self.order
+
+
+class Mark(NamedTuple):
+    """Where the network was at a resolution."""
+
+    name: str
+    depth: int
+    level: int
+
+
+class AutoTaps(MapTaps):
+    """Taps on one layer for each octave of resolution below that of the images.
+
+    Of the outermost modules, and those chained in them, it is the last one to run: what a stage returns, through which
+    everything flows, and no part of a block. Left out are maps of a single cell, maps finer than those that came
+    before (upsampled ones), outputs that an in-place operation has overwritten, modules that run more than once, and
+    outputs that no relevance arrives at. The outputs are kept as they are and not copied.
+
+    Parameters
+    ----------
+    model : Module
+        The model.
+    images : sequence of int
+        Shape of the images.
+    reserved : collection of str
+        Names that no layer may have.
+    """
+
+    def __init__(self, model: nn.Module, images: Sequence[int], reserved: Collection[str] = ()) -> None:
+        super().__init__(model, (), images)
+        self._modules = {name: module for name, module in unwrapped(model).named_modules() if name}
+        self._depths = {name: self._depth(name) for name in self._modules}
+        self._reserved = reserved
+        self._order = count()
+        self._marks: list[Mark] = []
+        self._kept: dict[tuple[int, str, Layout], list[Candidate]] = {}
+
+    def __enter__(self) -> AutoTaps:
+        super().__enter__()
+        for name, module in self._modules.items():
+            self._handles.append(module.register_forward_hook(partial(self._hook, name)))
+        return self
+
+    def read(self) -> dict[str, Tensor]:
+        """Return the outputs of all candidates; `choices` has them by resolution, the best ones first."""
+        super().read()
+        found = []
+        for candidate in (candidate for group in self._kept.values() for candidate in group):
+            layout = self.pictures.settle(candidate.reading)
+            if layout in (Layout.FIRST, Layout.LAST) and candidate.is_intact:
+                found.append(candidate)
+                if layout is Layout.LAST:
+                    self.channels_last.add(candidate.name)
+        self._kept.clear()
+        found.sort(key=Candidate.rank)
+        self.outputs = {candidate.name: candidate.output for candidate in found}
+        self.choices = [[c.name for c in group] for _, group in groupby(found, key=lambda c: c.level)]
+        return self.outputs
+
+    def _hook(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if not self._over:
+            # a composite would take the reading of a shape for an operation on the signal
+            with torch._C.DisableTorchFunction():
+                self._look(name, module, args, output)
+
+    def _look(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.pictures.see(module, output)
+        again = name in self._ran
+        self._ran.add(name)
+        if again:
+            self._forget(name)
+        # what a module does inside matters no more once it has returned, as in squeeze-and-excitation
+        self._marks = [mark for mark in self._marks if not mark.name.startswith(f"{name}.")]
+        reading = self.pictures.read(module, output)
+        if reading is None or max(reading.size) <= 1 or min(reading.size) < 1:
+            return
+        level, depth = self.pictures.level(reading.size), self._depths[name]
+        if self._is_finer_than_before(level, depth) or self._upsamples(reading, args):
+            return
+        self._mark(Mark(name, depth, level))
+        if level > 0 and not again and name not in self._reserved:
+            self._keep_best(Candidate(level, depth, next(self._order), name, reading, output, output._version))
+
+    def _depth(self, name: str) -> int:
+        """Return how many modules a module lies in, chains and lists of modules and the model not among them."""
+        parts = name.split(".")
+        around = (self._modules.get(".".join(parts[:end])) for end in range(1, len(parts)))
+        return sum(not is_chain(module) for module in around)
+
+    def _is_finer_than_before(self, level: int, depth: int) -> bool:
+        return any(mark.level > level and mark.depth <= depth for mark in self._marks)
+
+    def _upsamples(self, reading: Reading, args: tuple[Any, ...]) -> bool:
+        """Whether the module read coarser maps than it returns, as the average pooling of VGG does on small images."""
+        if reading.layout is not Layout.FIRST or not args or not isinstance(args[0], Tensor):
+            return False
+        before = tuple(args[0].shape)
+        is_map = len(before) == len(reading.shape) and self.pictures.fits(before[2:])
+        return is_map and self.pictures.level(before[2:]) > self.pictures.level(reading.size)
+
+    def _mark(self, new: Mark) -> None:
+        """Remember a resolution, unless another mark forbids as much."""
+        if not any(mark.level >= new.level and mark.depth <= new.depth for mark in self._marks):
+            self._marks.append(new)
+
+    def _keep_best(self, new: Candidate) -> None:
+        """Keep the best candidate of its resolution and part of the model, and one that can take its place.
+
+        Nothing more, because a checkpointed model would free it. Which of the parts (main network, auxiliary heads)
+        relevance arrives at is not yet known, nor whether a layout that shapes leave open can be settled.
+        """
+        part = new.level, new.name.split(".")[0], new.reading.layout
+        group = sorted([new, *(c for c in self._kept.get(part, []) if c.is_intact)], key=Candidate.rank)
+        others = [c for c in group[1:] if c.output is not group[0].output]
+        self._kept[part] = [group[0], *others[:1]]
+
+    def _forget(self, name: str) -> None:
+        """Drop a module that runs again: its name does not say which of its outputs is meant."""
+        for part, group in self._kept.items():
+            self._kept[part] = [candidate for candidate in group if candidate.name != name]

@@ -1,0 +1,156 @@
+"""`check`: which relevance rule each operation of a model has, before a wrong heatmap can be made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from zennit_isnet.checks import check_images, check_model
+from zennit_isnet.lrp.flex import LRPFlex
+from zennit_isnet.lrp.signal.hook import FrozenGates
+from zennit_isnet.lrp.signal.mode import Observation, Problem
+from zennit_isnet.lrp.signal.provenance import tensors_in
+from zennit_isnet.model import eval_mode, unwrapped
+
+BEHIND_A_GATE = "none needed: ends at a gate"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of operation in one module.
+
+    Attributes
+    ----------
+    operation : str
+        Name of the function, or ``module`` and the type of a module with a declared rule.
+    module : str
+        Path and type of the module that runs it.
+    rule : str or None
+        Name of its relevance rule; None if no rule covers it.
+    remedy : str or None
+        Reason and remedy where no rule covers it.
+    """
+
+    operation: str
+    module: str
+    rule: str | None
+    remedy: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found.
+
+    Attributes
+    ----------
+    rows : tuple of Row
+        One for each operation on the signal, in the order of the forward pass.
+    """
+
+    rows: tuple[Row, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether a rule covers every operation that the signal passes."""
+        return not self.problems
+
+    @property
+    def problems(self) -> tuple[Row, ...]:
+        """The rows that no rule covers."""
+        return tuple(row for row in self.rows if row.rule is None)
+
+    def __str__(self) -> str:
+        cells = [(row.module, row.operation, row.rule or f"NO RULE: {row.remedy}") for row in self.rows]
+        widths = [max((len(cell[i]) for cell in cells), default=0) for i in (0, 1)]
+        lines = [f"{module:{widths[0]}}  {operation:{widths[1]}}  {rule}" for module, operation, rule in cells]
+        count = len(self.problems)
+        verdict = "every operation has a rule" if self.ok else f"no rule covers {count} of {len(self.rows)} operations"
+        return "\n".join([*lines, verdict])
+
+
+def check(model: nn.Module, example: Tensor, composite: LRPFlex | None = None) -> Report:
+    """Name every operation that relevance passes in a model, and its rule.
+
+    Runs the model once in eval mode and leaves it as it was: modes, values, hooks, random state.
+
+    Parameters
+    ----------
+    model : Module
+        A classifier; it may use what is not supported.
+    example : Tensor
+        A batch of images as the model takes them, ``(N, C, H, W)`` or ``(N, C, T, H, W)``; one image is enough.
+    composite : LRPFlex, optional
+        The rules, with those of your own. Default ``LRPFlex()``.
+
+    Returns
+    -------
+    Report
+        ``report.ok``, ``report.problems``, ``report.rows``; ``print(report)`` shows a table.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If `model` is no module or `example` no batch of images.
+    UnsupportedModelError
+        If the model is compiled or scripted, so that its operations cannot be seen.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet import LRPFlex, check
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Softplus(), torch.nn.Flatten())
+    >>> report = check(model, torch.rand(1, 3, 8, 8))
+    >>> report.ok
+    False
+    >>> [(row.module, row.operation) for row in report.problems]
+    [('1 (Softplus)', 'torch.nn.functional.softplus')]
+    >>> check(model, torch.rand(1, 3, 8, 8), LRPFlex(modules={torch.nn.Softplus: "linear"})).ok
+    True
+    """
+    check_model(model)
+    example = check_images(example, values=True)
+    model = unwrapped(model)
+    composite = LRPFlex() if composite is None else composite
+    seen: list[Observation] = []
+    hook = _Collecting(**composite.hook_options(), observe=seen.append)
+    devices = sorted({p.device for p in model.parameters() if p.device.type == "cuda"}, key=str)
+    with torch.random.fork_rng(devices), eval_mode(model), torch.enable_grad():
+        handles = hook.register(model)
+        try:
+            model(example.detach().requires_grad_())
+        finally:
+            handles.remove()
+    return Report(tuple(_rows(seen, hook.found, hook.live)))
+
+
+class _Collecting(FrozenGates):
+    """Keeps the problems of the pass instead of raising them."""
+
+    found: list[Problem]
+    live: list[Problem]
+
+    def _leave(self, module: nn.Module, args: object, output: object) -> None:
+        mode = self._end_mode()
+        main = next(tensors_in(output.values() if isinstance(output, dict) else (output,)), None)
+        if mode is not None:
+            self.live = [] if main is None else mode.conclude(main)
+            self.found = mode.found
+
+
+def _rows(seen: list[Observation], found: list[Problem], live: list[Problem]) -> list[Row]:
+    rows: dict[Row, None] = {}
+    shown: set[Problem] = set()
+    for path, operation, rule, positions in seen:
+        problems = [found[i] for i in sorted(positions)]
+        wrong = [problem for problem in problems if problem in live]
+        if wrong:
+            shown |= set(wrong)
+            rows[Row(operation, path, None, "; ".join(f"{p.reason}; {p.remedy}" for p in wrong))] = None
+        else:
+            rows[Row(operation, path, BEHIND_A_GATE if problems else rule)] = None
+    for problem in live:
+        if problem not in shown:
+            rows[Row(problem.operation, problem.path, None, f"{problem.reason}; {problem.remedy}")] = None
+    return list(rows)

@@ -1,0 +1,216 @@
+"""Composites of this package, registered with Zennit by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from zennit.composites import register_composite
+
+from zennit_isnet.checks import check_choice, check_number
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.lrp.composite import ExclusiveComposite
+from zennit_isnet.lrp.signal.activation import Epsilon
+from zennit_isnet.lrp.signal.hook import FrozenGates
+from zennit_isnet.lrp.signal.mode import Rule
+from zennit_isnet.lrp.signal.modules import Declared, ModuleRule, ModuleRules, function_rules
+from zennit_isnet.lrp.signal.table import RULES
+
+Bound = float | Sequence[float] | Tensor
+
+
+@register_composite("lrp_flex")
+class LRPFlex(ExclusiveComposite):
+    """LRP by frozen gates: gradient × input of the network whose gates are constant in the backward pass.
+
+    Sees modules and functional calls alike, changes nothing of the model, and supplies relevance that is an exactly
+    differentiable function of the parameters.
+
+    Parameters
+    ----------
+    epsilon : float, optional
+        Absolute stabilizer ``ε ≥ 0`` of the gates ``a / (z + ε·sign z)``. The papers have 1e-2, which hardly damps
+        anything in a network with BatchNorm, where activations are of size 1. 0 makes the gates exact, ``a/z``, with
+        a noisier relevance and a quieter gradient. Default None: `epsilon_ratio` counts.
+    box : tuple of (float, sequence or Tensor), optional
+        Lowest and highest value of the images as the model gets them, one number or one for each channel; switches
+        the z^B rule on at the first layer, whose denominators are stabilized by `epsilon`, or by the papers' 1e-2.
+        `box_from_normalization` makes it. Default None: the papers use z^B, but a wrong box is a silent error.
+    epsilon_ratio : float, default 0.3
+        ``ε`` of each layer and image in units of the root mean square of the layer's activations in that image. So
+        the relevance does not depend on the scale of a layer, and an activation much weaker than its neighbours
+        carries little relevance in a shallow network and in a deep one alike.
+    reference : float, sequence, Tensor or "darkest", default 0.0
+        The value of the images that carries no relevance, one number or one for each channel: the relevance is
+        ``(x − reference) ⊙ G``. ``"darkest"`` takes the lowest value of each channel of each image. After
+        normalization by mean and standard deviation 0 is a mid-grey, and black borders carry relevance. Not with
+        `box`.
+    detach_statistics : bool, default False
+        Whether ``σ`` of a BatchNorm in train mode is constant also as a function of the parameters. By default it
+        is alive, so that parameter gradients agree with finite differences.
+    rules : mapping of function to rule, optional
+        Rules for further operations, which come before the built-in ones: ``"linear"`` (plain gradient),
+        ``"activation"`` (elementwise with ``a(0) = 0``), ``"gate"`` (held constant, may multiply a signal), or a
+        function ``rule(mode, func, *args, **kwargs)``.
+    modules : mapping of module type to rule, optional
+        Rules for modules that are not looked into: one of the same words, or a function
+        ``rule(module, input, output, signal)`` that returns the signal at the input.
+
+    Attributes
+    ----------
+    propagates : str
+        ``"signal"``: seeds are signals at the logits. Under Zennit's `Gradient`, ``attr_output`` is the signal, and
+        what comes back at the images is relevance, ``(x − reference) ⊙ G``.
+
+    Raises
+    ------
+    InvalidValueError
+        If `epsilon` is negative, `epsilon_ratio` is not positive, one of them is not finite, the box is empty, or
+        `reference` is given with it.
+    UncoveredOperationError
+        From the forward pass inside of the context, if the model runs an operation that no rule covers.
+
+    References
+    ----------
+    Bassi, Decherchi, Cavalli, "Faster ISNet for Background Bias Mitigation on Deep Neural Networks", IEEE Access 12
+    (2024), LRP-Flex.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torchvision.models import resnet18
+    >>> from zennit.attribution import Gradient
+    >>> from zennit_isnet import LRPFlex
+    >>> model = resnet18(num_classes=3).eval()
+    >>> with Gradient(model, LRPFlex()) as attributor:
+    ...     logits, relevance = attributor(torch.rand(2, 3, 32, 32), torch.eye(3)[[0, 2]])
+    >>> relevance.shape
+    torch.Size([2, 3, 32, 32])
+
+    A module of your own gets its rule in one line:
+
+    >>> class Cube(torch.nn.Module):
+    ...     def forward(self, features):
+    ...         return features**3
+    >>> composite = LRPFlex(modules={Cube: "activation"})
+    """
+
+    propagates: Literal["signal"] = "signal"
+
+    def __init__(
+        self,
+        epsilon: float | None = None,
+        box: tuple[Bound, Bound] | None = None,
+        *,
+        epsilon_ratio: float = 0.3,
+        reference: Bound | Literal["darkest"] = 0.0,
+        detach_statistics: bool = False,
+        rules: Mapping[Any, Rule | Declared] | None = None,
+        modules: Mapping[type[nn.Module], ModuleRule] | None = None,
+    ) -> None:
+        if epsilon is not None:
+            check_number("epsilon", epsilon, include_low=True)
+        check_number("epsilon_ratio", epsilon_ratio)
+        self.epsilon = None if epsilon is None else float(epsilon)
+        self.epsilon_ratio = float(epsilon_ratio)
+        self.box = None if box is None else as_box(box)
+        self.reference = as_reference(reference)
+        if self.box is not None and self.reference is not None:
+            raise InvalidValueError("give box or reference, not both: z^B has its zero at the ends of the box")
+        self.detach_statistics = detach_statistics
+        self._own_rules = function_rules(rules)
+        self.modules = ModuleRules(modules)
+        super().__init__(module_map=self._rule_of_module)
+
+    @property
+    def rules(self) -> Mapping[Any, Rule]:
+        """The rule of each function, the user's before the built-in ones."""
+        # put together when asked for: the keys cannot all be copied, and a composite must be
+        return {**RULES, **self._own_rules}
+
+    def _rule_of_module(self, ctx: dict[str, Any], name: str, module: nn.Module) -> FrozenGates | None:
+        # one hook sees all operations below it, so the root is the only module that gets one
+        return None if name else FrozenGates(**self.hook_options())
+
+    def hook_options(self) -> dict[str, Any]:
+        """Options of the hook that a registration puts on the model."""
+        relative = self.epsilon is None
+        return {
+            "rules": self.rules,
+            "epsilon": Epsilon(self.epsilon_ratio if self.epsilon is None else self.epsilon, relative),
+            "box": self.box,
+            "reference": self.reference,
+            "detach_statistics": self.detach_statistics,
+            "modules": self.modules,
+        }
+
+    def set_input_gradient(self, wanted: bool) -> None:
+        """Say whether ordinary backward passes of this registration need the gradient with respect to the images.
+
+        A training step does not: skipping it saves the input gradient of the first convolution. Applies until
+        `remove`; True after each `register`.
+        """
+        for hook in self.hook_refs:
+            hook.input_gradient = wanted
+
+
+def box_from_normalization(mean: Bound, std: Bound) -> tuple[Tensor, Tensor]:
+    """Return the box of images in [0, 1] after ``(image − mean) / std``.
+
+    Parameters
+    ----------
+    mean, std : float, sequence or Tensor
+        As for `torchvision.transforms.v2.Normalize`: one number or one for each channel; `std` positive.
+
+    Returns
+    -------
+    low, high : Tensor
+        Bounds of shape ``(C, 1, 1)``, or scalars.
+
+    Raises
+    ------
+    InvalidValueError
+        If a standard deviation is not positive.
+
+    Examples
+    --------
+    >>> low, high = box_from_normalization(mean=(0.5, 0.5, 0.25), std=(0.5, 0.25, 0.25))
+    >>> low.flatten().tolist(), high.flatten().tolist()
+    ([-1.0, -2.0, -1.0], [1.0, 2.0, 3.0])
+    """
+    center, scale = torch.as_tensor(mean, dtype=torch.float64), torch.as_tensor(std, dtype=torch.float64)
+    if not bool((scale > 0).all()):
+        raise InvalidValueError(f"std must be positive, got {scale.tolist()}")
+    return as_box((-center / scale, (1 - center) / scale))
+
+
+def as_reference(reference: Bound | Literal["darkest"]) -> Tensor | Literal["darkest"] | None:
+    """Return the reference as a tensor; None for zero, which needs no subtraction."""
+    if isinstance(reference, str):
+        check_choice("reference", reference, Literal["darkest"])
+        return "darkest"
+    values = as_bound(reference)
+    return values if bool(values.any()) else None
+
+
+def as_bound(bound: Bound, name: str = "reference") -> Tensor:
+    """One number, or one for each channel, as a tensor that broadcasts over ``(N, C, …)``."""
+    try:
+        values = torch.as_tensor(bound, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidTypeError(f"{name} must hold numbers, one or one for each channel, got {bound!r}") from error
+    if not bool(values.isfinite().all()):
+        raise InvalidValueError(f"{name} must be finite, got {values.flatten().tolist()}")
+    return values.view(-1, 1, 1) if values.ndim == 1 else values
+
+
+def as_box(box: tuple[Bound, Bound]) -> tuple[Tensor, Tensor]:
+    """Bounds as tensors that broadcast over ``(N, C, …)``; low ≤ high, with some width."""
+    if not (isinstance(box, (list, tuple)) and len(box) == 2):
+        raise InvalidTypeError(f"box must be a pair (low, high), got {box!r}")
+    low, high = (as_bound(bound, "box") for bound in box)
+    if not bool((low < high).all()):
+        raise InvalidValueError(f"box must have low < high, got {low.flatten().tolist()} and {high.flatten().tolist()}")
+    return low, high

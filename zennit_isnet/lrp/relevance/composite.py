@@ -1,0 +1,178 @@
+"""`differentiable`: any Zennit composite with relevance that can be trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+from zennit.canonizers import Canonizer, CompositeCanonizer, MergeBatchNorm, NamedMergeBatchNorm
+from zennit.core import Composite, Hook
+from zennit.types import BatchNorm, Linear
+
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.lrp.composite import ExclusiveComposite
+from zennit_isnet.lrp.relevance.application import check_rule
+from zennit_isnet.lrp.relevance.canonizers import FuseBatchNorm, MakeFunctionsVisible
+from zennit_isnet.lrp.relevance.functions import VisibleFunctions
+from zennit_isnet.lrp.relevance.fusion import FusedBatchNorm, Fusion, UnruledLayer
+from zennit_isnet.lrp.relevance.hook import LiveRule
+
+
+class DifferentiableComposite(ExclusiveComposite):
+    """A Zennit composite whose relevance is a differentiable function of the parameters.
+
+    Made by `differentiable`.
+
+    Parameters
+    ----------
+    composite : zennit.core.Composite
+        Gives each module its rule.
+    canonizers : sequence of zennit.canonizers.Canonizer, optional
+        Replace the composite's own.
+
+    Attributes
+    ----------
+    propagates : str
+        ``"relevance"``: ``attr_output`` of Zennit's `Gradient` is the relevance at the logits.
+    """
+
+    propagates: Literal["relevance"] = "relevance"
+    strict = False
+    """Whether operations without a rule are errors; Zennit gives them the ordinary gradient."""
+
+    def __init__(self, composite: Composite, canonizers: Sequence[Canonizer] | None = None) -> None:
+        self.composite = composite
+        own = _flattened(composite.canonizers if canonizers is None else canonizers)
+        for canonizer in own:
+            if not isinstance(canonizer, Canonizer):
+                raise InvalidTypeError(f"canonizers must be zennit.canonizers.Canonizer, got {canonizer!r}")
+        merging = [c for c in own if isinstance(c, (MergeBatchNorm, FuseBatchNorm))]
+        named = [c for c in merging if isinstance(c, NamedMergeBatchNorm)]
+        if any(len(names) != 1 for c in named for names, _ in c.name_map):
+            raise InvalidValueError("NamedMergeBatchNorm must merge into one layer at a time here, got several layers")
+        # None: whatever BatchNorm follows a layer
+        self._named_norms = {name for c in named for _, name in c.name_map} if merging == named else None
+        self._fuses_before = any(isinstance(c, FuseBatchNorm) for c in own)
+        self.fuse_batch_norm = bool(merging)
+        self.visible_functions = any(isinstance(c, MakeFunctionsVisible) for c in own)
+        self.fusion: Fusion | None = None
+        # what merges BatchNorm by writing to parameters is replaced by Fusion; the rest rewrites forward methods only
+        kept = [c for c in own if c not in merging and not isinstance(c, MakeFunctionsVisible)]
+        super().__init__(canonizers=kept)
+
+    def register_with(self, module: nn.Module) -> None:
+        """Put the rules on a model; its parameters are never replaced or written to."""
+        if self.composite.handles:
+            raise InvalidValueError(
+                f"the {type(self.composite).__name__} in this composite is registered with a model itself, and its "
+                "hooks would act too; leave its context or call its remove() first"
+            )
+        for canonizer in self.canonizers:
+            self.handles += canonizer.apply(module)
+        self._register_rules(module)
+
+    def relevance_seed(self, logits: Tensor, seed: Tensor) -> Tensor:
+        """Return the relevance at the logits that a signal seed stands for: ``y ⊙ seed``."""
+        return logits * seed
+
+    def _register_rules(self, module: nn.Module) -> None:
+        context: dict[str, Any] = {}
+        fusion = self.fusion = Fusion(self._fuses_before) if self.fuse_batch_norm else None
+        rules = {name: self.composite.module_map(context, name, child) for name, child in module.named_modules()}
+        for name, child in module.named_modules():
+            rule = rules[name]
+            if rule is not None:
+                check_rule(name, child, rule)
+            if fusion is not None and self._fuses(name, child):
+                self._add(FusedBatchNorm(name, fusion, rule), child)
+            elif rule is not None:
+                self._add(LiveRule(name, rule, fusion), child)
+            elif fusion is not None and isinstance(child, Linear):
+                self._add(UnruledLayer(fusion), child)
+            elif isinstance(child, nn.SyncBatchNorm):
+                # no layer is noted here: where it synchronizes, relevance that arrives is refused
+                self._add(FusedBatchNorm(name, Fusion(False), None), child)
+        if self.visible_functions:
+            by_module = {id(child): rules[name] for name, child in module.named_modules()}
+
+            def rule_of(child: nn.Module) -> Hook | None:
+                known = id(child) in by_module
+                return by_module[id(child)] if known else self.composite.module_map(context, "", child)
+
+            self._add(VisibleFunctions(rule_of, strict=self.strict), module)
+
+    def _fuses(self, name: str, child: nn.Module) -> bool:
+        if self._named_norms is not None:
+            return name in self._named_norms
+        kinds = (BatchNorm, nn.SyncBatchNorm, *((FrozenBatchNorm2d,) if self._fuses_before else ()))
+        return isinstance(child, kinds)
+
+    def _add(self, hook: Hook, module: nn.Module) -> None:
+        self.hook_refs.add(hook)
+        self.handles.append(hook.register(module))
+
+
+def differentiable(composite: Composite, *, canonizers: Sequence[Canonizer] | None = None) -> DifferentiableComposite:
+    """Return a composite with the same relevance, differentiable with respect to parameters, inputs and seeds.
+
+    Parameters
+    ----------
+    composite : zennit.core.Composite
+        Any composite of Zennit or of your own: layer maps, name maps, mixed ones, subclassed rules.
+    canonizers : sequence of zennit.canonizers.Canonizer, optional
+        Replace the composite's canonizers. Canonizers that merge BatchNorm become a fusion by the statistics of the
+        forward pass, right in train mode too, that writes nothing.
+
+    Returns
+    -------
+    DifferentiableComposite
+        Use it as any composite, in ``composite.context(model)`` or in an Attributor with ``create_graph=True``.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `composite` is not a Zennit composite or propagates signals already, or a canonizer is none.
+    InvalidValueError
+        If a canonizer merges several layers into one BatchNorm.
+    UnsupportedModelError
+        From entering the context, if a rule cannot be evaluated with live parameters or on a module's type; from the
+        forward pass, if a module with a rule gets its input as a keyword.
+
+    Notes
+    -----
+    Between entering and leaving the context every backward pass propagates relevance, except under ``inactive()``:
+    call ``loss.backward()`` after leaving it. Modules that work in place get copies of their inputs, which rules read;
+    stock Zennit reads what was overwritten.
+
+    Zennit's rules read ``param.data``: their relevance is right and its gradient with respect to the parameters is
+    not. Zennit 1.0 also replaces the model's Parameter objects.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit.composites import EpsilonPlus
+    >>> from zennit_isnet import differentiable
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> images = torch.randn(2, 4, requires_grad=True)
+    >>> with differentiable(EpsilonPlus()).context(model):
+    ...     logits = model(images)
+    ...     (relevance,) = torch.autograd.grad(logits, images, logits, create_graph=True)
+    >>> relevance.square().sum().backward()
+    >>> model[0].weight.grad.shape
+    torch.Size([8, 4])
+    """
+    if not isinstance(composite, Composite):
+        raise InvalidTypeError(f"composite must be a zennit.core.Composite, got {type(composite).__name__}")
+    if getattr(composite, "propagates", None) == "signal":
+        raise InvalidTypeError(f"{type(composite).__name__} is differentiable as it is")
+    return DifferentiableComposite(composite, canonizers)
+
+
+def _flattened(canonizers: Sequence[Canonizer]) -> list[Canonizer]:
+    flat: list[Canonizer] = []
+    for canonizer in canonizers:
+        nested = isinstance(canonizer, CompositeCanonizer)
+        flat += _flattened(canonizer.canonizers) if nested else [canonizer]
+    return flat

@@ -1,0 +1,207 @@
+"""BatchNorm folded into the layer before or after it, by the statistics of the forward pass and without writing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+from zennit.core import Hook, RemovableHandle, RemovableHandleList
+from zennit.types import Linear
+
+from zennit_isnet.errors import UnsupportedModelError
+from zennit_isnet.lrp.relevance.application import apply_rule, is_pass
+from zennit_isnet.lrp.relevance.folding import Affine, exact_before
+from zennit_isnet.lrp.signal.substitute import substitute
+
+
+class LinearCall(NamedTuple):
+    """A call of a convolution or linear layer whose output a BatchNorm may read."""
+
+    version: int
+    switch: Hook
+    rule: Hook | None
+    module: nn.Module
+    input: Tensor
+    before: Affine | None
+
+    def parameters(self) -> dict[str, Tensor | None]:
+        """Return the layer's parameters, with a BatchNorm before it folded in."""
+        own: dict[str, Tensor | None] = dict(self.module.named_parameters(recurse=False))
+        return own if self.before is None else self.before.folded_before(self.module, own, self.input)
+
+
+class Fusion:
+    """Notes which call made a tensor, and folds BatchNorm into layers by the tensors that flow.
+
+    Parameters
+    ----------
+    before : bool
+        Whether a BatchNorm that follows no layer is folded into the layer that reads it.
+    """
+
+    def __init__(self, before: bool) -> None:
+        self.before = before
+        self._linear: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._norms: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+    def note_linear(
+        self, output: Tensor, switch: Hook, rule: Hook | None, module: nn.Module, input: Tensor, before: Affine | None
+    ) -> None:
+        """Remember the layer that made `output`; `rule` None means that it has the ordinary gradient."""
+        if isinstance(module, Linear):
+            self._linear[output] = LinearCall(output._version, switch, rule, module, input, before)
+
+    def note_norm(self, output: Tensor, affine: Affine, input: Tensor) -> None:
+        """Remember the BatchNorm that made `output` and was folded into no layer before it."""
+        if self.before:
+            self._norms[output] = (output._version, affine, input)
+
+    def note_copy(self, output: Tensor, copy: Tensor) -> None:
+        """Treat a copy of an output, which is watched, as the output itself."""
+        call = self.call_of(output)
+        if call is not None:
+            self._linear[copy] = call._replace(version=copy._version)
+        version, affine, norm_input = self._norms.get(output, (None, None, None))
+        if version == output._version:
+            self._norms[copy] = (copy._version, affine, norm_input)
+
+    def norm_before(self, module: nn.Module, input: Tensor) -> tuple[Tensor, Affine | None]:
+        """Return the input of the BatchNorm that made `input`, and what it did; `input` itself if there is none."""
+        version, affine, norm_input = self._norms.get(input, (None, None, input))
+        if version != input._version or not exact_before(module, input):
+            return input, None
+        return norm_input, affine
+
+    def call_of(self, output: Tensor) -> LinearCall | None:
+        """Return the call of a layer that made `output`, or None."""
+        call: LinearCall | None = self._linear.get(output)
+        # an in-place operation in between makes it another tensor
+        return None if call is None or call.version != output._version else call
+
+    def fold_after(self, affine: Affine, switch: Hook, input: Tensor, output: Tensor) -> Tensor | None:
+        """Return a BatchNorm's output with the fused layer's rule, or None if no layer made its input."""
+        call = self.call_of(input)
+        if call is None or input.ndim != call.module.weight.ndim:
+            return None
+        if call.rule is None:
+
+            def scale(relevance: Tensor, norm_input: Tensor) -> tuple[Tensor]:
+                return (relevance * affine.channels(affine(norm_input)[0], relevance),)
+
+            return substitute(switch, scale, output, input)
+        names = [name for name, _ in call.module.named_parameters(recurse=False)]
+        # not the call itself, which holds tensors that autograd has to see
+        rule, module, before = call.rule, call.module, call.before
+
+        def propagate(relevance: Tensor, *operands: Tensor) -> tuple[Tensor | None, ...]:
+            layer_input, norm_input, *values = operands
+            parameters: Mapping[str, Tensor | None] = dict(zip(names, values, strict=True))
+            if before is not None:
+                parameters = before.folded_before(module, parameters, layer_input)
+            parameters = affine.folded_after(module, parameters, norm_input)
+            (result,) = apply_rule(rule, module, parameters, (layer_input,), {}, relevance)
+            return result, *(None for _ in operands[1:])
+
+        values = [getattr(module, name) for name in names]
+        return substitute(call.switch, propagate, output, call.input, input, *values)
+
+
+class FusedBatchNorm(Hook):
+    """Hook of a BatchNorm module that folds it by `Fusion`, and keeps its own rule where that cannot be.
+
+    Parameters
+    ----------
+    path : str
+        Name of the module in the model, for messages.
+    fusion : Fusion
+        Shared by the registration.
+    rule : zennit.core.Hook, optional
+        Pass, or None for the ordinary gradient.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the rule is another one, which would have to hold for a layer that is no longer there.
+    """
+
+    def __init__(self, path: str, fusion: Fusion, rule: Hook | None) -> None:
+        super().__init__()
+        if rule is not None and not is_pass(rule):
+            raise UnsupportedModelError(
+                f"{path or '(the model)'}: a BatchNorm has the rule {type(rule).__name__} and a canonizer that merges "
+                "it into another layer; give it Pass or no rule, or leave out the canonizer"
+            )
+        self.path, self.fusion, self.rule = path, fusion, rule
+        self.active = False
+
+    def copy(self) -> FusedBatchNorm:
+        """Return an unregistered hook."""
+        return FusedBatchNorm(self.path, self.fusion, self.rule)
+
+    def register(self, module: nn.Module) -> RemovableHandleList:
+        """Hook the BatchNorm."""
+        self.active = True
+        return RemovableHandleList([RemovableHandle(self), module.register_forward_hook(self._after)])
+
+    def remove(self) -> None:
+        """Switch off."""
+        self.active = False
+        super().remove()
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if not torch.is_grad_enabled() or not args or not args[0].requires_grad:
+            return None
+        affine = Affine(module)
+        fused = self.fusion.fold_after(affine, self, args[0], output)
+        if fused is not None:
+            return fused
+        if self.rule is not None:
+            passed = substitute(self, None, output, args[0])
+        elif affine.synchronized:
+            passed = substitute(self, _refusal(self.path, module), output, args[0])
+        else:
+            passed = output
+        self.fusion.note_norm(passed, affine, args[0])
+        return passed
+
+
+class UnruledLayer(Hook):
+    """Hook of a layer without a rule, whose gradient goes through the BatchNorm after it as through a fused layer.
+
+    Parameters
+    ----------
+    fusion : Fusion
+        Shared by the registration.
+    """
+
+    def __init__(self, fusion: Fusion) -> None:
+        super().__init__()
+        self.fusion = fusion
+
+    def copy(self) -> UnruledLayer:
+        """Return an unregistered hook."""
+        return UnruledLayer(self.fusion)
+
+    def register(self, module: nn.Module) -> RemovableHandleList:
+        """Hook the layer."""
+        return RemovableHandleList([RemovableHandle(self), module.register_forward_hook(self._after)])
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if torch.is_grad_enabled() and args and args[0].requires_grad:
+            self.fusion.note_linear(output, self, None, module, args[0], None)
+
+
+def _refusal(path: str, module: nn.Module) -> Any:
+    """Return a rule that raises where relevance arrives."""
+
+    def refuse(relevance: Tensor, input: Tensor) -> tuple[Tensor]:
+        raise UnsupportedModelError(
+            f"{path or '(the model)'} ({type(module).__name__}): PyTorch gives it no second derivative, and no layer "
+            "could be fused with it; use LRPFlex, give it the rule Pass, put FuseBatchNorm() among the canonizers if "
+            "it follows a layer, or put it in eval mode"
+        )
+
+    return refuse

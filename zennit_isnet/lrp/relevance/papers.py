@@ -1,0 +1,181 @@
+"""The composites of the ISNet papers that propagate relevance: LRP-ε and LRP-z⁺, with z^B at the first layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from zennit.composites import SpecialFirstLayerMapComposite, register_composite
+from zennit.core import BasicHook, Hook
+from zennit.layer import Sum
+from zennit.rules import Epsilon, Norm, Pass, ZBox
+from zennit.types import Activation, AvgPool, BatchNorm, Linear
+
+from zennit_isnet.checks import check_number
+from zennit_isnet.lrp.flex import Bound, as_box
+from zennit_isnet.lrp.relevance.canonizers import FuseBatchNorm, MakeFunctionsVisible
+from zennit_isnet.lrp.relevance.composite import DifferentiableComposite
+from zennit_isnet.lrp.relevance.evaluation import evaluate, modified_parameters
+
+
+class PositiveWeights(BasicHook):
+    """z⁺ rule of Dual ISNet: ``R_i = a⁺_i Σ_k w⁺_ik R_k / (Σ_i a⁺_i w⁺_ik + b⁺_k + ε)``.
+
+    Behind a ReLU ``a⁺ = a``; behind a linear bottleneck what is negative gets no relevance, as in sums of branches.
+
+    Parameters
+    ----------
+    stabilizer : float, default 1e-6
+        ``ε``; the denominator is not negative.
+    """
+
+    def __init__(self, stabilizer: float = 1e-6) -> None:
+        super().__init__(
+            input_modifiers=[torch.relu],
+            param_modifiers=[lambda parameter, name: torch.relu(parameter)],
+            output_modifiers=[lambda output: output],
+            gradient_mapper=lambda upper, outputs: upper / (outputs[0] + stabilizer),
+            reducer=lambda inputs, gradients: inputs[0] * gradients[0],
+        )
+
+
+class PositiveShare(BasicHook):
+    """Sums by positive parts: ``R_a = a⁺/(a⁺ + b⁺ + ε) R``.
+
+    Parameters
+    ----------
+    stabilizer : float, default 1e-6
+        ``ε``.
+    """
+
+    def __init__(self, stabilizer: float = 1e-6) -> None:
+        super().__init__(
+            input_modifiers=[torch.relu],
+            param_modifiers=[lambda parameter, name: parameter],
+            output_modifiers=[lambda output: output],
+            gradient_mapper=lambda upper, outputs: upper / (outputs[0] + stabilizer),
+            reducer=lambda inputs, gradients: inputs[0] * gradients[0],
+        )
+
+
+class _Ready(DifferentiableComposite):
+    """Layer map with a z^B rule at the first layer if there is a box, and every operation checked."""
+
+    strict = True
+
+    def __init__(self, epsilon: float, box: tuple[Bound, Bound] | None, sums: Hook, weights: Hook) -> None:
+        check_number("epsilon", epsilon)
+        self.epsilon = float(epsilon)
+        self.box = None if box is None else as_box(box)
+        layer_map = [
+            (Activation, Pass()),
+            (Sum, sums),
+            (AvgPool, Norm(stabilizer=epsilon)),
+            ((BatchNorm, nn.SyncBatchNorm), Pass()),
+            (Linear, weights),
+        ]
+        first_map: list[Any] = []
+        if self.box is not None:
+            low, high = (bound.unsqueeze(0) if bound.ndim else bound for bound in self.box)
+            first_map = [(Linear, ZBox(low=low, high=high, stabilizer=epsilon))]
+        composite = SpecialFirstLayerMapComposite(layer_map=layer_map, first_map=first_map)
+        super().__init__(composite, [FuseBatchNorm(), MakeFunctionsVisible()])
+
+
+@register_composite("isnet_epsilon_zbox")
+class EpsilonZBox(_Ready):
+    """LRP-ε for all layers, z^B at the first one if there is a box: the rules of the original ISNet.
+
+    For convolutional networks of ReLU-like activations. Each BatchNorm is folded into the layer before it by the
+    statistics of the forward pass, sums of branches are visible, and what has no rule is an error.
+
+    Parameters
+    ----------
+    box : tuple of (float, sequence or Tensor), optional
+        Lowest and highest value of the images; None for LRP-ε at the first layer too.
+    epsilon : float, default 1e-2
+        Stabilizer of all rules, the authors' value.
+
+    Attributes
+    ----------
+    propagates : str
+        ``"relevance"``.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If `epsilon` is not a positive number or the box is empty.
+
+    References
+    ----------
+    Bassi, Dertkigil, Cavalli, Nat. Commun. 15 (2024) 291, LRP Block.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torchvision.models import resnet18
+    >>> from zennit_isnet import EpsilonZBox, LRPAttribution, Selective
+    >>> logits, relevance = LRPAttribution(EpsilonZBox(box=(0.0, 1.0)))(
+    ...     resnet18(num_classes=3).eval(), torch.rand(2, 3, 32, 32), Selective()
+    ... )
+    >>> relevance["input"].shape
+    torch.Size([2, 1, 3, 32, 32])
+    """
+
+    def __init__(self, box: tuple[Bound, Bound] | None = None, epsilon: float = 1e-2) -> None:
+        super().__init__(epsilon, box, Norm(stabilizer=epsilon), Epsilon(epsilon=epsilon))
+
+
+@register_composite("isnet_zplus")
+class ZPlus(_Ready):
+    """LRP-z⁺ for all layers, z^B at the first one if there is a box: the second pass of Dual ISNet.
+
+    Positive weights and positive biases with a BatchNorm folded in, in the last layer too; sums are split by positive
+    parts. All of it is positive. Without a box, pixels below 0 get no relevance.
+
+    Parameters
+    ----------
+    box : tuple of (float, sequence or Tensor), optional
+        Lowest and highest value of the images.
+    epsilon : float, default 1e-2
+        Stabilizer of all rules.
+
+    Attributes
+    ----------
+    propagates : str
+        ``"relevance"``. A signal seed ``s`` stands for the relevance ``z⁺ ⊙ s`` with ``z⁺ = W⁺a + b⁺`` of the last
+        layer, or ``y ⊙ s`` where the logits do not come from a layer with weights.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If `epsilon` is not a positive number or the box is empty.
+
+    References
+    ----------
+    Bassi, Decherchi, Cavalli, IEEE Access 12 (2024) 155151, Dual ISNet.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torchvision.models import resnet18
+    >>> from zennit_isnet import LRPAttribution
+    >>> from zennit_isnet.formulations import Dual
+    >>> logits, relevance = LRPAttribution()(resnet18(num_classes=3).eval(), torch.rand(2, 3, 32, 32), Dual())
+    >>> sorted(relevance)
+    ['input', 'input/positive']
+    """
+
+    def __init__(self, box: tuple[Bound, Bound] | None = None, epsilon: float = 1e-2) -> None:
+        super().__init__(epsilon, box, PositiveShare(stabilizer=epsilon), PositiveWeights(stabilizer=epsilon))
+
+    def relevance_seed(self, logits: Tensor, seed: Tensor) -> Tensor:
+        """Return ``z⁺ ⊙ seed``."""
+        call = None if self.fusion is None else self.fusion.call_of(logits)
+        if call is None or call.rule is None:
+            return super().relevance_seed(logits, seed)
+        with torch.enable_grad():
+            positive = modified_parameters(call.rule.param_modifiers[0], call.module, call.parameters())
+            inputs = (call.rule.input_modifiers[0](call.input),)
+            return evaluate(call.module, positive, inputs, {}) * seed

@@ -1,0 +1,245 @@
+"""Activations: the signal is multiplied by a gate that damps weak activations.
+
+The gate of an activation ``a(z)`` is ``a / (z + ε·sign z)``. For smooth activations that are open on one side only
+(SiLU, GELU, Hardswish, Mish) that would close the gate around ``z = 0``, where they are half open; theirs is
+``g₀ · u/(u + ε)`` with the exact gate ``g₀ = a/z`` and ``u``, the integral of ``g₀`` from −∞, a smooth ReLU. Of ReLU
+itself both forms are ``a/(a + ε)``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from zennit_isnet.lrp.signal.substitute import Switch, stabilize
+
+aten = torch.ops.aten
+
+
+def computed(tensor: Tensor) -> Tensor:
+    """Return float16 as float32: quotients by a large activation leave the range of float16."""
+    return tensor.float() if tensor.dtype == torch.float16 else tensor
+
+
+class Epsilon(NamedTuple):
+    """The ``ε`` of the gates: a number, or a multiple of the root mean square of each image's activations.
+
+    Relative, ``ε_n = value · √(mean a_n²)`` follows the scale of the layer: the relevance stays as it is when a layer's
+    activations are scaled and the next layer's weights by the inverse. It is a function of the parameters like the
+    rest of the gate. 0 makes the gates exact, ``a/z``, and 0 where ``z = 0``.
+    """
+
+    value: float
+    relative: bool = False
+
+    @property
+    def exact(self) -> bool:
+        """Whether the gates are ``a/z``."""
+        return self.value == 0
+
+    def of(self, output: Tensor) -> Tensor | float:
+        """``ε`` for the outputs ``a`` of a layer ``(N, …)``, broadcastable to them."""
+        if not self.relative:
+            return self.value
+        rows = _rows(output)
+        norm = torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(output.dtype, torch.float32))
+        # a layer that is silent throughout has gates 0 and no 0/0
+        epsilon = (norm * (self.value / math.sqrt(max(rows.shape[1], 1)))).clamp(min=1e-30)
+        per_image: Tensor = epsilon.to(computed(output).dtype).view(_one_an_image(output))
+        return per_image
+
+    def gradient(self, output: Tensor, epsilon: Tensor | float, grad_epsilon: Tensor) -> Tensor:
+        """Gradient at ``a`` of a relative ``ε`` from its own, one an image: ``∂ε/∂a = value² a / (n ε)``."""
+        count = output[:1].numel() if output.ndim > 1 else output.numel()
+        return computed(output) * (grad_epsilon.view(_one_an_image(output)) * (self.value**2 / count) / epsilon)
+
+
+def _one_an_image(output: Tensor) -> tuple[int, ...]:
+    return (output.shape[0], *(1,) * (output.ndim - 1)) if output.ndim > 1 else (1,) * output.ndim
+
+
+def _rows(values: Tensor) -> Tensor:
+    """One row of values for each image, in the order of the memory."""
+    if values.ndim < 2:
+        return values.reshape(1, -1)
+    if values.ndim in (4, 5) and not values.is_contiguous():
+        values = values.movedim(1, -1)  # a view of memory in the order (N, H, W, C)
+    return values.flatten(1)
+
+
+def _products(first: Tensor, second: Tensor) -> Tensor:
+    """Sum of the products of each image, ``(N,)``; without a temporary of their size where both lie alike in memory."""
+    if first.stride() != second.stride():
+        return _rows(first * second).sum(1)
+    return torch.bmm(_rows(first).unsqueeze(1), _rows(second).unsqueeze(2)).view(-1)
+
+
+class Gate(Function):
+    """``G_z = G_a · a/(z + ε·sign z)`` with ``sign 0 = 1``, differentiable with respect to ``G_a``, ``a`` and ``z``."""
+
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, output: Tensor, input: Tensor, epsilon: Epsilon) -> Tensor:
+        ctx.epsilon = epsilon
+        ctx.save_for_backward(signal, output, input)
+        return _inverse(input, output, epsilon).mul_(output).mul_(signal).to(signal.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        signal, output, input = ctx.saved_tensors
+        inverse = _inverse(input, output, ctx.epsilon)
+        gate = inverse * output
+        # in place, fresh memory being what costs most, unless this gradient has to be differentiated itself
+        times = Tensor.mul if torch.is_grad_enabled() else Tensor.mul_
+        # ∂/∂a of a/z is 1/z, ∂/∂z is −(a/z)/z
+        grad_output = times(times(inverse, grad), signal)
+        grad_input = (grad_output * gate).neg_()
+        if ctx.epsilon.relative:
+            sign = torch.copysign(torch.ones_like(input), input.detach() + 0.0)
+            grad_epsilon = (grad_input * sign).sum(tuple(range(input.ndim > 1, input.ndim)))
+            grad_output = grad_output + ctx.epsilon.gradient(output, ctx.epsilon.of(output), grad_epsilon)
+        grad_signal = times(gate, grad)
+        return grad_signal.to(signal.dtype), grad_output.to(output.dtype), grad_input.to(input.dtype), None
+
+
+def _inverse(input: Tensor, output: Tensor, epsilon: Epsilon) -> Tensor:
+    """``1 / (z + ε·sign z)``; of exact gates 0 where ``z = 0``."""
+    inverse = stabilize(computed(input), epsilon.of(output)).reciprocal_()
+    return inverse.masked_fill_(input == 0, 0) if epsilon.exact else inverse
+
+
+class ReLUGate(Function):
+    """``G_z = G_a · a/(a + ε)``: the gate of a ReLU needs its output only, so an in-place ReLU stays in place.
+
+    Keeps the share ``G_a/(a + ε)``, of which both the result and the derivatives are products.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, output: Tensor, epsilon: Epsilon) -> Tensor:
+        ctx.epsilon, ctx.value = epsilon, epsilon.of(output)
+        shifted = computed(output) + ctx.value
+        share = torch.div(signal, shifted, out=shifted)
+        ctx.save_for_backward(share.to(signal.dtype), output)
+        return (share * output).to(signal.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        share, output = ctx.saved_tensors
+        epsilon = ctx.value
+        shifted = computed(output) + epsilon
+        quotient = torch.div(grad, shifted, out=shifted)
+        grad_signal = quotient * output
+        # ∂/∂a of a/(a + ε) is ε/(a + ε)², ∂/∂ε is −a/(a + ε)²
+        slope = quotient.mul_(share)
+        if not ctx.epsilon.relative:
+            return grad_signal.to(grad.dtype), slope.mul_(epsilon).to(output.dtype), None
+        through_epsilon = ctx.epsilon.gradient(output, epsilon, -_products(slope, computed(output)))
+        grad_output = slope.mul_(epsilon).add_(through_epsilon)
+        return grad_signal.to(grad.dtype), grad_output.to(output.dtype), None
+
+
+class SmoothActivation(NamedTuple):
+    """Exact gate ``g₀ = a/z`` of an activation, and its integral ``u`` from −∞, as functions of ``z``."""
+
+    gate: Callable[..., Tensor]
+    integral: Callable[..., Tensor]
+
+
+def _gelu_gate(z: Tensor, approximate: str = "none") -> Tensor:
+    if approximate == "tanh":
+        return (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))) / 2
+    gate: Tensor = torch.special.ndtr(z)
+    return gate
+
+
+def _gelu_integral(z: Tensor, approximate: str = "none") -> Tensor:
+    # ∫ Φ = z Φ + φ; far below zero the two cancel
+    return (z * _gelu_gate(z, approximate) + torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)).clamp(min=0)
+
+
+def _hardswish_integral(z: Tensor) -> Tensor:
+    inside = z.clamp(-3, 3)
+    return (inside + 3).square() / 12 + F.relu(z - 3)
+
+
+SMOOTH: Mapping[Any, SmoothActivation] = MappingProxyType(
+    {
+        F.silu: SmoothActivation(torch.sigmoid, F.softplus),
+        F.gelu: SmoothActivation(_gelu_gate, _gelu_integral),
+        F.hardswish: SmoothActivation(lambda z: ((z + 3) / 6).clamp(0, 1), _hardswish_integral),
+        # the integral has no closed form; softplus lies within 0.2 of it and has its limits
+        F.mish: SmoothActivation(lambda z: torch.tanh(F.softplus(z)), F.softplus),
+    }
+)
+"""Smooth activations that are open on one side only."""
+
+
+class SmoothGate(Function):
+    """``G_z = G_a · g₀ · u/(u + ε)`` of a smooth activation, differentiable with respect to ``G_a`` and ``z``.
+
+    Keeps ``G_a`` and ``z`` only and computes the gate again for its derivative.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, signal: Tensor, input: Tensor, activation: SmoothActivation, options: Any, epsilon: Epsilon
+    ) -> Tensor:
+        ctx.recipe = activation, options, epsilon
+        ctx.save_for_backward(signal, input)
+        return (_smooth_gate(_precise(input), activation, options, epsilon) * signal).to(signal.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        signal, input = ctx.saved_tensors
+        again = torch.is_grad_enabled()
+        with torch.enable_grad():
+            z = _precise(input if again else input.detach().requires_grad_())
+            gate = _smooth_gate(z, *ctx.recipe)
+        (grad_input,) = torch.autograd.grad(gate, z, _precise(grad * signal), create_graph=again)
+        return (gate * grad).to(signal.dtype), grad_input.to(input.dtype), None, None, None
+
+
+def _precise(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _smooth_gate(z: Tensor, activation: SmoothActivation, options: Any, epsilon: Epsilon) -> Tensor:
+    gate: Tensor = activation.gate(z, **options)
+    if epsilon.exact:
+        return gate
+    height = activation.integral(z, **options)
+    damped: Tensor = gate * height / (height + epsilon.of(z * gate))
+    return damped
+
+
+class ReLU(Function):
+    """ReLU with the signal rule of `ReLUGate`; ``inplace`` writes to the input as ``torch.relu_`` does."""
+
+    @staticmethod
+    def forward(ctx: Any, switch: Switch, input: Tensor, epsilon: Epsilon, inplace: bool) -> Tensor:
+        ctx.switch, ctx.epsilon = switch, epsilon
+        ctx.set_materialize_grads(False)
+        if inplace:
+            ctx.mark_dirty(input)
+        output = torch.relu_(input) if inplace else torch.relu(input)
+        ctx.save_for_backward(output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[None, Tensor | None, None, None]:
+        if grad is None:
+            return None, None, None, None
+        (output,) = ctx.saved_tensors
+        if ctx.switch.active and ctx.epsilon.exact:
+            return None, grad * (output > 0), None, None
+        if ctx.switch.active:
+            return None, ReLUGate.apply(grad, output, ctx.epsilon), None, None
+        return None, aten.threshold_backward(grad, output, 0), None, None

@@ -1,0 +1,161 @@
+"""Attention: its weights are held constant in the signal pass, the signal goes through the values.
+
+PyTorch's fused kernels have no second derivative with respect to queries and keys, so attention is computed in steps;
+outputs differ from the fused kernel's by rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zennit_isnet.lrp.signal.mode import FrozenGateMode
+from zennit_isnet.lrp.signal.provenance import tensors_in
+from zennit_isnet.lrp.signal.rules import held_constant
+
+
+def scaled_dot_product_attention(
+    mode: FrozenGateMode,
+    func: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """``softmax(q kᵀ · scale + mask) v`` with held weights."""
+    if enable_gqa:
+        share = query.shape[-3] // key.shape[-3]
+        key = key.repeat_interleave(share, -3)
+        with mode:
+            value = value.repeat_interleave(share, -3)
+    if is_causal:
+        attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+    bias = None if attn_mask is None else _additive(attn_mask, query)
+    held = held_constant(mode, attention_weights(query, key, bias, scale), tensors_in((query, key, bias)))
+    with mode:
+        return torch.matmul(F.dropout(held, dropout_p), value) if dropout_p > 0 else torch.matmul(held, value)
+
+
+def attention_weights(query: Tensor, key: Tensor, bias: Tensor | None, scale: float | None = None) -> Tensor:
+    """``softmax(q kᵀ · scale + bias)``, zero in rows whose bias is −∞ everywhere.
+
+    Parameters
+    ----------
+    query, key : Tensor
+        ``(…, L, E)`` and ``(…, S, E)``.
+    bias : Tensor, optional
+        Added to the scores, broadcastable to ``(…, L, S)``.
+    scale : float, optional
+        Default ``1/√E``.
+    """
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = torch.matmul(query * scale, key.transpose(-2, -1))
+    if bias is None:
+        return scores.softmax(-1)
+    scores = scores + bias
+    blocked = scores.detach().isneginf().all(-1, keepdim=True)
+    return scores.masked_fill(blocked, 0.0).softmax(-1).masked_fill(blocked, 0.0)
+
+
+def multi_head_attention(
+    mode: FrozenGateMode,
+    func: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    embed_dim_to_check: int,
+    num_heads: int,
+    in_proj_weight: Tensor | None,
+    in_proj_bias: Tensor | None,
+    bias_k: Tensor | None,
+    bias_v: Tensor | None,
+    add_zero_attn: bool,
+    dropout_p: float,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    training: bool = True,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    use_separate_proj_weight: bool = False,
+    q_proj_weight: Tensor | None = None,
+    k_proj_weight: Tensor | None = None,
+    v_proj_weight: Tensor | None = None,
+    static_k: Tensor | None = None,
+    static_v: Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Multi-head attention as `torch.nn.MultiheadAttention` calls it: ``(L, N, E)``, or ``(L, E)`` for one sample."""
+    if static_k is not None or static_v is not None:
+        mode.report(func, "is given keys or values that are projected already", "give static_k=None, static_v=None")
+    batched = query.ndim == 3
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor | None, ...] = (None, None, None)
+    if use_separate_proj_weight:
+        assert q_proj_weight is not None and k_proj_weight is not None and v_proj_weight is not None  # noqa: PT018
+        weights = (q_proj_weight, k_proj_weight, v_proj_weight)
+    else:
+        assert in_proj_weight is not None
+        with mode:
+            weights = in_proj_weight.chunk(3)
+    if in_proj_bias is not None:
+        with mode:
+            biases = in_proj_bias.chunk(3)
+
+    def heads(projected: Tensor, extra: Tensor | None) -> Tensor:
+        """Return ``(N, heads, S, E/heads)`` of ``(S, N, E)``, with the learned and the zero position appended."""
+        projected = projected if batched else projected.unsqueeze(1)
+        if extra is not None:
+            projected = torch.cat([projected, extra.expand(1, projected.shape[1], -1)])
+        if add_zero_attn:
+            projected = F.pad(projected, (0, 0, 0, 0, 0, 1))
+        split: Tensor = projected.unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3)
+        return split
+
+    queries = F.linear(query, weights[0], biases[0])
+    queries = (queries if batched else queries.unsqueeze(1)).unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3)
+    keys = heads(F.linear(key, weights[1], biases[1]), bias_k)
+    bias = _merged_masks(attn_mask, key_padding_mask, queries, keys)
+    held = held_constant(mode, attention_weights(queries, keys, bias), tensors_in((query, key)))
+    with mode:
+        values = heads(F.linear(value, weights[2], biases[2]), bias_v)
+        dropped = F.dropout(held, dropout_p) if training and dropout_p > 0 else held
+        mixed = torch.matmul(dropped, values).permute(2, 0, 1, 3).flatten(2)
+        output = F.linear(mixed, out_proj_weight, out_proj_bias)
+        output = output if batched else output.squeeze(1)
+    if not need_weights:
+        return output, None
+    with mode:
+        shown = dropped.mean(1) if average_attn_weights else dropped
+        return output, shown if batched else shown.squeeze(0)
+
+
+def _additive(mask: Tensor, like: Tensor, *, keeps: bool = True) -> Tensor:
+    """Return a mask as what is added to the scores; True in a boolean one keeps a position, or blocks it."""
+    if mask.dtype != torch.bool:
+        return mask.to(like.dtype)
+    blocked = ~mask if keeps else mask
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill(blocked, float("-inf"))
+
+
+def _merged_masks(attn_mask: Tensor | None, padding: Tensor | None, queries: Tensor, keys: Tensor) -> Tensor | None:
+    """Sum of both masks, ``(N or 1, heads or 1, L or 1, S)``; positions that were appended are never blocked."""
+    parts = []
+    if attn_mask is not None:
+        added = _additive(attn_mask, queries, keeps=False)
+        parts.append(added.view(-1, queries.shape[1], *added.shape[-2:]) if added.ndim == 3 else added[None, None])
+    if padding is not None:
+        added = _additive(padding, queries, keeps=False)
+        parts.append(added.view(-1, 1, 1, added.shape[-1]))
+    if not parts:
+        return None
+    bias = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+    return F.pad(bias, (0, keys.shape[-2] - bias.shape[-1]))

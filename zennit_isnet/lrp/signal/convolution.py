@@ -1,0 +1,207 @@
+"""Convolution: the signal goes back through the transposed weights, which stay attached to the graph."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.nn.modules.utils import _ntuple
+
+from zennit_isnet.lrp.signal.batchnorm import Scaled
+from zennit_isnet.lrp.signal.substitute import Switch
+
+aten = torch.ops.aten
+
+VECTOR_WIDTH = 16
+"""Numbers of single precision in a vector register of a CPU."""
+
+
+class Geometry(NamedTuple):
+    """Arguments of a convolution other than its tensors, in the order of ``aten.convolution``."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    transposed: bool
+    output_padding: tuple[int, ...]
+    groups: int
+
+    @classmethod
+    def of_call(
+        cls,
+        input: Tensor,
+        weight: Tensor,
+        stride: int | tuple[int, ...],
+        padding: int | str | tuple[int, ...],
+        dilation: int | tuple[int, ...],
+        groups: int,
+    ) -> Geometry | None:
+        """Geometry of a call of ``conv1d/2d/3d``, or None where PyTorch does more than one convolution.
+
+        That is the case for an image without batch dimension, and for ``padding="same"`` with more on one side.
+        """
+        dims = weight.ndim - 2
+        spread = _ntuple(dims)
+        if input.ndim != weight.ndim:
+            return None
+        if padding == "same":
+            total = [d * (k - 1) for d, k in zip(spread(dilation), weight.shape[2:], strict=True)]
+            if any(t % 2 for t in total):
+                return None
+            padding = tuple(t // 2 for t in total)
+        sides = 0 if padding == "valid" else padding
+        return cls(spread(stride), spread(sides), spread(dilation), False, (0,) * dims, groups)
+
+
+def input_gradient(grad: Tensor, input_like: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """Gradient of a convolution with respect to its input, ``Wᵀ G``.
+
+    PyTorch's own kernel, except for a strided convolution of a few channels (the first layer): transposed convolutions
+    make one vector of channels at a time, so three channels leave most of each vector empty. There the pixels of one
+    stride cell become channels of a convolution without stride.
+    """
+    dims = weight.ndim - 2
+    few = weight.shape[1] < VECTOR_WIDTH and max(geometry.stride) > 1
+    if grad.device.type == "cpu" and dims == 2 and few and max(geometry.dilation) == 1 and geometry.groups == 1:
+        return _input_gradient_by_phases(grad, input_like, weight, geometry)
+    mask = [True, False, False]
+    result: Tensor = aten.convolution_backward(grad, input_like, weight, None, *geometry, mask)[0]
+    return result
+
+
+def _input_gradient_by_phases(grad: Tensor, input_like: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """``x_i = Σ_o w_{i+p−so} g_o``: with ``i + p = s·q + r`` a convolution over ``q`` for each phase ``r``."""
+    (rows, columns), (top, left) = geometry.stride, geometry.padding
+    outputs, inputs, height, width = weight.shape
+    tall, wide = -(-height // rows), -(-width // columns)
+    padded = F.pad(weight, (0, wide * columns - width, 0, tall * rows - height))
+    phases = padded.view(outputs, inputs, tall, rows, wide, columns).permute(1, 3, 5, 0, 2, 4).flip(4, 5)
+    kernel = phases.reshape(inputs * rows * columns, outputs, tall, wide)
+    cells = F.conv2d(grad, kernel, padding=(tall - 1, wide - 1))
+    grid = cells.view(len(cells), inputs, rows, columns, *cells.shape[2:])
+    image = grid.permute(0, 1, 4, 2, 5, 3).reshape(len(cells), inputs, cells.shape[2] * rows, cells.shape[3] * columns)
+    bottom, right = (top + input_like.shape[2] - image.shape[2], left + input_like.shape[3] - image.shape[3])
+    return F.pad(image, (-left, right, -top, bottom))
+
+
+class TransposedSignal(Function):
+    """``G_x = Wᵀ G_y`` for a convolution, with first-order kernels in both of its derivatives.
+
+    PyTorch's double backward of a convolution computes the same from slower, more general pieces.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, weight: Tensor, input_like: Tensor, geometry: Geometry) -> Tensor:
+        ctx.geometry = geometry
+        ctx.save_for_backward(signal, weight)
+        return input_gradient(signal, input_like, weight, geometry)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        signal, weight = ctx.saved_tensors
+        grad_signal = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_signal = aten.convolution(grad, weight, None, *ctx.geometry)
+        if ctx.needs_input_grad[1]:
+            grad_weight = weight_gradient(signal, grad, weight, ctx.geometry)
+        return grad_signal, grad_weight, None, None
+
+
+class ScaledTransposedSignal(Function):
+    """``G_x = Wᵀ (s ⊙ G)`` for a convolution with a scale for each output channel, as BatchNorm has.
+
+    Takes ``s ⊙ G`` from the pass that made it and keeps ``G`` only; in the derivatives the scale multiplies the
+    weights, which are small, instead of signals.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        unscaled: Tensor,
+        scale: Tensor,
+        signal: Tensor,
+        weight: Tensor,
+        input_like: Tensor,
+        geometry: Geometry,
+    ) -> Tensor:
+        ctx.geometry = geometry
+        ctx.save_for_backward(unscaled, scale, weight)
+        return input_gradient(signal, input_like, weight, geometry)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        unscaled, scale, weight = ctx.saved_tensors
+        rows = scale.to(weight.dtype).view(-1, *(1,) * (weight.ndim - 1))
+        grad_unscaled = grad_scale = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_unscaled = aten.convolution(grad, weight * rows, None, *ctx.geometry)
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[3]:
+            product = weight_gradient(unscaled, grad, weight, ctx.geometry)
+            grad_scale = (product * weight).flatten(1).sum(1, dtype=scale.dtype)
+            grad_weight = product * rows
+        return grad_unscaled, grad_scale, None, grad_weight, None, None
+
+
+def weight_gradient(grad: Tensor, input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """Gradient of a convolution with respect to its weights."""
+    mask = [False, True, False]
+    result: Tensor = aten.convolution_backward(grad, input, weight, None, *geometry, mask)[1]
+    return result
+
+
+def transposed_signal(signal: Tensor, weight: Tensor, input_like: Tensor, geometry: Geometry) -> Tensor:
+    """Signal at a convolution's input from that at its output, by the cheaper of two equal ways.
+
+    If the signal was made by `Scaled` in this pass, its graph goes on from what `Scaled` read: `Scaled` and its result
+    are then forgotten as soon as nobody else asks for them.
+    """
+    node = signal.grad_fn
+    if getattr(node, "_forward_cls", None) is not Scaled:
+        result: Tensor = TransposedSignal.apply(signal, weight, input_like, geometry)
+        return result
+    unscaled, scale = node.saved_tensors  # type: ignore[union-attr]
+    result = ScaledTransposedSignal.apply(unscaled, scale, signal.detach(), weight, input_like, geometry)
+    return result
+
+
+class Convolution(Function):
+    """A convolution with two backward passes: the signal, and the ordinary gradient.
+
+    ``needs_input`` is False where the input is the image batch and nobody asked for its gradient: the ordinary pass
+    then skips it, as it does in a plain training step.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        switch: Switch,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: Geometry,
+        needs_input: bool,
+    ) -> Tensor:
+        ctx.switch, ctx.geometry, ctx.needs_input = switch, geometry, needs_input
+        ctx.bias_sizes = None if bias is None else list(bias.shape)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(input, weight)
+        result: Tensor = aten.convolution(input, weight, bias, *geometry)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 6
+        input, weight = ctx.saved_tensors
+        if ctx.switch.active:
+            signal = transposed_signal(grad, weight, input.detach(), ctx.geometry)
+            return None, signal, None, None, None, None
+        mask = [ctx.needs_input_grad[1] and ctx.needs_input, *ctx.needs_input_grad[2:4]]
+        grads = aten.convolution_backward(grad, input, weight, ctx.bias_sizes, *ctx.geometry, mask)
+        return None, *(g if wanted else None for g, wanted in zip(grads, mask, strict=True)), None, None

@@ -1,0 +1,199 @@
+"""Reads the outputs of inner layers during a forward pass."""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.lrp.pictures import Layout, Pictures, Reading, works_on_last_axis
+from zennit_isnet.model import unwrapped
+
+
+def find_layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
+    """Return modules by their names in ``named_modules()``.
+
+    Raises
+    ------
+    InvalidTypeError
+        If a name is no string.
+    InvalidValueError
+        If a name does not exist; the message lists close matches.
+    """
+    modules = dict(unwrapped(model).named_modules())
+    for name in names:
+        if not isinstance(name, str):
+            raise InvalidTypeError(f"layer names must be strings, got {name!r}")
+        if not name or name not in modules:
+            close = difflib.get_close_matches(name, [m for m in modules if m], n=5, cutoff=0.4)
+            raise InvalidValueError(f"the model has no layer {name!r}; close matches: {', '.join(close) or 'none'}")
+    return {name: modules[name] for name in names}
+
+
+class Taps(ABC):
+    """Context in which the outputs of layers are kept, so that their relevance can be asked for.
+
+    The model gets a copy of each output, so that in-place operations behind it do not change what is kept.
+
+    Parameters
+    ----------
+    model : Module
+        The model.
+    layers : sequence of str
+        Names of layers.
+    on_copy : sequence of callable
+        Called with each output and its copy.
+
+    Attributes
+    ----------
+    outputs : dict of str to Tensor
+        Filled by a forward pass.
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: Sequence[str], on_copy: Sequence[Callable[[Tensor, Tensor], None]] = ()
+    ) -> None:
+        self.layers = find_layers(model, layers)
+        self.on_copy = on_copy
+        self.outputs: dict[str, Tensor] = {}
+        self._ran: set[str] = set()
+        self._over = False
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> Taps:
+        for name, module in self.layers.items():
+            self._handles.append(self._watch(name, module))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def read(self) -> dict[str, Tensor]:
+        """Return `outputs`, complete. The forward pass is over: what a checkpoint runs again is not looked at.
+
+        Raises
+        ------
+        InvalidValueError
+            If a layer did not run.
+        """
+        self._over = True
+        for name in self.layers:
+            if name not in self._ran:
+                raise InvalidValueError(f"layer {name!r} did not run in this forward pass; choose one that does")
+        return self.outputs
+
+    def _watch(self, name: str, module: nn.Module) -> RemovableHandle:
+        return module.register_forward_hook(
+            lambda module, args, output: None if self._over else self._keep(name, output)
+        )
+
+    @abstractmethod
+    def _keep(self, name: str, output: Any) -> Any:
+        """Keep an output and return its copy."""
+
+    def _note_run(self, name: str) -> None:
+        if name in self._ran:
+            raise InvalidValueError(
+                f"a layer whose relevance is asked for must run once in a forward pass; {name!r} runs again"
+            )
+        self._ran.add(name)
+
+    def _copy(self, value: Tensor) -> Tensor:
+        copy = value.clone()
+        for noted in self.on_copy:
+            noted(value, copy)
+        return copy
+
+
+class MapTaps(Taps):
+    """Taps for layers that return maps of the images, ``(N, C, …)`` or ``(N, …, C)``.
+
+    Parameters
+    ----------
+    model, layers, on_copy
+        See `Taps`.
+    images : sequence of int
+        Shape of the images.
+
+    Attributes
+    ----------
+    channels_last : set of str
+        Layers whose outputs are ``(N, …, C)``; complete after `read`.
+    choices : list of list of str
+        Groups of layers of each of which the first that relevance arrives at is meant; the others are meant each.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        images: Sequence[int],
+        on_copy: Sequence[Callable[[Tensor, Tensor], None]] = (),
+    ) -> None:
+        super().__init__(model, layers, on_copy)
+        self.pictures = Pictures(images)
+        self.channels_last: set[str] = set()
+        self.choices: list[list[str]] = []
+        self._readings: dict[str, Reading] = {}
+        self._witnesses = [module for module in unwrapped(model).modules() if works_on_last_axis(module)]
+
+    def __enter__(self) -> MapTaps:
+        super().__enter__()
+        self._handles += [module.register_forward_hook(self._see) for module in self._witnesses if self.layers]
+        return self
+
+    def read(self) -> dict[str, Tensor]:
+        """Return `outputs`, complete.
+
+        Raises
+        ------
+        InvalidValueError
+            If a layer did not run, or its output is no map of the images, or may be read in two ways.
+        """
+        outputs = super().read()
+        for name, reading in self._readings.items():
+            layout = self.pictures.settle(reading)
+            if layout is Layout.EITHER:
+                raise _no_map(name, f"{reading.shape}, whose channels may be first or last")
+            if layout is Layout.NEITHER:
+                images = " × ".join(str(size) for size in self.pictures.images[2:])
+                raise _no_map(name, f"{reading.shape}, which is no map of images of {images}")
+            if layout is Layout.LAST:
+                self.channels_last.add(name)
+        return outputs
+
+    def channels_first(self, name: str, maps: Tensor, axis: int = 1) -> Tensor:
+        """Return what has the axes of a layer's output with the channels at `axis`, where they belong."""
+        return maps.movedim(-1, axis) if name in self.channels_last else maps
+
+    def _see(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self._over:
+            self.pictures.see(module, output)
+
+    def _keep(self, name: str, output: Any) -> Any:
+        reading = self.pictures.read(self.layers[name], output)
+        if reading is None:
+            came = str(tuple(output.shape)) if isinstance(output, Tensor) else type(output).__name__
+            tokens = isinstance(output, Tensor) and output.ndim == 3
+            raise _no_map(name, f"tokens {came}, which have no place in the images" if tokens else came)
+        self._note_run(name)
+        self._readings[name] = reading
+        self.outputs[name] = output
+        return self._copy(output)
+
+
+def _no_map(name: str, came: str) -> InvalidValueError:
+    return InvalidValueError(
+        "a layer whose relevance is asked for must have a spatial output (N, C, H, W) or (N, H, W, C), of the images' "
+        f"batch; {name!r} returns {came}; name a layer that returns maps of the images, or none"
+    )

@@ -1,0 +1,105 @@
+"""The user's model: what is inside of a wrapper, and contexts that give it back as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside of `DistributedDataParallel`."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def detached(output: Any) -> Any:
+    """Return a model's output, a tensor or a (named) tuple of them, without its graph."""
+    if isinstance(output, Tensor):
+        return output.detach()
+    if isinstance(output, tuple):
+        heads = [detached(head) for head in output]
+        return type(output)(*heads) if hasattr(output, "_fields") else tuple(heads)
+    return output
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Run a block in eval mode; afterwards every module has its own mode back, also after an exception."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def buffers_restored_on_error(model: nn.Module) -> Iterator[None]:
+    """Give buffers (running statistics) their values back if the block raises."""
+    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        yield
+    except BaseException:
+        _restore(before)
+        raise
+
+
+@contextmanager
+def buffers_restored(model: nn.Module) -> Iterator[None]:
+    """Give buffers (running statistics) their values back after the block."""
+    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        _restore(before)
+
+
+@contextmanager
+def attributes_restored(model: nn.Module) -> Iterator[None]:
+    """Take off again what the block adds to modules as attributes, also after an exception."""
+    before = [(module, set(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, names in before:
+            for name in set(vars(module)) - names:
+                del vars(module)[name]
+
+
+def _restore(before: list[tuple[Tensor, Tensor]]) -> None:
+    for buffer, value in before:
+        # through `.data`, so that graphs which keep the buffer stay valid
+        buffer.data.copy_(value)
+
+
+def main_logits(output: Any, count: int) -> Tensor:
+    """Return the logits ``(N, C)`` of a model's output for N = `count` images.
+
+    The output is a tensor, or a named tuple with the main head first.
+
+    Raises
+    ------
+    InvalidTypeError
+        If it is neither.
+    InvalidValueError
+        If the logits have another shape.
+    """
+    logits = output[0] if isinstance(output, tuple) and hasattr(output, "_fields") and output else output
+    if not isinstance(logits, Tensor):
+        raise InvalidTypeError(
+            "the model must return logits (N, C), or a named tuple of the logits and auxiliary heads, "
+            f"got {type(output).__name__}"
+        )
+    if logits.ndim != 2 or not logits.is_floating_point():
+        raise InvalidValueError(
+            f"the model must return floating logits of shape (N, C), got {tuple(logits.shape)} of {logits.dtype}"
+        )
+    if logits.shape[0] != count:
+        raise InvalidValueError(f"the model must return one row of logits an image, got {len(logits)} for {count}")
+    return logits
