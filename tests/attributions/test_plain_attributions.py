@@ -106,7 +106,7 @@ def test_integrated_gradients_are_complete(steps, generator):
     )
 
 
-@pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")
+@pytest.mark.filterwarnings("ignore::zennit_isnet.errors.RelevanceRangeWarning")
 @pytest.mark.parametrize(
     ("build", "attribution"),
     [

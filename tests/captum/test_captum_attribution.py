@@ -76,7 +76,7 @@ def test_other_attributions_have_the_gradient_of_finite_differences(attribution,
     assert worst_relative_error(lambda: value().item(), leaves, gradients, generator) <= TOLERANCE
 
 
-@pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")
+@pytest.mark.filterwarnings("ignore::zennit_isnet.errors.RelevanceRangeWarning")
 def test_it_is_penalised_in_one_line():
     model, (images, masks) = tiny_net(), batch()
     twin, before = copy.deepcopy(model), ModelState(model)

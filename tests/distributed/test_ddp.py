@@ -9,7 +9,7 @@ from ddp_steps import alone, model_and_data
 from processes import WORLD, join, load
 from regularizer_models import on_images
 
-pytestmark = pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::zennit_isnet.errors.RelevanceRangeWarning")
 
 
 def mean_of_shards(step, shards=WORLD):

@@ -30,7 +30,7 @@ def mask():
     return frame
 
 
-@pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")
+@pytest.mark.filterwarnings("ignore::zennit_isnet.errors.RelevanceRangeWarning")
 def test_one_mask_for_all_frames_is_that_mask_in_every_frame(model, videos):
     regularizer = ISNetRegularizer(model, formulation=Selective())
     per_frame = mask()[:, :, None].expand(-1, -1, FRAMES, -1, -1)
@@ -43,7 +43,7 @@ def test_one_mask_for_all_frames_is_that_mask_in_every_frame(model, videos):
     assert not torch.equal(regularizer(videos, other)[1], expected)
 
 
-@pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")
+@pytest.mark.filterwarnings("ignore::zennit_isnet.errors.RelevanceRangeWarning")
 @pytest.mark.parametrize("frames", [2, FRAMES + 1])
 def test_another_number_of_frames_is_refused_and_another_resolution_is_not(model, videos, frames):
     regularizer = ISNetRegularizer(model)

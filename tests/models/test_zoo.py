@@ -54,7 +54,7 @@ def test_logits_are_the_plain_models_and_the_model_is_untouched(name, generator)
     assert zoo.State(model) == before
 
 
-@pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")
+@pytest.mark.filterwarnings("ignore::zennit_isnet.errors.RelevanceRangeWarning")
 @small
 def test_every_parameter_that_influences_the_logits_gets_a_gradient(name, generator):
     model, images = zoo.make(name, generator), zoo.make_images(name, generator)

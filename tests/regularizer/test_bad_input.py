@@ -45,7 +45,7 @@ from zennit_isnet.errors import (
     UnsupportedModelError,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::zennit_isnet.errors.RelevanceRangeWarning")
 
 ALLOWED_MASKS = "(N, 1, H, W) or (N, H, W)"
 ALLOWED_IMAGES = "(N, C, H, W) or (N, C, T, H, W)"

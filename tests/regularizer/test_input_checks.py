@@ -12,7 +12,7 @@ from regularizer_models import ModelState, WithOutput, batch, tiny_net
 from zennit_isnet import HeatmapLoss, ISNetRegularizer, LRPFlex, Selective, Stochastic, box_from_normalization
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError, ISNetError
 
-pytestmark = pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::zennit_isnet.errors.RelevanceRangeWarning")
 
 
 def test_a_wrong_argument_is_found_before_the_model_runs():

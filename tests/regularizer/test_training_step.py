@@ -25,7 +25,7 @@ from torchvision.models import googlenet
 from zennit_isnet import HeatmapLoss, LRPAttribution, LRPFlex, Original, Stochastic
 from zennit_isnet.calibration import RelevanceRange
 
-pytestmark = pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::zennit_isnet.errors.RelevanceRangeWarning")
 
 LABELS = torch.tensor([0, 1, 2, 0])
 

@@ -14,7 +14,7 @@ from torchvision.ops import SqueezeExcitation
 from zennit_isnet import ISNetRegularizer, LRPFlex
 from zennit_isnet.errors import UncoveredOperationError
 
-pytestmark = pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::zennit_isnet.errors.RelevanceRangeWarning")
 
 
 class Cube(torch.autograd.Function):

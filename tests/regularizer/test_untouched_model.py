@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from zennit_isnet import HeatmapLoss, ISNetRegularizer, LRPFlex, Target
 from zennit_isnet.errors import RelevanceRangeWarning, UncoveredOperationError
 
-pytestmark = pytest.mark.filterwarnings("ignore::zennit_isnet.RelevanceRangeWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::zennit_isnet.errors.RelevanceRangeWarning")
 
 MODELS = pytest.mark.parametrize("name", BUILDERS)
 

@@ -208,7 +208,7 @@ def relevance_at(
             raise UnsupportedModelError(
                 "a part of the model that torch.utils.checkpoint computes again does not follow the relevance rules; "
                 "call checkpoint(…, use_reentrant=False, context_fn=checkpoint_contexts) with "
-                "zennit_isnet.checkpoint_contexts, outside of the first layer if z^B is on"
+                "zennit_isnet.lrp.checkpoint_contexts, outside of the first layer if z^B is on"
             ) from error
         return dict(zip(names, found, strict=True))
 

@@ -49,7 +49,7 @@ one_hot = torch.eye(10)[labels]
 # Zennit.
 #
 # Relevance rules need a canonizer for BatchNorm. Those of Zennit write to the weights;
-# :class:`~zennit_isnet.FuseBatchNorm` writes nothing, and fuses by the statistics of the forward pass. (Where a
+# :class:`~zennit_isnet.lrp.FuseBatchNorm` writes nothing, and fuses by the statistics of the forward pass. (Where a
 # composite brings Zennit's merging canonizers along, ``differentiable`` replaces them by the same fusion.)
 
 with Gradient(model, LRPFlex(), attr_output=one_hot) as attributor:
