@@ -59,9 +59,10 @@ $(ZENNIT1_DIR)/.ready: $(READY)
 doctest: $(READY) ## the examples in the docstrings alone
 	$(PYTEST) --doctest-modules zennit_isnet $(MAY_BE_EMPTY)
 
-lint: $(READY) ## ruff: rules and format
+lint: $(READY) ## ruff: rules and format; import-linter: no part imports one above it
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 format: $(READY) ## let ruff repair what it can
 	$(BIN)/ruff check --fix .

@@ -139,7 +139,7 @@ def conservation(model: nn.Module, shape: tuple[int, ...]) -> Conservation:
     logits, relevance = attribution(model, images, Target(strongest), create_graph=False)
     logit = logits[0, strongest[0]]
     error = max(((heatmaps.sum() - logit) / logit).abs().item() for heatmaps in relevance.values())
-    return Conservation(error, {name: tuple(r.shape[3:]) for name, r in relevance.items() if name != "input"})
+    return Conservation(error, {place.layer: tuple(r.shape[3:]) for place, r in relevance.items() if place.layer})
 
 
 def sizes(layers: dict[str, tuple[int, ...]]) -> str:

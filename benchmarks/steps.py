@@ -12,8 +12,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zennit_isnet import ISNetRegularizer, LRPFlex, Original, Selective
-from zennit_isnet.formulations import Dual
+from zennit_isnet import ISNetRegularizer, LRPFlex, Original, Selective, ZPlus
+from zennit_isnet.formulations import AllLogits
 
 WEIGHT = 0.7
 """P: weight of the penalty in ``(1 − P)·cross-entropy + P·penalty``."""
@@ -97,7 +97,11 @@ VARIANTS: dict[str, Callable[..., Callable[[], None]]] = {
     ),
     "Stochastic": regularized(lambda m: ISNetRegularizer(m, layers=())),
     "Original": regularized(lambda m: ISNetRegularizer(m, formulation=Original(), layers=())),
-    "Dual": regularized(lambda m: ISNetRegularizer(m, formulation=Dual(), layers=())),
+    "Dual": regularized(
+        lambda m: ISNetRegularizer(
+            m, composite=(LRPFlex(reference="darkest"), ZPlus()), formulation=AllLogits(), layers=()
+        )
+    ),
     "LDS": regularized(ISNetRegularizer),
     "Selective, every=4": regularized(lambda m: ISNetRegularizer(m, formulation=Selective(), layers=(), every=4)),
 }

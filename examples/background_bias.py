@@ -35,7 +35,7 @@ from torch import nn
 from zennit_isnet import ISNetRegularizer, LRPFlex, Original, Selective, Stochastic, ZPlus
 from zennit_isnet.data import BackgroundBias, load_digits
 from zennit_isnet.data.options import Split
-from zennit_isnet.formulations import Dual
+from zennit_isnet.formulations import AllLogits
 from zennit_isnet.plotting import heatmap_panel
 from zennit_isnet.schedule import EveryNth
 
@@ -49,13 +49,14 @@ def make_regularizer(model: nn.Module, formulation: str, options: argparse.Names
     explained = {
         "stochastic": lambda: Stochastic(torch.Generator().manual_seed(options.seed)),
         "selective": Selective,
-        "dual": lambda: Dual(ZPlus(box=box)),
+        "dual": AllLogits,
         "original": Original,
     }[formulation]()
     layers = () if options.images_only else "auto"
     every = EveryNth(options.every, options.every_start)
-    composite = None if box is None else LRPFlex(box=box)
-    return ISNetRegularizer(model, composite=composite, formulation=explained, layers=layers, every=every)
+    composite = LRPFlex(reference="darkest") if box is None else LRPFlex(box=box)
+    composites = (composite, ZPlus(box=box)) if formulation == "dual" else composite
+    return ISNetRegularizer(model, composite=composites, formulation=explained, layers=layers, every=every)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -6,7 +6,8 @@ composite whose relevance is differentiable with respect to the model's paramete
 
 from importlib.metadata import version
 
-from zennit_isnet.formulations import Original, Selective, Stochastic, Target
+from zennit_isnet.errors import ISNetError
+from zennit_isnet.formulations import AllLogits, Original, Selective, Stochastic, Target
 from zennit_isnet.losses import HeatmapLoss
 from zennit_isnet.lrp import (
     EpsilonZBox,
@@ -22,8 +23,10 @@ from zennit_isnet.regularizer import ISNetRegularizer
 __version__ = version("zennit-isnet")
 
 __all__ = [
+    "AllLogits",
     "EpsilonZBox",
     "HeatmapLoss",
+    "ISNetError",
     "ISNetRegularizer",
     "LRPAttribution",
     "LRPFlex",
@@ -32,7 +35,6 @@ __all__ = [
     "Stochastic",
     "Target",
     "ZPlus",
-    "__version__",
     "box_from_normalization",
     "check",
     "differentiable",

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from zennit_isnet.distributed import from_all_processes
-from zennit_isnet.errors import CalibrationError, InvalidValueError, RelevanceRangeWarning, VanishedRelevanceWarning
+from zennit_isnet.errors import (
+    CalibrationError,
+    InvalidTypeError,
+    InvalidValueError,
+    RelevanceRangeWarning,
+    VanishedRelevanceWarning,
+)
+from zennit_isnet.lrp.places import Place, Places
 from zennit_isnet.model import unwrapped
 
 __all__ = ["RelevanceRange"]
@@ -89,13 +96,32 @@ DEFAULT_RANGE = RelevanceRange(1.0, 25.0)
 """The authors' defaults, used until a range is measured."""
 
 
-def ranges_from_state(state: Any) -> dict[str, RelevanceRange]:
-    """Return the ranges that ``dataclasses.asdict`` made numbers of.
+def checked_ranges(ranges: Mapping[Any, Any]) -> Places[RelevanceRange]:
+    """Return ranges by place.
+
+    Raises
+    ------
+    InvalidTypeError
+        If they are no mapping of places, or names of layers, to ranges.
+    """
+    if not isinstance(ranges, Mapping):
+        raise InvalidTypeError(f"ranges must map places or names of layers to RelevanceRange, got {ranges!r}")
+    for key, value in ranges.items():
+        if not (isinstance(key, (Place, str)) and isinstance(value, RelevanceRange)):
+            raise InvalidTypeError(
+                f"ranges must map places or names of layers to RelevanceRange(c1, c2), got {key!r}: {value!r}"
+            )
+    return Places(ranges)
+
+
+def ranges_from_state(state: Any) -> Places[RelevanceRange]:
+    """Return the ranges that a regularizer's state has as numbers.
 
     Parameters
     ----------
-    state : mapping of str to mapping
-        For each layer ``c1`` and ``c2``, and perhaps ``mean``, ``std`` and ``count``.
+    state : list of mapping
+        For each place ``layer``, ``c1`` and ``c2``, and perhaps ``composite``, ``part``, ``mean``, ``std`` and
+        ``count``.
 
     Raises
     ------
@@ -104,22 +130,27 @@ def ranges_from_state(state: Any) -> dict[str, RelevanceRange]:
     CalibrationError
         If a range is empty.
     """
+    ranges: Places[RelevanceRange] = Places()
     try:
-        return {name: RelevanceRange(**values) for name, values in state.items()}
-    except (AttributeError, TypeError) as error:
-        known = ", ".join(field.name for field in fields(RelevanceRange))
-        raise InvalidValueError(f"ranges must map layers to numbers {known}, got {state!r}") from error
+        for values in state:
+            numbers = {name: value for name, value in values.items() if name not in Place._fields}
+            place = Place(values["layer"], values.get("composite", 0), values.get("part", 0))
+            ranges[place] = RelevanceRange(**numbers)
+    except (AttributeError, KeyError, TypeError) as error:
+        known = ", ".join((*Place._fields, *(field.name for field in fields(RelevanceRange))))
+        raise InvalidValueError(f"ranges must be a list of mappings with the keys {known}; got {state!r}") from error
+    return ranges
 
 
 _FAR = 10.0
 """A total relevance this many times outside of the range draws a warning."""
 
 
-def warn_outside_default_range(layer: str, total: float, *, stacklevel: int = 2) -> None:
+def warn_outside_default_range(place: Place, total: float, *, stacklevel: int = 2) -> None:
     """Warn with `RelevanceRangeWarning` if a total |relevance| lies far outside of the default range."""
     if not DEFAULT_RANGE.c1 / _FAR <= total <= DEFAULT_RANGE.c2 * _FAR:
         warnings.warn(
-            f"the total relevance at {layer!r} is {total:.3g}, far outside of the default range "
+            f"the total relevance at {place} is {total:.3g}, far outside of the default range "
             f"({DEFAULT_RANGE.c1:g}, {DEFAULT_RANGE.c2:g}) of the heatmap loss, whose foreground term will drown "
             "everything else; measure the range with calibrate(loader) on a plainly trained model",
             RelevanceRangeWarning,
@@ -142,21 +173,23 @@ class VanishingWatch:
 
     def __init__(self) -> None:
         self._calls = 0
-        self._streaks: dict[str, int] = {}
+        self._streaks: dict[Place, int] = {}
 
     def due(self, free: bool) -> bool:
         """Count a call and say whether to look at it: at each where that is free, at a few in a row elsewhere."""
         self._calls += 1
         return free or self._calls % _LOOK >= _LOOK - _STREAK
 
-    def see(self, totals: Mapping[str, float], ranges: Mapping[str, RelevanceRange], *, stacklevel: int = 2) -> None:
+    def see(
+        self, totals: Mapping[Place, float], ranges: Mapping[Place, RelevanceRange], *, stacklevel: int = 2
+    ) -> None:
         """Count the layers whose mean total |relevance| is far below their range, and warn with `_STREAK` in a row."""
-        for layer, total in totals.items():
-            c1 = ranges.get(layer, DEFAULT_RANGE).c1
-            streak = self._streaks[layer] = self._streaks.get(layer, 0) + 1 if total < _FAINT * c1 else 0
+        for place, total in totals.items():
+            c1 = ranges.get(place, DEFAULT_RANGE).c1
+            streak = self._streaks[place] = self._streaks.get(place, 0) + 1 if total < _FAINT * c1 else 0
             if streak == _STREAK:
                 warnings.warn(
-                    f"the total relevance at {layer!r} has been below {_FAINT:g} of its range (c1 = {c1:.3g}, now "
+                    f"the total relevance at {place} has been below {_FAINT:g} of its range (c1 = {c1:.3g}, now "
                     f"{total:.3g}) in {_STREAK} training calls in a row: the penalty there is a constant and teaches "
                     "nothing. Most units are dead, or the logits hardly depend on the images any more; lower the "
                     "learning rate or the weight of the penalty, clip the gradient, or train plainly for longer first. "
@@ -200,14 +233,14 @@ class Maturity:
             )
 
 
-def no_relevance_message(layer: str, model: nn.Module) -> str:
+def no_relevance_message(place: Place, model: nn.Module) -> str:
     """Say that no relevance arrives, and what of the model could be the reason."""
     zero = [name for name, p in model.named_parameters() if p.ndim > 1 and p.numel() and not bool(p.detach().any())]
     reason = "each image has one colour, or units that all paths pass are zero"
     if zero:
         reason = f"{', '.join(zero)} is zero throughout"
     return (
-        f"all relevance at {layer!r} is zero: the logits do not depend on the images ({reason}); train the classifier "
+        f"all relevance at {place} is zero: the logits do not depend on the images ({reason}); train the classifier "
         "plainly for some epochs first, or initialise a new head with random weights"
     )
 
@@ -216,11 +249,11 @@ _ENOUGH = 30
 """Of fewer images one outlier would be enough to draw the warning."""
 
 
-def warn_scattered(layer: str, measured: RelevanceRange, *, stacklevel: int = 2) -> None:
+def warn_scattered(place: Place, measured: RelevanceRange, *, stacklevel: int = 2) -> None:
     """Warn with `RelevanceRangeWarning` if the totals scatter by more than their mean, so that no range fits them."""
     if measured.count >= _ENOUGH and measured.std > measured.mean:
         warnings.warn(
-            f"the total relevance at {layer!r} scatters more than any range covers (mean {measured.mean:.3g}, standard "
+            f"the total relevance at {place} scatters more than any range covers (mean {measured.mean:.3g}, standard "
             f"deviation {measured.std:.3g}, {measured.count} images); train the classifier plainly first, and with "
             "Selective(delta) take delta=0, whose seeds do not vanish where the classifier is certain",
             RelevanceRangeWarning,
@@ -228,68 +261,19 @@ def warn_scattered(layer: str, measured: RelevanceRange, *, stacklevel: int = 2)
         )
 
 
-class RunningMoments:
-    """Mean and sample standard deviation in one pass, in float64 (Welford, in the batched form of Chan et al.).
-
-    Examples
-    --------
-    >>> moments = RunningMoments()
-    >>> for batch in ([1.0, 2.0], [3.0, 6.0]):
-    ...     moments.update(torch.tensor(batch))
-    >>> moments.mean, moments.count
-    (3.0, 4)
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean = 0.0
-        self._squares = 0.0
-
-    def update(self, values: Tensor) -> None:
-        """Add a batch ``(N,)``.
-
-        Raises
-        ------
-        CalibrationError
-            If a value is NaN or infinite.
-        """
-        values = values.detach().to("cpu", torch.float64)
-        if not bool(values.isfinite().all()):
-            raise CalibrationError(f"the total relevance must be finite, got {values.tolist()}")
-        if values.numel():
-            mean = values.mean()
-            self._merge(values.numel(), mean.item(), (values - mean).square().sum().item())
-
-    def merge(self, other: RunningMoments) -> None:
-        """Add what another process has seen."""
-        if other.count:
-            self._merge(other.count, other.mean, other._squares)
-
-    def _merge(self, count: int, mean: float, squares: float) -> None:
-        total, shift = self.count + count, mean - self.mean
-        self._squares += squares + shift**2 * self.count * count / total
-        self.mean += shift * count / total
-        self.count = total
-
-    @property
-    def std(self) -> float:
-        """Sample standard deviation; NaN for fewer than two values."""
-        return math.sqrt(self._squares / (self.count - 1)) if self.count > 1 else math.nan
-
-
-def measured_ranges(batches: Iterable[Mapping[str, Tensor]], model: nn.Module) -> dict[str, RelevanceRange]:
-    """Return the range of each layer from the total |relevance| of images.
+def measured_ranges(batches: Iterable[Mapping[Place, Tensor]], model: nn.Module) -> Places[RelevanceRange]:
+    """Return the range of each place from the total |relevance| of images.
 
     Parameters
     ----------
-    batches : iterable of mapping of str to Tensor
-        For each batch, the total of each image ``(N,)`` by layer.
+    batches : iterable of mapping of Place to Tensor
+        For each batch, the total of each image ``(N,)`` by place.
     model : Module
         In `DistributedDataParallel` the batches are one process's, and the ranges are those of all processes' images.
 
     Returns
     -------
-    dict of str to RelevanceRange
+    Places of RelevanceRange
 
     Raises
     ------
@@ -300,32 +284,35 @@ def measured_ranges(batches: Iterable[Mapping[str, Tensor]], model: nn.Module) -
     Warns
     -----
     RelevanceRangeWarning
-        If the totals of a layer, of 30 images or more, scatter by more than their mean.
+        If the totals of a place, of 30 images or more, scatter by more than their mean.
 
     Examples
     --------
-    >>> batches = [{"input": torch.tensor([3.0, 5.0])}, {"input": torch.tensor([4.0])}]
+    >>> from zennit_isnet.lrp import INPUT
+    >>> batches = [{INPUT: torch.tensor([3.0, 5.0])}, {INPUT: torch.tensor([4.0])}]
     >>> measured_ranges(batches, torch.nn.Identity())["input"].mean
     4.0
     """
 
-    def measure() -> dict[str, RunningMoments]:
-        moments: dict[str, RunningMoments] = {}
-        for totals in batches:
-            for layer, values in totals.items():
-                moments.setdefault(layer, RunningMoments()).update(values)
-        return moments
+    def measure() -> dict[Place, Tensor]:
+        found: dict[Place, list[Tensor]] = {}
+        for batch in batches:
+            for place, values in batch.items():
+                found.setdefault(place, []).append(values.detach().to("cpu", torch.float64))
+        return {place: torch.cat(parts) for place, parts in found.items()}
 
-    merged: dict[str, RunningMoments] = {}
-    for moments in from_all_processes(measure, model):
-        for layer, seen in moments.items():
-            merged.setdefault(layer, RunningMoments()).merge(seen)
-    if not merged:
+    totals: dict[Place, list[Tensor]] = {}
+    for part in from_all_processes(measure, model):
+        for place, values in part.items():
+            totals.setdefault(place, []).append(values)
+    if not totals:
         raise CalibrationError("measuring the relevance range needs at least 2 images, got 0")
-    for layer, seen in merged.items():
-        if seen.count and seen.mean == 0:
-            raise CalibrationError(no_relevance_message(layer, unwrapped(model)))
-    ranges = {layer: RelevanceRange.from_statistics(m.mean, m.std, m.count) for layer, m in merged.items()}
-    for layer, measured in ranges.items():
-        warn_scattered(layer, measured, stacklevel=4)
+    ranges: Places[RelevanceRange] = Places()
+    for place, parts in totals.items():
+        values = torch.cat(parts)
+        if len(values) and not bool(values.any()):
+            raise CalibrationError(no_relevance_message(place, unwrapped(model)))
+        std = values.std().item() if len(values) > 1 else math.nan
+        ranges[place] = RelevanceRange.from_statistics(values.mean().item(), std, len(values))
+        warn_scattered(place, ranges[place], stacklevel=4)
     return ranges

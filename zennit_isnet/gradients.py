@@ -1,6 +1,6 @@
 """Attributions by the ordinary gradient, differentiable with respect to the parameters.
 
-Each is a callable ``attribution(model, images, formulation) -> output, {layer: relevance (N, K, C, …)}`` that
+Each is a callable ``attribution(model, images, formulation) -> output, {place: relevance (N, K, C, …)}`` that
 `ISNetRegularizer` can penalise in the place of LRP. They need a second derivative of every operation, which PyTorch
 lacks for a few (hardsigmoid, in MobileNetV3; some fused attention): ``backward()`` raises then, where `LRPAttribution`
 does not.
@@ -15,79 +15,49 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zennit_isnet.checks import check_differentiable, check_number
+from zennit_isnet.checks import check_count, check_differentiable, check_number
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
-from zennit_isnet.lrp.attribution import INPUT
-from zennit_isnet.lrp.taps import MapTaps
+from zennit_isnet.lrp.composite import LRPComposite
+from zennit_isnet.lrp.places import INPUT, Place, Places
+from zennit_isnet.lrp.propagation import propagate
+from zennit_isnet.lrp.taps import MapTaps, Taps, TensorTaps
 from zennit_isnet.model import buffers_restored, main_logits, unwrapped
 
 __all__ = ["GradCAM", "GradientTimesInput", "InputGradient", "IntegratedGradients"]
 
 
-def as_source(images: Tensor) -> Tensor:
-    """Return images to take gradients at: as they are if the caller wants their gradient, else cut from any graph.
+class OrdinaryGradient(LRPComposite):
+    """A composite without rules: what arrives at each place is the ordinary gradient."""
 
-    Raises
-    ------
-    InvalidTypeError, InvalidValueError
-        If they are no tensor that has gradients.
-    """
+    propagates = "signal"
+
+    def entry(self, images: Tensor, *, input_gradient: bool = True) -> Tensor:
+        """Return a copy of the images."""
+        return images.clone()
+
+    def start(self, logits: Tensor, seed: Tensor) -> Tensor:
+        """Return the seed."""
+        return seed
+
+    def relevance(self, activation: Tensor, arrived: Tensor) -> Tensor:
+        """Return the gradient."""
+        return arrived
+
+
+def _gradients(
+    model: nn.Module, images: Tensor, formulation: Callable[[Tensor], Tensor], taps: Taps, create_graph: bool
+) -> tuple[Any, Places[Tensor]]:
+    """Return the model's output, and the gradients of each explained quantity at the layers, or else the images."""
     check_differentiable("images", images, " (N, C, H, W)")
-    # with gradients off, images that require one would not be connected to their own graph
-    return images if images.requires_grad and torch.is_grad_enabled() else images.detach().requires_grad_()
 
+    def seeds(output: Any) -> tuple[Tensor, Tensor]:
+        logits = main_logits(output, len(images))
+        return logits, formulation(logits)
 
-def seeds_of(formulation: Callable[[Tensor], Tensor], logits: Tensor) -> tuple[Tensor, ...]:
-    """Return the seed ``(N, C)`` of each explained quantity.
-
-    Raises
-    ------
-    InvalidTypeError
-        If a quantity is explained by rules of its own, as half of `Dual` is.
-    """
-    if hasattr(formulation, "positive"):
-        raise InvalidTypeError(
-            f"{type(formulation).__name__} is explained by two sets of relevance rules, and this attribution has none; "
-            "use LRPAttribution, or Original to explain all logits"
-        )
-    return formulation(logits).unbind(1)
-
-
-def gradient(logits: Tensor, seed: Tensor, at: Tensor, create_graph: bool) -> Tensor:
-    """Return ``∂q/∂a`` of the quantity ``q = Σ_c s_c y_c`` at an activation.
-
-    Parameters
-    ----------
-    logits : Tensor
-        ``y`` of shape ``(N, C)``.
-    seed : Tensor
-        ``s`` of shape ``(N, C)``. Constant in this gradient, alive as a function of the parameters.
-    at : Tensor
-        ``a``, any shape.
-    create_graph : bool
-        Whether the result can be differentiated.
-
-    Returns
-    -------
-    Tensor
-        Same shape as `at`.
-
-    Raises
-    ------
-    InvalidValueError
-        If the logits do not depend on the activation.
-    """
-    found = None
-    if logits.requires_grad:
-        (found,) = torch.autograd.grad(
-            logits, at, seed, create_graph=create_graph, retain_graph=True, allow_unused=True
-        )
-    if found is None:
-        raise InvalidValueError(
-            f"no gradient arrives at the activation of shape {tuple(at.shape)}: the logits do not depend on it, or the "
-            "model cuts the graph between them (no_grad, detach)"
-        )
-    return found
+    found = propagate(
+        model, (images,), [OrdinaryGradient()], taps, seeds, at_inputs=not taps.layers, create_graph=create_graph
+    )
+    return found.output, found.relevance
 
 
 class InputGradient:
@@ -113,7 +83,7 @@ class InputGradient:
 
     def __call__(
         self, model: nn.Module, images: Tensor, formulation: Callable[[Tensor], Tensor], *, create_graph: bool = True
-    ) -> tuple[Any, dict[str, Tensor]]:
+    ) -> tuple[Any, Places[Tensor]]:
         """Run the model once, and one ordinary backward pass for each explained quantity.
 
         Parameters
@@ -131,7 +101,7 @@ class InputGradient:
         -------
         output
             What the model returned.
-        relevance : dict of str to Tensor
+        relevance : Places of Tensor
             ``{"input": R}`` with ``R`` of shape ``(N, K, C, …)``.
 
         Raises
@@ -139,13 +109,7 @@ class InputGradient:
         InvalidTypeError, InvalidValueError
             If the model does not return logits, or they do not depend on the images.
         """
-        source = as_source(images)
-        with torch.enable_grad():
-            # a copy, so that a model that starts with an in-place operation does not write to the user's images
-            output = model(source.clone())
-            logits = main_logits(output, len(source))
-            heatmaps = [gradient(logits, seed, source, create_graph) for seed in seeds_of(formulation, logits)]
-        return output, {INPUT: torch.stack(heatmaps, dim=1)}
+        return _gradients(model, images, formulation, TensorTaps(model, ()), create_graph)
 
 
 class GradientTimesInput(InputGradient):
@@ -173,12 +137,11 @@ class GradientTimesInput(InputGradient):
 
     def __call__(
         self, model: nn.Module, images: Tensor, formulation: Callable[[Tensor], Tensor], *, create_graph: bool = True
-    ) -> tuple[Any, dict[str, Tensor]]:
+    ) -> tuple[Any, Places[Tensor]]:
         """Parameters, returns and errors are those of `InputGradient`."""
-        source = as_source(images)
-        output, gradients = super().__call__(model, source, formulation, create_graph=create_graph)
-        relevance = source.unsqueeze(1) * gradients[INPUT]
-        return output, {INPUT: relevance if create_graph else relevance.detach()}
+        output, gradients = super().__call__(model, images, formulation, create_graph=create_graph)
+        relevance = images.unsqueeze(1) * gradients[INPUT]
+        return output, Places({INPUT: relevance if create_graph else relevance.detach()})
 
 
 class IntegratedGradients:
@@ -225,10 +188,7 @@ class IntegratedGradients:
     """
 
     def __init__(self, steps: int = 8, baseline: float | Tensor = 0.0) -> None:
-        if isinstance(steps, bool) or not isinstance(steps, int):
-            raise InvalidTypeError(f"steps must be an int of at least 1; got {type(steps).__name__}: {steps!r}")
-        if steps < 1:
-            raise InvalidValueError(f"steps must be at least 1; got {steps}")
+        check_count("steps", steps)
         if not isinstance(baseline, Tensor):
             check_number("baseline", baseline, low=-float("inf"))
         self.steps = steps
@@ -236,7 +196,7 @@ class IntegratedGradients:
 
     def __call__(
         self, model: nn.Module, images: Tensor, formulation: Callable[[Tensor], Tensor], *, create_graph: bool = True
-    ) -> tuple[Any, dict[str, Tensor]]:
+    ) -> tuple[Any, Places[Tensor]]:
         """Run the model on the images, then on each point between the baseline and them.
 
         Parameters, returns and errors are those of `InputGradient`.
@@ -246,24 +206,20 @@ class IntegratedGradients:
         InvalidValueError
             Also if the baseline does not broadcast to the images.
         """
-        source = as_source(images)
-        baseline = self._baseline_of(images)
+        check_differentiable("images", images, " (N, C, H, W)")
+        way = images - self._baseline_of(images)
         nodes, weights = np.polynomial.legendre.leggauss(self.steps)
         with torch.enable_grad():
-            output = model(source.clone())
-            seeds = seeds_of(formulation, main_logits(output, len(source)))
-            way = source - baseline
-            integrals = [torch.zeros_like(source)] * len(seeds)
+            output = model(images.clone())
+            seeds = formulation(main_logits(output, len(images)))
+            integral = torch.zeros_like(images).unsqueeze(1)
             with buffers_restored(inner := unwrapped(model)):
                 for alpha, weight in zip((1 + nodes) / 2, weights / 2, strict=True):
-                    point = baseline + float(alpha) * way
-                    logits = main_logits(inner(point.clone()), len(source))
-                    integrals = [
-                        integral + float(weight) * gradient(logits, seed, point, create_graph)
-                        for integral, seed in zip(integrals, seeds, strict=True)
-                    ]
-            relevance = torch.stack([way * integral for integral in integrals], dim=1)
-        return output, {INPUT: relevance if create_graph else relevance.detach()}
+                    point = images - (1 - float(alpha)) * way
+                    _, gradients = _gradients(inner, point, lambda _: seeds, TensorTaps(inner, ()), create_graph)
+                    integral = integral + float(weight) * gradients[INPUT]
+            relevance = way.unsqueeze(1) * integral
+        return output, Places({INPUT: relevance if create_graph else relevance.detach()})
 
     def _baseline_of(self, images: Tensor) -> Tensor:
         baseline = torch.as_tensor(self.baseline, dtype=images.dtype, device=images.device)
@@ -318,7 +274,7 @@ class GradCAM:
 
     def __call__(
         self, model: nn.Module, images: Tensor, formulation: Callable[[Tensor], Tensor], *, create_graph: bool = True
-    ) -> tuple[Any, dict[str, Tensor]]:
+    ) -> tuple[Any, Places[Tensor]]:
         """Run the model once, and one backward pass down to the layer for each explained quantity.
 
         Parameters and errors are those of `InputGradient`.
@@ -327,7 +283,7 @@ class GradCAM:
         -------
         output
             What the model returned.
-        relevance : dict of str to Tensor
+        relevance : Places of Tensor
             ``{layer: R}`` with ``R`` of shape ``(N, K, 1, h, w)``.
 
         Raises
@@ -335,17 +291,12 @@ class GradCAM:
         InvalidValueError
             Also if the layer does not exist, is not spatial, or does not run exactly once.
         """
-        source = as_source(images)
-        with torch.enable_grad(), MapTaps(model, [self.layer], source.shape) as taps:
-            output = model(source.clone())
-            logits = main_logits(output, len(source))
-            activation = taps.read()[self.layer]
-            maps = taps.channels_first(self.layer, activation)
-            heatmaps = []
-            for seed in seeds_of(formulation, logits):
-                slopes = taps.channels_first(self.layer, gradient(logits, seed, activation, create_graph))
-                channel_weights = slopes.flatten(2).mean(2)
-                heatmaps.append(torch.einsum("nc,nc...->n...", channel_weights, maps).unsqueeze(1))
-            relevance = torch.stack(heatmaps, dim=1)
+        check_differentiable("images", images, " (N, C, H, W)")
+        place, taps = Place(self.layer), MapTaps(model, [self.layer], images.shape)
+        output, slopes = _gradients(model, images, formulation, taps, create_graph)
+        with torch.enable_grad():
+            maps = taps.channels_first(place, taps.outputs[place])
+            channel_weights = slopes[place].flatten(3).mean(3)
+            relevance = torch.einsum("nkc,nc...->nk...", channel_weights, maps).unsqueeze(2)
             relevance = relevance.relu() if self.relu else relevance
-        return output, {self.layer: relevance if create_graph else relevance.detach()}
+        return output, Places({place: relevance if create_graph else relevance.detach()})

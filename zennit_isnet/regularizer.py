@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,18 +18,19 @@ from zennit_isnet.checks import (
     check_callable,
     check_has_mask,
     check_images,
-    check_in_box,
     check_masks,
     check_model,
     check_number,
 )
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.formulations import Stochastic, Target
-from zennit_isnet.functional import total_relevance, validate_foreground
-from zennit_isnet.losses import HeatmapLoss, combined_loss
-from zennit_isnet.lrp.attribution import INPUT, Attribution, LRPAttribution, SignalOrRelevance
+from zennit_isnet.functional import gwrp, total_relevance, validate_foreground
+from zennit_isnet.losses import HeatmapLoss
+from zennit_isnet.lrp.attribution import Attribution, LRPAttribution
 from zennit_isnet.lrp.auto_layers import AUTO
+from zennit_isnet.lrp.composite import LRPComposite
 from zennit_isnet.lrp.flex import LRPFlex
+from zennit_isnet.lrp.places import INPUT, Place, Places
 from zennit_isnet.lrp.taps import find_layers
 from zennit_isnet.model import buffers_restored_on_error, detached, eval_mode, unwrapped
 from zennit_isnet.schedule import EveryNth
@@ -55,11 +57,13 @@ class ISNetRegularizer:
     model : Module
         A classifier that returns logits ``(N, C)``, or a named tuple with them first. It may be wrapped in
         `DistributedDataParallel`. Mode (train or eval), device and dtype are the user's.
-    composite : LRPFlex or DifferentiableComposite, optional
-        The relevance rules. Default ``LRPFlex(reference="darkest")``, which explains images alike whether they are
-        normalized or not. With `layers`, short for ``attribution=LRPAttribution(composite, layers)``.
+    composite : LRPFlex, DifferentiableComposite or sequence of them, optional
+        The relevance rules; of several, each has heatmaps and ranges of its own. Default
+        ``LRPFlex(reference="darkest")``, which explains images alike whether they are normalized or not. With `layers`,
+        short for ``attribution=LRPAttribution(composite, layers)``.
     formulation : callable, optional
-        ``formulation(logits) -> seeds (N, K, C)``, the explained quantities. Default `Stochastic`, one heatmap an
+        ``formulation(logits) -> seeds (N, K, C)``, the explained quantities; `Label` gets the call's labels too.
+        Default `Stochastic`, one heatmap an
         image whatever the number of classes, with a generator of its own that starts from ``torch.initial_seed()``. It
         resisted more in our study than `Selective`, which draws no random numbers.
     loss : callable, optional
@@ -72,6 +76,8 @@ class ISNetRegularizer:
         Decay in (0, 1] of the ranked mean of the layers' losses, the highest first; 1 is the plain mean.
     attribution : callable, optional
         ``attribution(model, images, formulation, create_graph=…) -> output, {layer: relevance}``; replaces LRP.
+    ranges : mapping of Place or str to RelevanceRange, optional
+        (C₁, C₂) of the total relevance, where it is known already. `calibrate` measures it.
     every : int or EveryNth, default 1
         Penalise every n-th training call only, with n times the weight; the others cost a plain step and return 0.
         Cheaper, and weaker early on: let ``EveryNth(n, start=…)`` penalise all calls of the training's first third.
@@ -109,12 +115,13 @@ class ISNetRegularizer:
         self,
         model: nn.Module,
         *,
-        composite: SignalOrRelevance | None = None,
+        composite: LRPComposite | Sequence[LRPComposite] | None = None,
         formulation: Callable[[Tensor], Tensor] | None = None,
         loss: Callable[..., Tensor] | None = None,
         layers: Sequence[str] | str = AUTO,
         layer_decay: float = 0.9,
         attribution: Attribution | None = None,
+        ranges: Mapping[Any, RelevanceRange] | None = None,
         every: int | EveryNth = 1,
         validate: bool = False,
     ) -> None:
@@ -132,17 +139,28 @@ class ISNetRegularizer:
         self.model = model
         self.attribution: Attribution = attribution
         self.layer_decay = layer_decay
-        self.formulation: Callable[[Tensor], Tensor] = _stochastic() if formulation is None else formulation
+        self.formulation: Callable[..., Tensor] = _stochastic() if formulation is None else formulation
         self.loss = HeatmapLoss() if loss is None else loss
         self.schedule = every.after(every.calls) if isinstance(every, EveryNth) else EveryNth(every)
         self.validate = validate
-        self.ranges: dict[str, RelevanceRange] = {}
+        self.ranges = Places() if ranges is None else ranges
         self.balance = LossBalance(limit=MAX_RATIO, every=MEASURE_EVERY)
         self._needs_range: bool = getattr(self.loss, "needs_range", True)
         self._called = self._warned = False
         self._vanishing, self._ratios = VanishingWatch(), RatioWatch()
 
-    def __call__(self, images: Tensor, masks: Tensor, has_mask: Any = None) -> tuple[Any, Tensor]:
+    @property
+    def ranges(self) -> Places[RelevanceRange]:
+        """The range (C₁, C₂) of each place; of places without one it is (1, 25), the authors' default."""
+        return self._ranges
+
+    @ranges.setter
+    def ranges(self, ranges: Mapping[Any, RelevanceRange]) -> None:
+        self._ranges = calibration.checked_ranges(ranges)
+
+    def __call__(
+        self, images: Tensor, masks: Tensor, has_mask: Any = None, *, labels: Tensor | None = None
+    ) -> tuple[Any, Tensor]:
         """Run the model once and return its output and the penalty.
 
         Parameters
@@ -154,6 +172,8 @@ class ISNetRegularizer:
             with ``T`` for videos. All-foreground is allowed.
         has_mask : Tensor of bool, optional
             ``(N,)``; images without a mask train the classifier only, and what stands in `masks` for them is ignored.
+        labels : Tensor, optional
+            ``(N,)``, for a formulation that explains them, as `Label` does.
 
         Returns
         -------
@@ -185,11 +205,13 @@ class ISNetRegularizer:
             self.schedule.advance()
             return output, images.new_zeros(())
         with buffers_restored_on_error(self.model):
-            output, relevance = self.attribution(self.model, images, self.formulation, create_graph=training)
+            explained = self._formulation_of(labels)
+            output, found = self.attribution(self.model, images, explained, create_graph=training)
+            relevance = Places(found)
             if training and self._needs_range:
                 self._watch(relevance)
-            losses = {name: self._layer_loss(name, heatmaps, masks, flags) for name, heatmaps in relevance.items()}
-            penalty = combined_loss(losses, self.layer_decay)
+            losses = {place: self._loss_at(place, heatmaps, masks, flags) for place, heatmaps in relevance.items()}
+            penalty = self._combined(losses)
         self._called = True
         if not training:
             return detached(output), penalty
@@ -292,11 +314,11 @@ class ISNetRegularizer:
             If the model runs operations that no rule covers.
         """
         images = self._checked_images(images, values=True)
-        formulation = self.formulation if target is None else Target(target) if not callable(target) else target
+        formulation = self._formulation_of() if target is None else Target(target) if not callable(target) else target
         _, heatmaps = self._explained(images, formulation)
         return heatmaps.get(INPUT, next(iter(heatmaps.values())))
 
-    def calibrate(self, loader: Iterable[Any], *, progress: bool = True) -> dict[str, RelevanceRange]:
+    def calibrate(self, loader: Iterable[Any], *, progress: bool = True) -> Places[RelevanceRange]:
         """Measure the range (C₁, C₂) of the total relevance of each layer, and use it from now on.
 
         The model must be plainly trained already. It runs in eval mode, without a graph, and gets its modes back. In
@@ -311,8 +333,8 @@ class ISNetRegularizer:
 
         Returns
         -------
-        dict of str to RelevanceRange
-            For each layer (``"input"``): ``c1``, ``c2``, ``mean``, ``std`` and ``count``.
+        Places of RelevanceRange
+            For each place (``ranges["input"]``): ``c1``, ``c2``, ``mean``, ``std`` and ``count``.
 
         Raises
         ------
@@ -329,21 +351,21 @@ class ISNetRegularizer:
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         maturity = Maturity()
 
-        def totals(batch: Any) -> dict[str, Tensor]:
+        def totals(batch: Any) -> dict[Place, Tensor]:
             images = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
             images = self._checked_images(images, values=True).to(device)
-            output, relevance = self._explained(images, self.formulation)
+            output, relevance = self._explained(images, self._formulation_of())
             maturity.see(output)
-            return {name: total_relevance(heatmaps) for name, heatmaps in relevance.items()}
+            return {place: total_relevance(heatmaps) for place, heatmaps in relevance.items()}
 
         batches = tqdm(loader, desc="calibrating", unit="batch", disable=not progress, leave=False)
         self.ranges = calibration.measured_ranges(map(totals, batches), self.model)
         maturity.warn(stacklevel=3)
-        return dict(self.ranges)
+        return Places(self.ranges)
 
     def state_dict(self) -> dict[str, Any]:
         """Return ranges, counts, the loss balance and the formulation's state as plain numbers and tensors."""
-        ranges = {name: dataclasses.asdict(measured) for name, measured in self.ranges.items()}
+        ranges = [{**place._asdict(), **dataclasses.asdict(found)} for place, found in self.ranges.items()]
         formulation: Any = getattr(self.formulation, "state_dict", dict)
         calls, balance = self.schedule.calls, self.balance.state_dict()
         return {"ranges": ranges, "formulation": formulation(), "calls": calls, "balance": balance}
@@ -369,18 +391,37 @@ class ISNetRegularizer:
             self.balance.load_state_dict(state["balance"])
         self.ranges, self.schedule = ranges, schedule
 
-    def _layer_loss(self, name: str, heatmaps: Tensor, masks: Tensor, flags: Tensor) -> Tensor:
+    def __repr__(self) -> str:
+        parts = ("attribution", "formulation", "loss", "layer_decay", "schedule", "ranges")
+        shown = ", ".join(f"{part}={getattr(self, part)!r}" for part in parts)
+        return f"{type(self).__name__}({type(unwrapped(self.model)).__name__}, {shown})"
+
+    def _formulation_of(self, labels: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """Return the formulation, with labels where it explains them."""
+        if not getattr(self.formulation, "needs_labels", False):
+            return self.formulation
+        return partial(self.formulation, labels=labels)
+
+    def _loss_at(self, place: Place, heatmaps: Tensor, masks: Tensor, flags: Tensor) -> Tensor:
         """Mean loss over the images that have a mask."""
-        measured = self.ranges.get(name, DEFAULT_RANGE)
+        measured = self.ranges.get(place, DEFAULT_RANGE)
         losses = self.loss(heatmaps, masks, measured.c1, measured.c2)
         return torch.where(flags, losses, 0.0).sum() / flags.sum().clamp(min=1)
 
-    def _explained(self, images: Tensor, formulation: Callable[[Tensor], Tensor]) -> tuple[Any, dict[str, Tensor]]:
+    def _combined(self, losses: Mapping[Place, Tensor]) -> Tensor:
+        """Mean over the composites of the ranked mean of the layers' losses."""
+        layers = [
+            torch.stack([loss for place, loss in losses.items() if place.composite == composite])
+            for composite in dict.fromkeys(place.composite for place in losses)
+        ]
+        return torch.stack([gwrp(of_layers, self.layer_decay) for of_layers in layers]).mean()
+
+    def _explained(self, images: Tensor, formulation: Callable[[Tensor], Tensor]) -> tuple[Any, Places[Tensor]]:
         """Return output and heatmaps without a graph, in eval mode."""
         # DistributedDataParallel would wait for all processes, of which perhaps only this one explains
         with eval_mode(model := unwrapped(self.model)):
             output, relevance = self.attribution(model, images.detach(), formulation, create_graph=False)
-        return detached(output), {name: heatmaps.detach() for name, heatmaps in relevance.items()}
+        return detached(output), Places({place: heatmaps.detach() for place, heatmaps in relevance.items()})
 
     def _checked(self, images: Tensor, masks: Tensor, has_mask: Any) -> tuple[Tensor, Tensor, Tensor]:
         values = self._reads_values(images)
@@ -395,22 +436,21 @@ class ISNetRegularizer:
 
     def _checked_images(self, images: Tensor, *, values: bool) -> Tensor:
         images = check_images(images, values=values)
-        parts = getattr(self.attribution, "composite", None), getattr(self.formulation, "positive", None)
-        for box in (getattr(part, "box", None) for part in parts):
-            if values and box is not None:
-                check_in_box(images, box)
+        # on the CPU the attribution checks the box by itself
+        if values and images.device.type != "cpu" and isinstance(self.attribution, LRPAttribution):
+            self.attribution.check_box(images)
         return images
 
-    def _watch(self, relevance: dict[str, Tensor]) -> None:
+    def _watch(self, relevance: Mapping[Place, Tensor]) -> None:
         """Look at the total relevance: outside of the default range, zero, or vanishing."""
         if self._warned and not self._vanishing.due(self._reads_values(next(iter(relevance.values())))):
             return
-        totals = {name: total_relevance(heatmaps.detach()).mean().item() for name, heatmaps in relevance.items()}
-        for name, total in totals.items():
+        totals = {place: total_relevance(heatmaps.detach()).mean().item() for place, heatmaps in relevance.items()}
+        for place, total in totals.items():
             if not self._called and total == 0:
-                raise InvalidValueError(calibration.no_relevance_message(name, unwrapped(self.model)))
+                raise InvalidValueError(calibration.no_relevance_message(place, unwrapped(self.model)))
             if not (self._warned or self.ranges):
-                calibration.warn_outside_default_range(name, total, stacklevel=4)
+                calibration.warn_outside_default_range(place, total, stacklevel=4)
         self._warned = True
         if self.ranges:
             self._vanishing.see(totals, self.ranges, stacklevel=4)

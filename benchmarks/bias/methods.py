@@ -9,9 +9,19 @@ from typing import Any
 import torch
 from torch import Generator, nn
 
-from zennit_isnet import HeatmapLoss, ISNetRegularizer, LRPAttribution, LRPFlex, Original, Selective, Stochastic, peers
+from zennit_isnet import (
+    HeatmapLoss,
+    ISNetRegularizer,
+    LRPAttribution,
+    LRPFlex,
+    Original,
+    Selective,
+    Stochastic,
+    ZPlus,
+    peers,
+)
 from zennit_isnet.data.options import Background
-from zennit_isnet.formulations import Dual
+from zennit_isnet.formulations import AllLogits
 from zennit_isnet.model import eval_mode
 
 MakePenalty = Callable[[nn.Module, Generator], ISNetRegularizer]
@@ -69,6 +79,10 @@ def _recipe(**options: Any) -> MakePenalty:
     )
 
 
+def _dual() -> tuple[LRPFlex, ZPlus]:
+    return LRPFlex(reference="darkest"), ZPlus()
+
+
 def _papers(layers: str | tuple[str, ...] = ()) -> MakePenalty:
     """Return the settings of the papers, with Stochastic."""
     return lambda model, generator: ISNetRegularizer(
@@ -85,7 +99,7 @@ def _gradcam(model: nn.Module, _: Generator) -> ISNetRegularizer:
     images = torch.zeros(1, 3, 32, 32)
     with eval_mode(model):
         _, relevance = LRPAttribution(layers="auto")(model, images, Selective(), create_graph=False)
-    fine = [name for name, maps in relevance.items() if name != "input" and min(maps.shape[3:]) >= 8]
+    fine = [place.layer for place, maps in relevance.items() if place.layer and min(maps.shape[3:]) >= 8]
     return peers.gradcam_guided(model, fine[-1])
 
 
@@ -93,7 +107,7 @@ PENALTIES: dict[str, Penalty] = {
     "isnet": Penalty(_recipe()),
     "isnet-selective": Penalty(_recipe(formulation=Selective)),
     "isnet-input": Penalty(_recipe(layers=tuple)),
-    "dual": Penalty(_recipe(formulation=Dual, layers=tuple)),
+    "dual": Penalty(_recipe(composite=_dual, formulation=AllLogits, layers=tuple)),
     "original": Penalty(_recipe(formulation=Original, layers=tuple)),
     "papers": Penalty(_papers()),
     "papers-lds": Penalty(_papers("auto")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 
 import torch
 from methods import PENALTIES, Method
@@ -10,22 +10,16 @@ from torch import Generator, Tensor, nn
 
 from zennit_isnet import ISNetRegularizer
 from zennit_isnet.calibration import RelevanceRange
-from zennit_isnet.formulations import Label
+from zennit_isnet.lrp import Place
 from zennit_isnet.schedule import EveryNth
 from zennit_isnet.swap import BackgroundSwap, swap_consistency
 
-Ranges = dict[str, RelevanceRange]
+Ranges = Mapping[Place, RelevanceRange]
 
 
 def main_head(output: Tensor | tuple[Tensor, ...]) -> Tensor:
     """Return the logits, without auxiliary heads."""
     return output[0] if isinstance(output, tuple) else output
-
-
-def labels_given(regularizer: ISNetRegularizer, labels: Tensor) -> AbstractContextManager[None]:
-    """Return the context in which a formulation that explains the label knows it."""
-    formulation = regularizer.formulation
-    return formulation.context(labels) if isinstance(formulation, Label) else nullcontext()
 
 
 class Objective:
@@ -59,8 +53,7 @@ class Objective:
             logits = main_head(self.model(images))
             terms = {"loss": self.cross_entropy(logits, labels)}
         else:
-            with labels_given(self.regularizer, labels):
-                output, penalty = self.regularizer(images, masks)
+            output, penalty = self.regularizer(images, masks, labels=labels)
             logits, weight = main_head(output), self.method.weight
             cross_entropy = self.cross_entropy(logits, labels)
             terms = {"loss": (1 - weight) * cross_entropy + weight * penalty, "penalty": penalty}

@@ -163,7 +163,7 @@ def train(run: Run, folder: Path, quiet: bool = False) -> dict[str, Any]:
         "optimizer": recipe.settings,
         "torch": torch.__version__,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "ranges": {layer: asdict(measured) for layer, measured in ranges.items()},
+        "ranges": [{**place._asdict(), **asdict(measured)} for place, measured in ranges.items()],
         "chosen": chosen,
         "median_step_seconds": statistics.median(seconds),
         "history": history,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zennit_isnet import HeatmapLoss, ISNetRegularizer, LRPFlex, Original, Selective, Stochastic, ZPlus
-from zennit_isnet.formulations import Dual
+from zennit_isnet.formulations import AllLogits
 from zennit_isnet.functional import background_share
 from zennit_isnet.schedule import EveryNth
 
@@ -88,12 +88,14 @@ def make_regularizer(
     formulation = {
         "stochastic": lambda: Stochastic(torch.Generator().manual_seed(seed)),
         "selective": Selective,
-        "dual": lambda: Dual(ZPlus(box=box if options.box else None)),
+        "dual": AllLogits,
         "original": Original,
     }[options.formulation]()
+    composite = make_composite(options, box)
+    positive = ZPlus(box=box if options.box else None)
     return ISNetRegularizer(
         model,
-        composite=make_composite(options, box),
+        composite=(composite, positive) if options.formulation == "dual" else composite,
         formulation=formulation,
         loss=LossWithShare(HeatmapLoss(decay=options.decay, background_scale=options.background_scale)),
         layers=options.layers,

@@ -41,7 +41,7 @@ def test_heatmap_loss_uses_the_range_of_the_plain_model_which_is_trained_first(s
     images = runs.load(run, "validation", "biased").images
     penalty = json.loads(path.read_text())["method"]["penalty"]
     measured = runs.measure_ranges(penalty, model, images, run.seed)["input"]
-    assert json.loads(path.read_text())["ranges"]["input"]["c1"] == pytest.approx(measured.c1)
+    assert json.loads(path.read_text())["ranges"][0]["c1"] == pytest.approx(measured.c1)
 
 
 def test_finished_runs_are_not_made_again(scripts, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from zennit.composites import EpsilonPlus
 
 from zennit_isnet import EpsilonZBox, LRPAttribution, LRPFlex, Original, Selective, ZPlus, differentiable
-from zennit_isnet.formulations import Dual
+from zennit_isnet.formulations import AllLogits
 from zennit_isnet.lrp import FuseBatchNorm, checkpoint_contexts
 
 IMAGES, SIZE = 6, 8
@@ -85,7 +85,7 @@ CASES: dict[str, Case] = {
     "inner layers": (tiny_net, lambda: (LRPAttribution(layers=["5"]), Selective())),
     "BatchNorm before convolutions": (DenseNetLike, lambda: (LRPAttribution(), Selective())),
     "checkpoint": (Checkpointed, lambda: (LRPAttribution(), Selective())),
-    "Dual": (tiny_net, lambda: (LRPAttribution(LRPFlex()), Dual(ZPlus()))),
+    "Dual": (tiny_net, lambda: (LRPAttribution((LRPFlex(), ZPlus())), AllLogits())),
     "EpsilonZBox": (tiny_net, lambda: (LRPAttribution(EpsilonZBox((0.0, 1.0))), Selective())),
     "differentiable": (
         tiny_net,

@@ -79,10 +79,10 @@ def test_ranges_of_an_earlier_run_are_used_if_they_fit(tmp_path: Path, folder: l
     given = tmp_path / "ranges.json"
     settings = {"model": "squeezenet1_1", "classes": 3, "formulation": "stochastic", "layers": "auto", "size": 32}
     settings |= {"box": False, "epsilon": None, "epsilon_ratio": 0.3, "reference": "darkest"}
-    given.write_text(json.dumps({"settings": settings, "ranges": {"input": {"c1": 0.25, "c2": 0.5}}}))
+    given.write_text(json.dumps({"settings": settings, "ranges": [{"layer": None, "c1": 0.25, "c2": 0.5}]}))
     run(*folder, *SHORT, "--epochs", "1", "--ranges", str(given), output=tmp_path / "out")
     state = last_state(tmp_path / "out")
-    assert state["processes"][0]["regularizer"]["ranges"]["input"]["c1"] == 0.25
+    assert state["processes"][0]["regularizer"]["ranges"][0]["c1"] == 0.25
     assert [row["phase"] for row in state["history"]] == ["isnet"]
     with pytest.raises(CheckpointError, match=r"ranges\.json were measured for another run: formulation is 'original'"):
         run(*folder, *SHORT, "--formulation", "original", "--ranges", str(given), output=tmp_path / "other")

@@ -141,10 +141,10 @@ def test_the_penalty_is_the_packages_unless_the_command_line_says_otherwise():
     assert repr(found.loss.loss) == repr(usual.loss)
     assert type(found.formulation) is type(usual.formulation)
     for name in ("epsilon", "epsilon_ratio", "reference", "box"):
-        assert getattr(found.attribution.composite, name) == getattr(usual.attribution.composite, name)
+        assert getattr(found.attribution.composites[0], name) == getattr(usual.attribution.composites[0], name)
     assert found.attribution.layers == usual.attribution.layers
     papers = ["--epsilon", "0.01", "--decay", "0.9", "--background-scale", "1", "--layers", "--reference", "zero"]
     other = make_regularizer(model, parse(papers), None, seed=0)
     assert (other.loss.loss.decay, other.loss.loss.background_scale) == (0.9, 1.0)
-    assert (other.attribution.composite.epsilon, other.attribution.composite.reference) == (0.01, None)
+    assert (other.attribution.composites[0].epsilon, other.attribution.composites[0].reference) == (0.01, None)
     assert not other.attribution.layers

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from zennit.attribution import Gradient
 
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.formulations import Formulation, Original, Selective, Stochastic, Target
@@ -142,23 +141,6 @@ def test_no_images_give_no_seeds(formulation):
     assert seeds.shape == (0, 4 if isinstance(formulation, Original) else 1, 4)
 
 
-@pytest.mark.parametrize(
-    "formulation", [Selective(), Target(1), Stochastic(torch.Generator().manual_seed(3))], ids=repr
-)
-def test_attr_output_serves_zennits_attributors(formulation, generator):
-    model = torch.nn.Linear(3, 4)
-    images = torch.randn(5, 3, generator=generator)
-    state = formulation.state_dict()
-    logits, gradient = Gradient(model, attr_output=formulation.attr_output)(images)
-    formulation.load_state_dict(state)
-    torch.testing.assert_close(gradient, formulation(logits)[:, 0] @ model.weight)
-
-
-def test_attr_output_refuses_several_heatmaps_with_a_remedy():
-    with pytest.raises(InvalidValueError, match=r"Original\(\) asks for 4; .*attr_output=Target\(class\).attr_output"):
-        Original().attr_output(torch.randn(2, 4))
-
-
 def test_reprs_say_how_to_build_it_again():
     assert repr(Selective()) == "Selective()"
     assert repr(Selective(0.01)) == "Selective(delta=0.01)"
@@ -175,7 +157,7 @@ def test_a_formulation_of_ones_own_writes_seeds_only():
             return torch.tensor([1.0, -1.0]).expand(len(logits), 1, 2)
 
     formulation = Difference()
-    assert formulation.attr_output(torch.zeros(3, 2)).tolist() == [[1.0, -1.0]] * 3
+    assert formulation(torch.zeros(3, 2)).tolist() == [[[1.0, -1.0]]] * 3
     assert formulation.state_dict() == {}
     assert repr(formulation) == "Difference()"
     with pytest.raises(TypeError, match="abstract"):

@@ -48,36 +48,27 @@ def test_predicted_explains_the_highest_logit():
     assert Predicted()(torch.tensor([[4.0, 1.0], [0.0, 2.0]])).tolist() == [[[1.0, 0.0]], [[0.0, 1.0]]]
 
 
-def test_label_explains_the_labels_of_the_block():
-    formulation = Label()
-    with formulation.context(torch.tensor([2, 0])):
-        seeds = formulation(torch.randn(2, 3))
-        assert torch.equal(formulation(torch.randn(2, 3)), seeds)
+def test_label_explains_the_labels_of_the_call():
+    seeds = Label()(torch.randn(2, 3), torch.tensor([2, 0]))
     assert seeds.tolist() == [[[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]]]
 
 
-def test_labels_end_with_their_block():
-    formulation = Label()
-    with pytest.raises(RuntimeError), formulation.context(torch.tensor([2, 0])):
-        raise RuntimeError
-    with pytest.raises(InvalidValueError, match=r"no labels are given: call within .*context\(labels\)"):
-        formulation(torch.randn(2, 3))
+def test_labels_are_needed():
+    with pytest.raises(InvalidValueError, match=r"got no labels.*labels="):
+        Label()(torch.randn(2, 3))
 
 
-def test_wrong_labels_are_refused():
-    formulation = Label()
-    with pytest.raises(InvalidTypeError, match=r"integer tensor; got a tensor of torch.float32"):
-        formulation.context(torch.tensor([2.0, 0.0])).__enter__()
-    with (
-        formulation.context(torch.tensor([1, 3])),
-        pytest.raises(InvalidValueError, match=r"less than 3, the number of classes; got \[3\]"),
-    ):
-        formulation(torch.randn(2, 3))
-    with (
-        formulation.context(torch.tensor([1, 2])),
-        pytest.raises(InvalidValueError, match="one entry for each of the 3 images; got 2"),
-    ):
-        formulation(torch.randn(3, 3))
+@pytest.mark.parametrize(
+    ("images", "labels", "error", "match"),
+    [
+        (2, torch.tensor([2.0, 0.0]), InvalidTypeError, "torch.float32"),
+        (2, torch.tensor([1, 3]), InvalidValueError, r"\[3\]"),
+        (3, torch.tensor([1, 2]), InvalidValueError, "3 images; got 2"),
+    ],
+)
+def test_wrong_labels_are_refused(images, labels, error, match):
+    with pytest.raises(error, match=match):
+        Label()(torch.randn(images, 3), labels)
 
 
 @pytest.mark.parametrize("formulation", [Contrast(), LogProbabilities(), Predicted()], ids=repr)

@@ -24,7 +24,7 @@ def batch():
 
 def lazy(model, every):
     regularizer = ISNetRegularizer(model, formulation=Selective(), layers=(), every=every)
-    regularizer.load_state_dict({"ranges": {"input": {"c1": 0.1, "c2": 10.0}}, "formulation": {}})
+    regularizer.load_state_dict({"ranges": [{"layer": None, "c1": 0.1, "c2": 10.0}], "formulation": {}})
     return regularizer
 
 

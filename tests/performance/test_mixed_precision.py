@@ -7,9 +7,9 @@ from torch.nn import functional as F
 from torchvision.models import resnet18
 from zennit.composites import EpsilonPlus
 
-from zennit_isnet import EpsilonZBox, ISNetRegularizer, LRPFlex, Original, Selective, Stochastic, differentiable
+from zennit_isnet import EpsilonZBox, ISNetRegularizer, LRPFlex, Original, Selective, Stochastic, ZPlus, differentiable
 from zennit_isnet.errors import InvalidTypeError
-from zennit_isnet.formulations import Dual, SoftmaxGradient
+from zennit_isnet.formulations import AllLogits, SoftmaxGradient
 from zennit_isnet.functional import gwrp, heatmap_loss
 from zennit_isnet.gradients import GradientTimesInput
 from zennit_isnet.lrp import FuseBatchNorm
@@ -58,7 +58,7 @@ STEPS = {
     "Selective": dict,
     "Original": lambda: {"formulation": Original()},
     "Stochastic": lambda: {"formulation": Stochastic(torch.Generator().manual_seed(0))},
-    "Dual": lambda: {"formulation": Dual()},
+    "Dual": lambda: {"composite": (LRPFlex(), ZPlus()), "formulation": AllLogits()},
     "z^B": lambda: {"composite": LRPFlex(box=(0.0, 1.0))},
     "inner layers": lambda: {"layers": ["5"]},
     "detached statistics": lambda: {"composite": LRPFlex(detach_statistics=True)},

@@ -27,7 +27,7 @@ def batch(size=16):
 
 def calibrated(model, images, **parts):
     regularizer = ISNetRegularizer(model, **parts)
-    regularizer.load_state_dict({**regularizer.state_dict(), "ranges": {"input": {"c1": 1e-3, "c2": 1.0}}})
+    regularizer.load_state_dict({**regularizer.state_dict(), "ranges": [{"layer": None, "c1": 1e-3, "c2": 1.0}]})
     return regularizer
 
 
@@ -103,6 +103,7 @@ def test_after_the_first_call_no_step_waits_for_the_device(box, formulation, mon
     step()
     # Values are read at every call on the CPU only; here the step of an accelerator counts.
     monkeypatch.setattr(regularizer, "_reads_values", lambda images: False)
+    monkeypatch.setattr(regularizer.attribution, "check_box", lambda images: None)
     with _NoWaiting():
         step()
 

@@ -8,14 +8,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from regularizer_models import DenseNetLike, batch, on_images, tiny_net, with_mixed_modes
 from torch.utils.data import DataLoader, TensorDataset
 
 from zennit_isnet import HeatmapLoss, ISNetRegularizer, LRPAttribution, LRPFlex, Original, Selective, Stochastic, Target
-from zennit_isnet.calibration import RelevanceRange, RunningMoments
+from zennit_isnet.calibration import RelevanceRange, measured_ranges
 from zennit_isnet.errors import CalibrationError, InvalidValueError, RelevanceRangeWarning, VanishedRelevanceWarning
+from zennit_isnet.lrp import INPUT
 
 
 class TestRange:
@@ -58,49 +57,18 @@ class TestRange:
             RelevanceRange(c1, c2)
 
 
-numbers = st.floats(min_value=-1e3, max_value=1e3, allow_nan=False)
-
-
-class TestRunningMoments:
-    @settings(max_examples=60, deadline=None)
-    @given(
-        batches=st.lists(st.lists(numbers, max_size=9), min_size=1, max_size=9).filter(lambda b: sum(map(len, b)) > 1)
-    )
-    def test_equal_those_of_all_values_at_once_however_they_are_split(self, batches):
-        moments = RunningMoments()
-        for values in batches:
-            moments.update(torch.tensor(values, dtype=torch.float64))
-        flat = np.concatenate([np.array(values, dtype=np.float64) for values in batches])
-        assert moments.count == flat.size
-        assert moments.mean == pytest.approx(flat.mean(), rel=1e-10, abs=1e-10)
-        assert moments.std == pytest.approx(flat.std(ddof=1), rel=1e-8, abs=1e-9)
-
-    def test_a_small_deviation_from_a_large_mean_is_not_lost(self):
-        values = torch.linspace(0, 1e-3, 101, dtype=torch.float64) + 1e6
-        moments = RunningMoments()
-        for value in values.split(7):
-            moments.update(value)
-        assert moments.std == pytest.approx(values.numpy().std(ddof=1), rel=1e-6)
-
-    def test_half_precision_values_are_summed_in_float64(self):
-        moments = RunningMoments()
-        for _ in range(300):
-            moments.update(torch.full((100,), 1000.0, dtype=torch.float16))
-        assert (moments.mean, moments.std, moments.count) == (1000.0, 0.0, 30000)
-
-    def test_one_value_has_no_deviation(self):
-        moments = RunningMoments()
-        moments.update(torch.ones(1))
-        assert moments.mean == 1.0
-        assert math.isnan(moments.std)
+class TestMeasuredRanges:
+    def test_batches_of_any_size_and_precision_count_as_all_values_at_once(self):
+        values = torch.tensor([900.0, 1000.0, 1100.0, 1016.0, 984.0], dtype=torch.float16)
+        batches = [{INPUT: part} for part in values.split(2)]
+        measured = measured_ranges(batches, torch.nn.Identity())["input"]
+        assert (measured.mean, measured.count) == (1000.0, 5)
+        assert measured.std == pytest.approx(values.double().numpy().std(ddof=1), rel=1e-12)
 
     @pytest.mark.parametrize("value", [math.nan, math.inf])
-    def test_values_that_are_not_finite_are_refused_and_not_counted(self, value):
-        moments = RunningMoments()
-        moments.update(torch.ones(2))
-        with pytest.raises(CalibrationError, match=f"must be finite, got .*{value}"):
-            moments.update(torch.tensor([1.0, value]))
-        assert moments.count == 2
+    def test_values_that_are_not_finite_are_refused(self, value):
+        with pytest.raises(CalibrationError, match="must be finite"):
+            measured_ranges([{INPUT: torch.tensor([1.0, value])}], torch.nn.Identity())
 
 
 def totals(model, images, formulation, composite=None) -> np.ndarray:

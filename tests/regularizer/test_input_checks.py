@@ -45,7 +45,7 @@ def test_a_failing_load_keeps_the_former_state():
     regularizer.calibrate([batch(size=8)[0]], progress=False)
     before = copy.deepcopy(regularizer.ranges)
     for state in (
-        {"ranges": {"input": {"c1": 2.0, "c2": 1.0}}, "formulation": {}},
+        {"ranges": [{"layer": None, "c1": 2.0, "c2": 1.0}], "formulation": {}},
         {"ranges": {}, "formulation": {"generator": torch.zeros(1)}},
     ):
         with pytest.raises(ISNetError):

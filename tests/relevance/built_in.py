@@ -14,8 +14,7 @@ from zennit.composites import (
     GuidedBackprop,
 )
 
-from zennit_isnet.lrp.relevance.canonizers import FuseBatchNorm, MakeFunctionsVisible
-from zennit_isnet.lrp.relevance.composite import differentiable
+from zennit_isnet.lrp.relevance.composite import FuseBatchNorm, MakeFunctionsVisible, differentiable
 
 LOW, HIGH = torch.tensor(-3.0), torch.tensor(3.0)
 """A box of one value for all pixels, around all images of the tests."""

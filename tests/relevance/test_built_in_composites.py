@@ -12,8 +12,7 @@ from explanations import assert_exact_gradients, assert_same, itself, relevance_
 from torch import nn
 from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 
-from zennit_isnet.lrp.relevance.canonizers import FuseBatchNorm, MakeFunctionsVisible
-from zennit_isnet.lrp.relevance.composite import differentiable
+from zennit_isnet.lrp.relevance.composite import FuseBatchNorm, MakeFunctionsVisible, differentiable
 
 SEEDS = range(5)
 CANONIZERS = {"vgg11_bn": VGGCanonizer, "resnet18": ResNetCanonizer}

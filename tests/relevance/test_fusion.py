@@ -24,8 +24,7 @@ from zennit.composites import LayerMapComposite
 from zennit.rules import AlphaBeta, Epsilon, Flat, Gamma, Pass, WSquare, ZBox, ZPlus
 from zennit.types import Activation, BatchNorm, Linear
 
-from zennit_isnet.lrp.relevance.canonizers import FuseBatchNorm
-from zennit_isnet.lrp.relevance.composite import differentiable
+from zennit_isnet.lrp.relevance.composite import FuseBatchNorm, differentiable
 
 E = 1e-2
 RULES = {

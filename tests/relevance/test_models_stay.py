@@ -27,8 +27,7 @@ from torch import nn
 from torch.nn import functional as F
 from zennit.composites import EpsilonPlus
 
-from zennit_isnet.lrp.relevance.canonizers import FuseBatchNorm, MakeFunctionsVisible
-from zennit_isnet.lrp.relevance.composite import differentiable
+from zennit_isnet.lrp.relevance.composite import FuseBatchNorm, MakeFunctionsVisible, differentiable
 
 STEPS = 10
 

@@ -17,8 +17,7 @@ from zennit.rules import Epsilon, Norm, ZPlus
 
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError, UnsupportedModelError
 from zennit_isnet.lrp.flex import LRPFlex
-from zennit_isnet.lrp.relevance.canonizers import FuseBatchNorm
-from zennit_isnet.lrp.relevance.composite import differentiable
+from zennit_isnet.lrp.relevance.composite import FuseBatchNorm, differentiable
 
 
 class OwnRegistration(Epsilon):

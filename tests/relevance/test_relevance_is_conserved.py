@@ -13,8 +13,7 @@ from zennit.layer import Sum
 from zennit.rules import Epsilon, Norm, Pass, ZPlus
 from zennit.types import Activation, AvgPool, BatchNorm, Linear
 
-from zennit_isnet.lrp.relevance.canonizers import FuseBatchNorm, MakeFunctionsVisible
-from zennit_isnet.lrp.relevance.composite import differentiable
+from zennit_isnet.lrp.relevance.composite import FuseBatchNorm, MakeFunctionsVisible, differentiable
 
 E = 1e-12
 TOLERANCE = 1e-10

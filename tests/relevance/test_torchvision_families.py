@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from zennit_isnet import EpsilonZBox, LRPAttribution, Target, ZPlus
-from zennit_isnet.formulations import Dual
+from zennit_isnet.formulations import AllLogits
 
 FAMILIES = {
     "vgg11_bn": (32, {}),
@@ -36,7 +36,7 @@ def test_epsilon_relevance_is_the_logit_and_positive_relevance_is_not_negative(
     logit = logits.gather(1, strongest[:, None])[:, 0]
     assert logit.abs() > 1e-6
     torch.testing.assert_close(relevance["input"].flatten(1).sum(1), logit, rtol=1e-8, atol=1e-12)
-    _, dual = LRPAttribution()(model, images, Dual(ZPlus(epsilon=1e-13)), create_graph=False)
-    positive = dual["input/positive"]
+    _, relevance = LRPAttribution(ZPlus(epsilon=1e-13))(model, images, AllLogits(), create_graph=False)
+    positive = relevance["input"]
     assert (positive >= 0).all()
     assert positive.sum() > 0

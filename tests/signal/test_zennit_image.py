@@ -11,7 +11,7 @@ from zennit.image import imgify
 
 from zennit_isnet import EpsilonZBox, ISNetRegularizer, LRPFlex, Original, Selective, Stochastic, Target
 from zennit_isnet.errors import InvalidValueError
-from zennit_isnet.formulations import Dual, SoftmaxGradient
+from zennit_isnet.formulations import AllLogits, SoftmaxGradient
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def test_heatmaps_become_images(net: torch.nn.Module, generator: torch.Generator
 def test_formulations_are_seeds_of_attributors(composite, formulation, net, generator) -> None:
     images = nets.make_images(generator)
     for attributor in (
-        Gradient(net, composite, attr_output=formulation.attr_output),
-        SmoothGrad(net, composite, attr_output=formulation.attr_output, n_iter=2),
-        IntegratedGradients(net, composite, attr_output=formulation.attr_output, n_iter=2),
+        Gradient(net, composite, attr_output=composite.seed(formulation)),
+        SmoothGrad(net, composite, attr_output=composite.seed(formulation), n_iter=2),
+        IntegratedGradients(net, composite, attr_output=composite.seed(formulation), n_iter=2),
     ):
         with attributor:
             logits, relevance = attributor(images)
@@ -52,7 +52,7 @@ def test_formulations_are_seeds_of_attributors(composite, formulation, net, gene
 
 def test_gradient_gives_the_regularizers_heatmap(net: torch.nn.Module, generator: torch.Generator) -> None:
     images = nets.make_images(generator)
-    with Gradient(net, LRPFlex(), attr_output=Selective().attr_output) as attributor:
+    with Gradient(net, (composite := LRPFlex()), attr_output=composite.seed(Selective())) as attributor:
         _, relevance = attributor(images)
     torch.testing.assert_close(
         relevance, ISNetRegularizer(net, composite=LRPFlex(), formulation=Selective()).heatmap(images)[:, 0]
@@ -61,14 +61,23 @@ def test_gradient_gives_the_regularizers_heatmap(net: torch.nn.Module, generator
 
 def test_the_sum_of_all_logits_is_one_heatmap(net: torch.nn.Module, generator: torch.Generator) -> None:
     images = nets.make_images(generator)
-    with Gradient(net, LRPFlex(), attr_output=Dual().attr_output) as attributor:
+    with Gradient(net, (composite := LRPFlex()), attr_output=composite.seed(AllLogits())) as attributor:
         _, relevance = attributor(images)
     torch.testing.assert_close(relevance, ISNetRegularizer(net, composite=LRPFlex()).heatmap(images, Original()).sum(1))
 
 
+def test_a_relevance_composite_gets_relevance_for_the_same_formulation(generator: torch.Generator) -> None:
+    net = nets.without_biases(nets.torchvision_net("resnet18", generator, num_classes=3))
+    images, heatmaps = nets.make_images(generator), []
+    for composite in (LRPFlex(1e-12), EpsilonZBox(epsilon=1e-12)):
+        with Gradient(net, composite, attr_output=composite.seed(Selective())) as attributor:
+            heatmaps.append(attributor(images)[1])
+    torch.testing.assert_close(*heatmaps, rtol=1e-5, atol=1e-9)
+
+
 def test_several_heatmaps_do_not_fit_an_attributor(net: torch.nn.Module, generator: torch.Generator) -> None:
     with (
-        Gradient(net, LRPFlex(), attr_output=Original().attr_output) as attributor,
+        Gradient(net, (composite := LRPFlex()), attr_output=composite.seed(Original())) as attributor,
         pytest.raises(InvalidValueError, match="3"),
     ):
         attributor(nets.make_images(generator))

@@ -14,11 +14,11 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models import get_model, resnet18
 from torchvision.ops import Permute
 
-from zennit_isnet import EpsilonZBox, ISNetRegularizer, LRPAttribution, LRPFlex, Selective, Target
+from zennit_isnet import EpsilonZBox, ISNetRegularizer, LRPAttribution, LRPFlex, Selective, Target, ZPlus
 from zennit_isnet.errors import InvalidValueError
-from zennit_isnet.formulations import Dual
+from zennit_isnet.formulations import AllLogits
 from zennit_isnet.gradients import GradCAM
-from zennit_isnet.lrp import checkpoint_contexts
+from zennit_isnet.lrp import INPUT, Place, checkpoint_contexts
 
 Layers = dict[str, tuple[int, int]]
 """Channels and height of each layer."""
@@ -138,8 +138,8 @@ def classifier(name: str, size: int, **options: Any) -> nn.Module:
 
 def explained(model: nn.Module, images: Tensor, composite: Any = None, **options: Any) -> dict[str, Tensor]:
     _, relevance = LRPAttribution(composite, layers="auto")(model, images, Target(0), **options)
-    assert relevance.pop("input").shape == (images.shape[0], 1, *images.shape[1:])
-    return relevance
+    assert relevance.pop(INPUT).shape == (images.shape[0], 1, *images.shape[1:])
+    return {str(place.layer): maps for place, maps in relevance.items()}
 
 
 def sizes(relevance: dict[str, Tensor]) -> Layers:
@@ -253,7 +253,7 @@ def test_calibration_and_training_see_the_same_layers(composite: Any) -> None:
     model = classifier("resnet18", 64)
     regularizer = ISNetRegularizer(model.train(), composite=composite, layers="auto")
     measured = regularizer.calibrate([torch.rand(4, 3, 64, 64)], progress=False)
-    assert list(measured) == ["input", *CHOSEN["resnet18"][1]]
+    assert list(measured) == [Place(layer) for layer in (None, *CHOSEN["resnet18"][1])]
     _, relevance = regularizer.attribution(model, torch.rand(2, 3, 64, 64), Selective())
     assert list(relevance) == list(measured)
 
@@ -266,11 +266,12 @@ def test_inside_of_layers_with_one_rule_the_next_place_with_relevance_is_taken()
     assert list(explained(model, torch.rand(2, 3, 16, 16), LRPFlex(box=(0.0, 1.0)))) == []
 
 
-def test_each_composite_of_dual_is_seen_at_the_same_layers() -> None:
+def test_each_composite_is_seen_at_the_same_layers() -> None:
     model = classifier("resnet18", 64)
-    _, relevance = LRPAttribution(layers="auto")(model, torch.rand(2, 3, 64, 64), Dual(), create_graph=False)
-    layers = ["input", *CHOSEN["resnet18"][1]]
-    assert list(relevance) == [*layers, *(f"{layer}/positive" for layer in layers)]
+    attribution = LRPAttribution((LRPFlex(), ZPlus()), layers="auto")
+    _, relevance = attribution(model, torch.rand(2, 3, 64, 64), AllLogits(), create_graph=False)
+    layers = [None, *CHOSEN["resnet18"][1]]
+    assert list(relevance) == [Place(layer, composite) for composite in (0, 1) for layer in layers]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "swin_t"])
@@ -297,7 +298,7 @@ def test_an_attribution_is_bound_to_no_model() -> None:
     for name in ("resnet18", "swin_t", "resnet18"):
         size, expected = CHOSEN[name]
         _, relevance = attribution(classifier(name, size), torch.rand(1, 3, size, size), Target(0), create_graph=False)
-        assert list(relevance) == ["input", *expected]
+        assert list(relevance) == [Place(layer) for layer in (None, *expected)]
 
 
 @pytest.mark.parametrize(
@@ -466,10 +467,8 @@ class NamedInput(nn.Module):
         return self.head(self.input(images).mean((2, 3)))
 
 
-def test_the_name_of_the_images_is_no_layers() -> None:
-    assert list(explained(NamedInput(), torch.rand(2, 3, 16, 16))) == ["input.1"]
-    with pytest.raises(InvalidValueError, match="'input' stands for the images"):
-        LRPAttribution(layers=["input"])
+def test_a_layer_may_be_called_input() -> None:
+    assert list(explained(NamedInput(), torch.rand(2, 3, 16, 16))) == ["input"]
 
 
 def test_a_model_without_maps_has_no_layers() -> None:

@@ -23,6 +23,7 @@ from zennit_isnet import (
 )
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.functional import gwrp
+from zennit_isnet.lrp import INPUT, Place
 
 
 class Front(nn.Module):
@@ -81,7 +82,7 @@ def test_the_penalty_is_the_ranked_mean_of_the_layers_losses(net: nn.Module, ima
     masks[:, :, 2:4, 1:3] = 1
     regularizer = ISNetRegularizer(net, composite=LRPFlex(), formulation=Selective(), layers=["2"], layer_decay=0.3)
     regularizer.calibrate([images], progress=False)
-    assert set(regularizer.ranges) == {"input", "2"}
+    assert set(regularizer.ranges) == {INPUT, Place("2")}
     _, penalty = regularizer(images, masks)
     _, relevance = LRPAttribution(layers=["2"])(net, images, Selective())
     losses = [
@@ -139,4 +140,4 @@ def test_a_stock_composite_is_refused_and_a_differentiable_one_accepted(net: nn.
     with pytest.raises(InvalidTypeError, match=r"differentiable\(…\).*EpsilonPlus"):
         ISNetRegularizer(net, composite=EpsilonPlus())
     regularizer = ISNetRegularizer(net, composite=differentiable(EpsilonPlus()))
-    assert regularizer.attribution.composite.propagates == "relevance"
+    assert [one.propagates for one in regularizer.attribution.composites] == ["relevance"]

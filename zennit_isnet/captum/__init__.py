@@ -1,7 +1,6 @@
 """Relevance with Captum's interface, and Captum's attributions as penalties."""
 
-from zennit_isnet.captum.adapter import CaptumAttribution
-from zennit_isnet.captum.attribution import CompositeAttribution
-from zennit_isnet.captum.layer_attribution import LayerCompositeAttribution
+from zennit_isnet.captum.lrp import CompositeAttribution, LayerCompositeAttribution
+from zennit_isnet.captum.penalty import CaptumAttribution
 
 __all__ = ["CaptumAttribution", "CompositeAttribution", "LayerCompositeAttribution"]

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,9 @@ class Formulation(ABC):
     >>> FirstAgainstSecond()(torch.randn(1, 3))
     tensor([[[ 1., -1.,  0.]]])
     """
+
+    needs_labels: ClassVar[bool] = False
+    """Whether it is called with the labels of the images too."""
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Seeds of the signal, one set for each heatmap.
@@ -60,43 +64,6 @@ class Formulation(ABC):
     @abstractmethod
     def seeds(self, logits: Tensor) -> Tensor:
         """Return the seeds of shape (N, K, C) for floating logits of shape (N, C)."""
-
-    def attr_output(self, logits: Tensor) -> Tensor:
-        """Seeds of the only heatmap, in the shape that Zennit's attributors take.
-
-        Parameters
-        ----------
-        logits : Tensor, shape (N, C)
-            Output of the model.
-
-        Returns
-        -------
-        Tensor, shape (N, C)
-
-        Raises
-        ------
-        InvalidTypeError
-            If `logits` is not a floating tensor.
-        InvalidValueError
-            If the logits have another shape, or the formulation makes more than one heatmap of them.
-
-        Examples
-        --------
-        >>> import torch
-        >>> from zennit.attribution import Gradient
-        >>> from zennit_isnet.formulations import Target
-        >>> model = torch.nn.Linear(2, 3)
-        >>> logits, gradient = Gradient(model, attr_output=Target(1).attr_output)(torch.ones(4, 2))
-        >>> bool((gradient == model.weight[1]).all())
-        True
-        """
-        seeds = self(logits)
-        if seeds.shape[1] != 1:
-            raise InvalidValueError(
-                f"an attributor computes one heatmap per image, but {self!r} asks for {seeds.shape[1]}; call the "
-                "attributor once for each class, with attr_output=Target(class).attr_output"
-            )
-        return seeds.squeeze(1)
 
     def state_dict(self) -> dict[str, Tensor]:
         """State that a resumed training needs; empty where there is none."""

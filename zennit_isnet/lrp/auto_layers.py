@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import count, groupby
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zennit_isnet.lrp.pictures import Layout, Reading
+from zennit_isnet.lrp.places import Place
 from zennit_isnet.lrp.taps import MapTaps
 from zennit_isnet.model import unwrapped
 
@@ -71,15 +72,12 @@ class AutoTaps(MapTaps):
         The model.
     images : sequence of int
         Shape of the images.
-    reserved : collection of str
-        Names that no layer may have.
     """
 
-    def __init__(self, model: nn.Module, images: Sequence[int], reserved: Collection[str] = ()) -> None:
+    def __init__(self, model: nn.Module, images: Sequence[int]) -> None:
         super().__init__(model, (), images)
         self._modules = {name: module for name, module in unwrapped(model).named_modules() if name}
         self._depths = {name: self._depth(name) for name in self._modules}
-        self._reserved = reserved
         self._order = count()
         self._marks: list[Mark] = []
         self._kept: dict[tuple[int, str, Layout], list[Candidate]] = {}
@@ -90,7 +88,7 @@ class AutoTaps(MapTaps):
             self._handles.append(module.register_forward_hook(partial(self._hook, name)))
         return self
 
-    def read(self) -> dict[str, Tensor]:
+    def read(self) -> dict[Place, Tensor]:
         """Return the outputs of all candidates; `choices` has them by resolution, the best ones first."""
         super().read()
         found = []
@@ -99,11 +97,11 @@ class AutoTaps(MapTaps):
             if layout in (Layout.FIRST, Layout.LAST) and candidate.is_intact:
                 found.append(candidate)
                 if layout is Layout.LAST:
-                    self.channels_last.add(candidate.name)
+                    self.channels_last.add(Place(candidate.name))
         self._kept.clear()
         found.sort(key=Candidate.rank)
-        self.outputs = {candidate.name: candidate.output for candidate in found}
-        self.choices = [[c.name for c in group] for _, group in groupby(found, key=lambda c: c.level)]
+        self.outputs = {Place(candidate.name): candidate.output for candidate in found}
+        self.choices = [[Place(c.name) for c in group] for _, group in groupby(found, key=lambda c: c.level)]
         return self.outputs
 
     def _hook(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -127,7 +125,7 @@ class AutoTaps(MapTaps):
         if self._is_finer_than_before(level, depth) or self._upsamples(reading, args):
             return
         self._mark(Mark(name, depth, level))
-        if level > 0 and not again and name not in self._reserved:
+        if level > 0 and not again:
             self._keep_best(Candidate(level, depth, next(self._order), name, reading, output, output._version))
 
     def _depth(self, name: str) -> int:

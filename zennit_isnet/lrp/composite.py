@@ -1,25 +1,110 @@
-"""A composite that belongs to one model at a time and says so."""
+"""What all composites of this package have in common: the protocol by which relevance is propagated."""
 
 from __future__ import annotations
 
 import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from zennit.core import Composite
 
 from zennit_isnet.checks import check_model
-from zennit_isnet.errors import InvalidValueError
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.model import unwrapped
 
+Bound = float | Sequence[float] | Tensor
+"""One number, or one for each channel."""
 
-class ExclusiveComposite(Composite):
-    """Base of this package's composites: registers with one model, by `register_with`.
 
-    Zennit's composites leave a model silently when they are registered with another one, and the first model's
-    relevance is then its plain gradient.
+class LRPComposite(Composite, ABC):
+    """Base of the composites whose relevance is a differentiable function of the parameters.
+
+    It registers with one model at a time and says so: Zennit's composites leave a model silently when they are
+    registered with another one, and the first model's relevance is then its plain gradient.
+
+    Attributes
+    ----------
+    propagates : str
+        ``"signal"``, relevance divided by activation, or ``"relevance"``.
+    box : tuple of Tensor, optional
+        Lowest and highest value of the images for the z^B rule.
     """
 
+    propagates: Literal["signal", "relevance"]
+    box: tuple[Tensor, Tensor] | None = None
     _model: weakref.ref[nn.Module] | None = None
+
+    @abstractmethod
+    def entry(self, images: Tensor, *, input_gradient: bool = True) -> Tensor:
+        """Return what the model is called with in the place of images, so that it may write to it in place.
+
+        Parameters
+        ----------
+        images : Tensor
+            ``(N, …)``.
+        input_gradient : bool, default True
+            Whether ordinary backward passes of this registration need the gradient at the images. A training step does
+            not.
+        """
+
+    @abstractmethod
+    def start(self, logits: Tensor, seed: Tensor) -> Tensor:
+        """Return what is propagated from the logits for a seed of the signal, in the seed's shape."""
+
+    @abstractmethod
+    def relevance(self, activation: Tensor, arrived: Tensor) -> Tensor:
+        """Return the relevance of a layer's activation from what arrives at it."""
+
+    def note_copy(self, output: Tensor, copy: Tensor) -> None:
+        """Treat a copy of a layer's output as the output itself."""
+
+    def seed(self, formulation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Return the ``attr_output`` with which Zennit's attributors explain a formulation by this composite.
+
+        Parameters
+        ----------
+        formulation : callable
+            ``formulation(logits) -> seeds (N, 1, C)`` of the signal.
+
+        Returns
+        -------
+        callable
+            ``attr_output(logits) -> (N, C)``: the signal at the logits, or the relevance there, whichever the composite
+            propagates.
+
+        Raises
+        ------
+        InvalidValueError
+            From `attr_output`, if the formulation has more than one heatmap for an image.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from zennit.attribution import Gradient
+        >>> from zennit_isnet import EpsilonZBox, LRPFlex, Target
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3, bias=False))
+        >>> images = torch.rand(2, 3, 2, 2)
+        >>> for composite in (LRPFlex(), EpsilonZBox(epsilon=1e-9)):
+        ...     with Gradient(model, composite, attr_output=composite.seed(Target(1))) as attributor:
+        ...         logits, relevance = attributor(images)
+        ...     torch.allclose(relevance.sum((1, 2, 3)), logits[:, 1], rtol=1e-3)
+        True
+        True
+        """
+
+        def attr_output(logits: Tensor) -> Tensor:
+            seeds = formulation(logits)
+            if seeds.ndim != 3 or seeds.shape[1] != 1:
+                raise InvalidValueError(
+                    f"an attributor makes one heatmap an image, but {formulation!r} has seeds of shape "
+                    f"{tuple(seeds.shape)}; explain one class after the other, with Target(class)"
+                )
+            return self.start(logits, seeds.squeeze(1))
+
+        return attr_output
 
     def register(self, module: nn.Module) -> None:
         """Register with a model; again with the same one starts afresh. After an error the model is as it was.
@@ -62,3 +147,48 @@ class ExclusiveComposite(Composite):
         """Take all hooks and canonizers off the model."""
         super().remove()
         self._model = None
+
+
+def as_composites(composite: Any) -> tuple[LRPComposite, ...]:
+    """Return one composite, or a sequence of different ones, as a tuple.
+
+    Raises
+    ------
+    InvalidTypeError
+        If one has relevance without a gradient, or is no composite.
+    InvalidValueError
+        If there is none, or one stands there twice.
+    """
+    composites = tuple(composite) if isinstance(composite, (list, tuple)) else (composite,)
+    for one in composites:
+        if not isinstance(one, LRPComposite):
+            came = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__
+            remedy = "; wrap it: differentiable(composite)" if isinstance(one, Composite) else ""
+            raise InvalidTypeError(
+                "composite must be an LRPFlex or come from differentiable(…), so that its relevance has a gradient, or "
+                f"be several of these; got {came}{remedy}"
+            )
+    if not composites or len({id(one) for one in composites}) < len(composites):
+        raise InvalidValueError(f"composite must hold different composites, at least one; got {composites!r}")
+    return composites
+
+
+def as_bound(bound: Bound, name: str) -> Tensor:
+    """One number, or one for each channel, as a tensor that broadcasts over ``(N, C, …)``."""
+    try:
+        values = torch.as_tensor(bound, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidTypeError(f"{name} must hold numbers, one or one for each channel, got {bound!r}") from error
+    if not bool(values.isfinite().all()):
+        raise InvalidValueError(f"{name} must be finite, got {values.flatten().tolist()}")
+    return values.view(-1, 1, 1) if values.ndim == 1 else values
+
+
+def as_box(box: tuple[Bound, Bound]) -> tuple[Tensor, Tensor]:
+    """Bounds as tensors that broadcast over ``(N, C, …)``; low ≤ high, with some width."""
+    if not (isinstance(box, (list, tuple)) and len(box) == 2):
+        raise InvalidTypeError(f"box must be a pair (low, high), got {box!r}")
+    low, high = (as_bound(bound, "box") for bound in box)
+    if not bool((low < high).all()):
+        raise InvalidValueError(f"box must have low < high, got {low.flatten().tolist()} and {high.flatten().tolist()}")
+    return low, high

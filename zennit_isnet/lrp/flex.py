@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -10,19 +10,17 @@ from torch import Tensor, nn
 from zennit.composites import register_composite
 
 from zennit_isnet.checks import check_choice, check_number
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError
-from zennit_isnet.lrp.composite import ExclusiveComposite
+from zennit_isnet.errors import InvalidValueError
+from zennit_isnet.lrp.composite import Bound, LRPComposite, as_bound, as_box
 from zennit_isnet.lrp.signal.activation import Epsilon
 from zennit_isnet.lrp.signal.hook import FrozenGates
 from zennit_isnet.lrp.signal.mode import Rule
 from zennit_isnet.lrp.signal.modules import Declared, ModuleRule, ModuleRules, function_rules
 from zennit_isnet.lrp.signal.table import RULES
 
-Bound = float | Sequence[float] | Tensor
-
 
 @register_composite("lrp_flex")
-class LRPFlex(ExclusiveComposite):
+class LRPFlex(LRPComposite):
     """LRP by frozen gates: gradient × input of the network whose gates are constant in the backward pass.
 
     Sees modules and functional calls alike, changes nothing of the model, and supplies relevance that is an exactly
@@ -61,8 +59,8 @@ class LRPFlex(ExclusiveComposite):
     Attributes
     ----------
     propagates : str
-        ``"signal"``: seeds are signals at the logits. Under Zennit's `Gradient`, ``attr_output`` is the signal, and
-        what comes back at the images is relevance, ``(x − reference) ⊙ G``.
+        ``"signal"``. Under Zennit's `Gradient`, ``attr_output`` is the signal at the logits, which `seed` makes of a
+        formulation, and what comes back at the images is relevance, ``(x − reference) ⊙ G``.
 
     Raises
     ------
@@ -146,14 +144,20 @@ class LRPFlex(ExclusiveComposite):
             "modules": self.modules,
         }
 
-    def set_input_gradient(self, wanted: bool) -> None:
-        """Say whether ordinary backward passes of this registration need the gradient with respect to the images.
-
-        A training step does not: skipping it saves the input gradient of the first convolution. Applies until
-        `remove`; True after each `register`.
-        """
+    def entry(self, images: Tensor, *, input_gradient: bool = True) -> Tensor:
+        """Return the images: the model gets a copy of them, at which the signal becomes relevance."""
         for hook in self.hook_refs:
-            hook.input_gradient = wanted
+            # without it the input gradient of the first convolution is skipped
+            hook.input_gradient = input_gradient
+        return images
+
+    def start(self, logits: Tensor, seed: Tensor) -> Tensor:
+        """Return the seed: it is the signal at the logits."""
+        return seed
+
+    def relevance(self, activation: Tensor, arrived: Tensor) -> Tensor:
+        """``R = a ⊙ G``."""
+        return activation * arrived
 
 
 def box_from_normalization(mean: Bound, std: Bound) -> tuple[Tensor, Tensor]:
@@ -191,26 +195,5 @@ def as_reference(reference: Bound | Literal["darkest"]) -> Tensor | Literal["dar
     if isinstance(reference, str):
         check_choice("reference", reference, Literal["darkest"])
         return "darkest"
-    values = as_bound(reference)
+    values = as_bound(reference, "reference")
     return values if bool(values.any()) else None
-
-
-def as_bound(bound: Bound, name: str = "reference") -> Tensor:
-    """One number, or one for each channel, as a tensor that broadcasts over ``(N, C, …)``."""
-    try:
-        values = torch.as_tensor(bound, dtype=torch.float64).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidTypeError(f"{name} must hold numbers, one or one for each channel, got {bound!r}") from error
-    if not bool(values.isfinite().all()):
-        raise InvalidValueError(f"{name} must be finite, got {values.flatten().tolist()}")
-    return values.view(-1, 1, 1) if values.ndim == 1 else values
-
-
-def as_box(box: tuple[Bound, Bound]) -> tuple[Tensor, Tensor]:
-    """Bounds as tensors that broadcast over ``(N, C, …)``; low ≤ high, with some width."""
-    if not (isinstance(box, (list, tuple)) and len(box) == 2):
-        raise InvalidTypeError(f"box must be a pair (low, high), got {box!r}")
-    low, high = (as_bound(bound, "box") for bound in box)
-    if not bool((low < high).all()):
-        raise InvalidValueError(f"box must have low < high, got {low.flatten().tolist()} and {high.flatten().tolist()}")
-    return low, high

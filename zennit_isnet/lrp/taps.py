@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.lrp.pictures import Layout, Pictures, Reading, works_on_last_axis
+from zennit_isnet.lrp.places import Place
 from zennit_isnet.model import unwrapped
 
 
@@ -47,21 +48,25 @@ class Taps(ABC):
         The model.
     layers : sequence of str
         Names of layers.
-    on_copy : sequence of callable
-        Called with each output and its copy.
 
     Attributes
     ----------
-    outputs : dict of str to Tensor
+    outputs : dict of Place to Tensor
         Filled by a forward pass.
+    choices : list of list of Place
+        Groups of places of each of which the first that relevance arrives at is meant; the others are meant each.
+    optional : set of Place
+        Those that may be without relevance, which is 0.
+    on_copy : sequence of callable
+        Called with each output and its copy.
     """
 
-    def __init__(
-        self, model: nn.Module, layers: Sequence[str], on_copy: Sequence[Callable[[Tensor, Tensor], None]] = ()
-    ) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
         self.layers = find_layers(model, layers)
-        self.on_copy = on_copy
-        self.outputs: dict[str, Tensor] = {}
+        self.on_copy: Sequence[Callable[[Tensor, Tensor], None]] = ()
+        self.outputs: dict[Place, Tensor] = {}
+        self.choices: list[list[Place]] = []
+        self.optional: set[Place] = set()
         self._ran: set[str] = set()
         self._over = False
         self._handles: list[RemovableHandle] = []
@@ -78,7 +83,7 @@ class Taps(ABC):
             handle.remove()
         self._handles.clear()
 
-    def read(self) -> dict[str, Tensor]:
+    def read(self) -> dict[Place, Tensor]:
         """Return `outputs`, complete. The forward pass is over: what a checkpoint runs again is not looked at.
 
         Raises
@@ -91,6 +96,10 @@ class Taps(ABC):
             if name not in self._ran:
                 raise InvalidValueError(f"layer {name!r} did not run in this forward pass; choose one that does")
         return self.outputs
+
+    def channels_first(self, place: Place, maps: Tensor, axis: int = 1) -> Tensor:
+        """Return what has the axes of a layer's output with the channels at `axis`, where they belong."""
+        return maps
 
     def _watch(self, name: str, module: nn.Module) -> RemovableHandle:
         return module.register_forward_hook(
@@ -120,30 +129,21 @@ class MapTaps(Taps):
 
     Parameters
     ----------
-    model, layers, on_copy
+    model, layers
         See `Taps`.
     images : sequence of int
         Shape of the images.
 
     Attributes
     ----------
-    channels_last : set of str
+    channels_last : set of Place
         Layers whose outputs are ``(N, …, C)``; complete after `read`.
-    choices : list of list of str
-        Groups of layers of each of which the first that relevance arrives at is meant; the others are meant each.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layers: Sequence[str],
-        images: Sequence[int],
-        on_copy: Sequence[Callable[[Tensor, Tensor], None]] = (),
-    ) -> None:
-        super().__init__(model, layers, on_copy)
+    def __init__(self, model: nn.Module, layers: Sequence[str], images: Sequence[int]) -> None:
+        super().__init__(model, layers)
         self.pictures = Pictures(images)
-        self.channels_last: set[str] = set()
-        self.choices: list[list[str]] = []
+        self.channels_last: set[Place] = set()
         self._readings: dict[str, Reading] = {}
         self._witnesses = [module for module in unwrapped(model).modules() if works_on_last_axis(module)]
 
@@ -152,7 +152,7 @@ class MapTaps(Taps):
         self._handles += [module.register_forward_hook(self._see) for module in self._witnesses if self.layers]
         return self
 
-    def read(self) -> dict[str, Tensor]:
+    def read(self) -> dict[Place, Tensor]:
         """Return `outputs`, complete.
 
         Raises
@@ -169,12 +169,12 @@ class MapTaps(Taps):
                 images = " × ".join(str(size) for size in self.pictures.images[2:])
                 raise _no_map(name, f"{reading.shape}, which is no map of images of {images}")
             if layout is Layout.LAST:
-                self.channels_last.add(name)
+                self.channels_last.add(Place(name))
         return outputs
 
-    def channels_first(self, name: str, maps: Tensor, axis: int = 1) -> Tensor:
+    def channels_first(self, place: Place, maps: Tensor, axis: int = 1) -> Tensor:
         """Return what has the axes of a layer's output with the channels at `axis`, where they belong."""
-        return maps.movedim(-1, axis) if name in self.channels_last else maps
+        return maps.movedim(-1, axis) if place in self.channels_last else maps
 
     def _see(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self._over:
@@ -188,8 +188,57 @@ class MapTaps(Taps):
             raise _no_map(name, f"tokens {came}, which have no place in the images" if tokens else came)
         self._note_run(name)
         self._readings[name] = reading
-        self.outputs[name] = output
+        self.outputs[Place(name)] = output
         return self._copy(output)
+
+
+class TensorTaps(Taps):
+    """Taps for floating tensors of any shape, alone or in a tuple; other values (None, numbers, indices) pass by.
+
+    Parameters
+    ----------
+    model, layers
+        See `Taps`.
+    of_inputs : bool, default False
+        Whether the layers' arguments are kept in place of their outputs.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[str], *, of_inputs: bool = False) -> None:
+        super().__init__(model, layers)
+        self.of_inputs = of_inputs
+
+    def _watch(self, name: str, module: nn.Module) -> RemovableHandle:
+        if not self.of_inputs:
+            return super()._watch(name, module)
+
+        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            copies = self._keep(name, (*args, *kwargs.values()))
+            return copies[: len(args)], dict(zip(kwargs, copies[len(args) :], strict=True))
+
+        # before the composite's hooks, which attach a rule to the input that they see
+        return module.register_forward_pre_hook(keep, prepend=True, with_kwargs=True)
+
+    def _keep(self, name: str, value: Any) -> Any:
+        self._note_run(name)
+        parts = list(value) if isinstance(value, tuple) else [value]
+        watched = [i for i, part in enumerate(parts) if isinstance(part, Tensor) and part.is_floating_point()]
+        if not watched or any(isinstance(part, (list, tuple, dict)) for part in parts):
+            verb, came = "takes" if self.of_inputs else "returns", ", ".join(type(part).__name__ for part in parts)
+            raise InvalidValueError(
+                "a layer whose relevance is asked for must have floating tensors, alone or in one tuple; "
+                f"{name!r} {verb} {came or 'nothing'}"
+            )
+        for part, i in enumerate(watched):
+            place = Place(name, part=part)
+            # one tensor in two places (queries and keys of self-attention) has two shares
+            self.outputs[place] = parts[i] if len(watched) == 1 else self._copy(parts[i])
+            parts[i] = self._copy(self.outputs[place])
+            if self.of_inputs and len(watched) > 1:
+                # of several arguments some may not count, such as the queries of an attention with constant weights
+                self.optional.add(place)
+        if not isinstance(value, tuple):
+            return parts[0]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
 
 
 def _no_map(name: str, came: str) -> InvalidValueError:

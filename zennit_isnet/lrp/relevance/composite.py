@@ -11,16 +11,71 @@ from zennit.canonizers import Canonizer, CompositeCanonizer, MergeBatchNorm, Nam
 from zennit.core import Composite, Hook
 from zennit.types import BatchNorm, Linear
 
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError
-from zennit_isnet.lrp.composite import ExclusiveComposite
-from zennit_isnet.lrp.relevance.application import check_rule
-from zennit_isnet.lrp.relevance.canonizers import FuseBatchNorm, MakeFunctionsVisible
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError, UnsupportedModelError
+from zennit_isnet.lrp.composite import LRPComposite
+from zennit_isnet.lrp.relevance.evaluation import check_rule
 from zennit_isnet.lrp.relevance.functions import VisibleFunctions
 from zennit_isnet.lrp.relevance.fusion import FusedBatchNorm, Fusion, UnruledLayer
-from zennit_isnet.lrp.relevance.hook import LiveRule
+from zennit_isnet.lrp.relevance.live_rule import LiveRule
 
 
-class DifferentiableComposite(ExclusiveComposite):
+class _Request(Canonizer):
+    """Asks a differentiable composite for something that Zennit's own composites cannot do."""
+
+    def apply(self, root_module: nn.Module) -> list[Canonizer]:
+        """Refuse to be applied by a composite that does not know the request."""
+        raise UnsupportedModelError(
+            f"{type(self).__name__} works in differentiable(composite, canonizers=[…]) only; use Zennit's own "
+            "canonizers with Zennit's own composites"
+        )
+
+    def register(self) -> None:
+        """Do nothing."""
+
+    def remove(self) -> None:
+        """Do nothing."""
+
+
+class FuseBatchNorm(_Request):
+    """Fold each BatchNorm into the layer whose output it reads, or else into the layer that reads it.
+
+    Into the layer behind it only where that is exact: not where a convolution pads with zeros, which the BatchNorm does
+    not shift, and not for transposed convolutions. There it keeps its own rule, usually Pass. torchvision's
+    `FrozenBatchNorm2d` is folded too.
+
+    Uses the statistics of the forward pass (the batch's in train mode, the running ones in eval mode), finds pairs by
+    the tensors that flow instead of by the order of the modules, and writes to no parameter.
+
+    Examples
+    --------
+    >>> from torchvision.models import resnet18
+    >>> from zennit.composites import EpsilonPlus
+    >>> from zennit_isnet import differentiable
+    >>> from zennit_isnet.lrp import FuseBatchNorm
+    >>> composite = differentiable(EpsilonPlus(), canonizers=[FuseBatchNorm()])
+    >>> with composite.context(resnet18()):
+    ...     composite.fuse_batch_norm
+    True
+    """
+
+
+class MakeFunctionsVisible(_Request):
+    """Give functional calls (sums of two branches, activations, average pooling) the rules of their module types.
+
+    Sums get the rule of `zennit.layer.Sum`. Replaces the canonizers that rewrite the ``forward`` of known blocks.
+
+    Examples
+    --------
+    >>> from zennit.composites import EpsilonPlus
+    >>> from zennit_isnet import differentiable
+    >>> from zennit_isnet.lrp import FuseBatchNorm, MakeFunctionsVisible
+    >>> composite = differentiable(EpsilonPlus(), canonizers=[FuseBatchNorm(), MakeFunctionsVisible()])
+    >>> composite.visible_functions
+    True
+    """
+
+
+class DifferentiableComposite(LRPComposite):
     """A Zennit composite whose relevance is a differentiable function of the parameters.
 
     Made by `differentiable`.
@@ -35,7 +90,8 @@ class DifferentiableComposite(ExclusiveComposite):
     Attributes
     ----------
     propagates : str
-        ``"relevance"``: ``attr_output`` of Zennit's `Gradient` is the relevance at the logits.
+        ``"relevance"``. Under Zennit's `Gradient`, ``attr_output`` is the relevance at the logits, which `seed` makes
+        of a formulation.
     """
 
     propagates: Literal["relevance"] = "relevance"
@@ -73,9 +129,22 @@ class DifferentiableComposite(ExclusiveComposite):
             self.handles += canonizer.apply(module)
         self._register_rules(module)
 
-    def relevance_seed(self, logits: Tensor, seed: Tensor) -> Tensor:
-        """Return the relevance at the logits that a signal seed stands for: ``y ⊙ seed``."""
+    def entry(self, images: Tensor, *, input_gradient: bool = True) -> Tensor:
+        """Return a copy of the images."""
+        return images.clone()
+
+    def start(self, logits: Tensor, seed: Tensor) -> Tensor:
+        """Return the relevance at the logits, ``y ⊙ seed``."""
         return logits * seed
+
+    def relevance(self, activation: Tensor, arrived: Tensor) -> Tensor:
+        """Return what arrives: it is the relevance."""
+        return arrived
+
+    def note_copy(self, output: Tensor, copy: Tensor) -> None:
+        """Treat a copy of a layer's output as the output itself."""
+        if self.fusion is not None:
+            self.fusion.note_copy(output, copy)
 
     def _register_rules(self, module: nn.Module) -> None:
         context: dict[str, Any] = {}

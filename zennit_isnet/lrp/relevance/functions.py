@@ -15,7 +15,7 @@ from zennit.core import Hook, RemovableHandle, RemovableHandleList
 from zennit.layer import Sum
 
 from zennit_isnet.errors import UncoveredOperationError
-from zennit_isnet.lrp.relevance.application import apply_rule, is_pass, see_forward
+from zennit_isnet.lrp.relevance.evaluation import apply_rule, is_pass, see_forward
 from zennit_isnet.lrp.signal import rules
 from zennit_isnet.lrp.signal.provenance import module_path, tensors_in
 from zennit_isnet.lrp.signal.substitute import substitute

@@ -13,9 +13,8 @@ from zennit.rules import Epsilon, Norm, Pass, ZBox
 from zennit.types import Activation, AvgPool, BatchNorm, Linear
 
 from zennit_isnet.checks import check_number
-from zennit_isnet.lrp.flex import Bound, as_box
-from zennit_isnet.lrp.relevance.canonizers import FuseBatchNorm, MakeFunctionsVisible
-from zennit_isnet.lrp.relevance.composite import DifferentiableComposite
+from zennit_isnet.lrp.composite import Bound, as_box
+from zennit_isnet.lrp.relevance.composite import DifferentiableComposite, FuseBatchNorm, MakeFunctionsVisible
 from zennit_isnet.lrp.relevance.evaluation import evaluate, modified_parameters
 
 
@@ -160,21 +159,21 @@ class ZPlus(_Ready):
     --------
     >>> import torch
     >>> from torchvision.models import resnet18
-    >>> from zennit_isnet import LRPAttribution
-    >>> from zennit_isnet.formulations import Dual
-    >>> logits, relevance = LRPAttribution()(resnet18(num_classes=3).eval(), torch.rand(2, 3, 32, 32), Dual())
-    >>> sorted(relevance)
-    ['input', 'input/positive']
+    >>> from zennit_isnet import AllLogits, LRPAttribution, LRPFlex, ZPlus
+    >>> dual = LRPAttribution(composite=(LRPFlex(), ZPlus()))
+    >>> logits, relevance = dual(resnet18(num_classes=3).eval(), torch.rand(2, 3, 32, 32), AllLogits())
+    >>> list(relevance)
+    [Place(layer=None, composite=0, part=0), Place(layer=None, composite=1, part=0)]
     """
 
     def __init__(self, box: tuple[Bound, Bound] | None = None, epsilon: float = 1e-2) -> None:
         super().__init__(epsilon, box, PositiveShare(stabilizer=epsilon), PositiveWeights(stabilizer=epsilon))
 
-    def relevance_seed(self, logits: Tensor, seed: Tensor) -> Tensor:
+    def start(self, logits: Tensor, seed: Tensor) -> Tensor:
         """Return ``z⁺ ⊙ seed``."""
         call = None if self.fusion is None else self.fusion.call_of(logits)
         if call is None or call.rule is None:
-            return super().relevance_seed(logits, seed)
+            return super().start(logits, seed)
         with torch.enable_grad():
             positive = modified_parameters(call.rule.param_modifiers[0], call.module, call.parameters())
             inputs = (call.rule.input_modifiers[0](call.input),)

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from zennit_isnet import EpsilonZBox, ISNetRegularizer, LRPAttribution, LRPFlex, Original, ZPlus
 from zennit_isnet.calibration import RelevanceRange
-from zennit_isnet.errors import InvalidTypeError, UncoveredOperationError
-from zennit_isnet.formulations import Dual, SoftmaxGradient
+from zennit_isnet.errors import InvalidValueError, UncoveredOperationError
+from zennit_isnet.formulations import AllLogits, SoftmaxGradient
 from zennit_isnet.gradients import GradientTimesInput
+from zennit_isnet.lrp import INPUT, Place
 
 EPSILON = 1e-2
 
@@ -77,6 +78,13 @@ def positive_oracle(net: Residual, images: Tensor) -> tuple[Tensor, Tensor]:
     return back(images, w1, b1, r_first), top
 
 
+POSITIVE = Place(composite=1)
+
+
+def dual(positive: ZPlus | None = None) -> LRPAttribution:
+    return LRPAttribution((LRPFlex(), ZPlus() if positive is None else positive))
+
+
 @pytest.fixture(params=["eval", "train"])
 def net(request: pytest.FixtureRequest, generator: torch.Generator) -> Residual:
     net = nets.randomise(Residual().double(), generator)
@@ -90,12 +98,12 @@ def images(generator: torch.Generator) -> Tensor:
 
 def test_the_positive_heatmap_equals_the_formula(net: Residual, images: Tensor) -> None:
     expected, _ = positive_oracle(net, images)
-    _, relevance = LRPAttribution()(net, images, Dual(ZPlus(epsilon=EPSILON)))
-    torch.testing.assert_close(relevance["input/positive"][:, 0], expected, rtol=1e-9, atol=1e-12)
+    _, relevance = dual(ZPlus(epsilon=EPSILON))(net, images, AllLogits())
+    torch.testing.assert_close(relevance[POSITIVE][:, 0], expected, rtol=1e-9, atol=1e-12)
 
 
 def test_the_epsilon_heatmap_is_that_of_all_logits(net: Residual, images: Tensor) -> None:
-    _, both = LRPAttribution()(net.eval(), images, Dual())
+    _, both = dual()(net.eval(), images, AllLogits())
     _, each = LRPAttribution()(net.eval(), images, Original())
     torch.testing.assert_close(both["input"][:, 0], each["input"].sum(1), rtol=1e-9, atol=1e-12)
 
@@ -104,8 +112,8 @@ def test_parameter_gradients_equal_those_of_the_formula(net: Residual, images: T
     weights = torch.linspace(-1, 1, images.numel(), dtype=torch.float64).view_as(images)
     leaves = list(net.parameters())
     expected = torch.autograd.grad((weights * positive_oracle(net, images)[0]).sum(), leaves, allow_unused=True)
-    _, relevance = LRPAttribution()(net, images, Dual(ZPlus(epsilon=EPSILON)))
-    found = backward_gradients((weights * relevance["input/positive"][:, 0]).sum(), leaves)
+    _, relevance = dual(ZPlus(epsilon=EPSILON))(net, images, AllLogits())
+    found = backward_gradients((weights * relevance[POSITIVE][:, 0]).sum(), leaves)
     for parameter, gradient in zip(found, expected, strict=True):
         gradient = torch.zeros_like(parameter) if gradient is None else gradient
         torch.testing.assert_close(parameter, gradient, rtol=1e-7, atol=1e-10)
@@ -120,10 +128,13 @@ def test_parameter_gradients_of_the_penalty_equal_finite_differences(seed: int, 
     masks = torch.zeros(3, 1, 6, 6)
     masks[:, :, 1:4, 2:5] = 1
     regularizer = ISNetRegularizer(
-        net, composite=LRPFlex(box=box), formulation=Dual(ZPlus(box)), layers=["pool"], layer_decay=0.7
+        net,
+        composite=(LRPFlex(box=box), ZPlus(box)),
+        formulation=AllLogits(),
+        layers=["pool"],
+        layer_decay=0.7,
+        ranges=dict.fromkeys([INPUT, Place("pool"), POSITIVE, Place("pool", 1)], RelevanceRange(50.0, 60.0)),
     )
-    names = ("input", "pool", "input/positive", "pool/positive")
-    regularizer.ranges = dict.fromkeys(names, RelevanceRange(50.0, 60.0))
     leaves = list(net.parameters())
 
     def penalty() -> Tensor:
@@ -137,10 +148,10 @@ def test_parameter_gradients_of_the_penalty_equal_finite_differences(seed: int, 
 def test_nothing_is_negative_and_all_of_it_arrives(net: Residual, images: Tensor) -> None:
     nets.without_biases(net)
     net.eval()
-    _, relevance = LRPAttribution()(net, images, Dual(ZPlus(epsilon=1e-13)))
+    _, relevance = dual(ZPlus(epsilon=1e-13))(net, images, AllLogits())
     _, top = positive_oracle(net, images)
-    assert (relevance["input/positive"] >= 0).all()
-    torch.testing.assert_close(relevance["input/positive"].flatten(1).sum(1), top.sum(1), rtol=1e-8, atol=1e-10)
+    assert (relevance[POSITIVE] >= 0).all()
+    torch.testing.assert_close(relevance[POSITIVE].flatten(1).sum(1), top.sum(1), rtol=1e-8, atol=1e-10)
 
 
 def test_one_forward_pass_serves_both_composites(net: Residual, images: Tensor) -> None:
@@ -150,7 +161,7 @@ def test_one_forward_pass_serves_both_composites(net: Residual, images: Tensor) 
     expected = twin(images)
     calls: list[int] = []
     handle = net.conv1.register_forward_hook(lambda *_: calls.append(1))
-    output, _ = LRPAttribution()(net, images, Dual())
+    output, _ = dual()(net, images, AllLogits())
     handle.remove()
     assert len(calls) == 1
     assert torch.equal(output, expected)
@@ -158,10 +169,10 @@ def test_one_forward_pass_serves_both_composites(net: Residual, images: Tensor) 
 
 
 def test_each_composite_has_its_own_range(net: Residual, images: Tensor) -> None:
-    regularizer = ISNetRegularizer(net, formulation=Dual())
+    regularizer = ISNetRegularizer(net, composite=(LRPFlex(), ZPlus()), formulation=AllLogits(), layers=())
     measured = regularizer.calibrate([images], progress=False)
-    assert set(measured) == {"input", "input/positive"}
-    assert measured["input"].mean != measured["input/positive"].mean
+    assert set(measured) == {INPUT, POSITIVE}
+    assert measured[INPUT].mean != measured[POSITIVE].mean
 
 
 def test_epsilon_zbox_is_lrp_flex_as_epsilon_vanishes(net: Residual, images: Tensor) -> None:
@@ -184,9 +195,10 @@ def test_operations_without_a_rule_are_named() -> None:
         attribution(Gated(), torch.rand(2, 3, 6, 6), Original())
 
 
-def test_the_second_composite_must_propagate_relevance() -> None:
-    with pytest.raises(InvalidTypeError, match=r"propagates relevance.*LRPFlex"):
-        Dual(LRPFlex())  # type: ignore[arg-type]
+def test_a_composite_explains_a_pass_once() -> None:
+    composite = LRPFlex()
+    with pytest.raises(InvalidValueError, match="different composites"):
+        LRPAttribution((composite, composite))
 
 
 def test_gradient_times_input_of_the_softmax_score(net: Residual, images: Tensor) -> None:

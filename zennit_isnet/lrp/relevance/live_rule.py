@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from zennit.core import BasicHook, Hook, RemovableHandle, RemovableHandleList
 
 from zennit_isnet.errors import UnsupportedModelError
-from zennit_isnet.lrp.relevance.application import apply_rule, is_pass, see_forward
+from zennit_isnet.lrp.relevance.evaluation import apply_rule, is_pass, see_forward
+from zennit_isnet.lrp.relevance.fusion import Fusion
 from zennit_isnet.lrp.signal.substitute import substitute
-
-if TYPE_CHECKING:
-    from zennit_isnet.lrp.relevance.fusion import Fusion
 
 
 class LiveRule(Hook):

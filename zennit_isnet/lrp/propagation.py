@@ -1,0 +1,166 @@
+"""The one way from a model's output back to relevance, which training, pictures, calibration and Captum all take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
+
+from zennit_isnet.errors import InvalidValueError, UnsupportedModelError
+from zennit_isnet.lrp.composite import LRPComposite
+from zennit_isnet.lrp.places import Place, Places
+from zennit_isnet.lrp.taps import Taps
+
+
+class Propagation(NamedTuple):
+    """What one forward pass and its signal or relevance passes have found.
+
+    Attributes
+    ----------
+    output : Any
+        What the model returned.
+    relevance : Places of Tensor
+        ``(N, K, …)`` at the inputs and at the layers of the taps, for each composite.
+    starts : list of Tensor
+        For each composite ``(N, K, …)``, what it propagated from the output.
+    """
+
+    output: Any
+    relevance: Places[Tensor]
+    starts: list[Tensor]
+
+
+def propagate(
+    model: nn.Module,
+    inputs: Sequence[Tensor],
+    composites: Sequence[LRPComposite],
+    taps: Taps,
+    seeds: Callable[[Any], tuple[Tensor, Tensor]],
+    *,
+    arguments: Sequence[Any] = (),
+    at_inputs: bool = True,
+    create_graph: bool = True,
+) -> Propagation:
+    """Run a model once under composites, and one backward pass for each explained quantity and composite.
+
+    Parameters
+    ----------
+    model : Module
+        Called as ``model(*inputs, *arguments)``.
+    inputs : sequence of Tensor
+        ``(N, …)``. The relevance is differentiable with respect to those that require a gradient.
+    composites : sequence of LRPComposite
+        All are on the model during the forward pass; each propagates by itself.
+    taps : Taps
+        Records the layers at which the relevance is wanted too.
+    seeds : callable
+        ``seeds(output) -> main (N, …), seeds (N, K, …)``: the tensor that is explained, and what of it.
+    arguments : sequence
+        Constants of the explanation.
+    at_inputs : bool, default True
+        Whether the relevance of the inputs is wanted.
+    create_graph : bool, default True
+        Whether the relevance can be differentiated.
+
+    Raises
+    ------
+    UncoveredOperationError
+        If the model runs operations that no rule covers.
+    InvalidValueError
+        If a layer gets no relevance, or the taps cannot record it.
+    UnsupportedModelError
+        If a checkpointed part of the model does not follow the rules when it is computed again.
+    """
+    # with gradients off, inputs that require one would not be connected to their own graph
+    wanted = [x.requires_grad and torch.is_grad_enabled() for x in inputs]
+    # aliases, so that a tensor which the user hands in twice is two inputs
+    sources = [x.view_as(x) if wants else x.detach().requires_grad_() for x, wants in zip(inputs, wanted, strict=True)]
+    with torch.enable_grad(), ExitStack() as contexts:
+        for composite in composites:
+            contexts.enter_context(composite.context(model))
+        taps.on_copy = [composite.note_copy for composite in composites]
+        contexts.enter_context(taps)
+        entries = sources
+        for composite in composites:
+            entries = [composite.entry(x, input_gradient=any(wanted)) for x in entries]
+        output = model(*entries, *arguments)
+        main, explained = seeds(output)
+        if not main.requires_grad:
+            raise InvalidValueError(
+                "the logits do not depend on the images, or the model cuts the graph (no_grad, detach)"
+            )
+        activations = {Place(part=i): source for i, source in enumerate(sources)} if at_inputs else {}
+        activations |= taps.read()
+        relevance: Places[Tensor] = Places()
+        starts = []
+        for index, composite in enumerate(composites):
+            with ExitStack() as others:
+                for other in composites:
+                    if other is not composite:
+                        others.enter_context(other.inactive())
+                start = [composite.start(main, seed) for seed in explained.unbind(1)]
+                found = [_relevance_at(activations, composite, main, s, taps, create_graph) for s in start]
+            starts.append(torch.stack(start, 1))
+            for place in found[0]:
+                maps = torch.stack([maps[place] for maps in found], dim=1)
+                maps = maps if create_graph else maps.detach()
+                relevance[place._replace(composite=index)] = taps.channels_first(place, maps, axis=2)
+    return Propagation(output, relevance, starts)
+
+
+def _relevance_at(
+    activations: Mapping[Place, Tensor],
+    composite: LRPComposite,
+    main: Tensor,
+    start: Tensor,
+    taps: Taps,
+    create_graph: bool,
+) -> dict[Place, Tensor]:
+    """Relevance of each activation, of its shape; of each group of the taps' choices of the first that gets any."""
+
+    def arriving(places: list[Place]) -> dict[Place, Tensor | None]:
+        if not places:
+            return {}
+        at = [activations[place] for place in places]
+        try:
+            found = torch.autograd.grad(
+                main, at, start, create_graph=create_graph, retain_graph=True, allow_unused=True
+            )
+        except CheckpointError as error:
+            raise UnsupportedModelError(
+                "a part of the model that torch.utils.checkpoint computes again does not follow the relevance rules; "
+                "call checkpoint(…, use_reentrant=False, context_fn=checkpoint_contexts) with "
+                "zennit_isnet.lrp.checkpoint_contexts, outside of the first layer if z^B is on"
+            ) from error
+        return dict(zip(places, found, strict=True))
+
+    # the others of a group in a pass of their own, because each place that is asked for costs time
+    others = {place for group in taps.choices for place in group[1:]}
+    found = arriving([place for place in activations if place not in others])
+    missing = [group for group in taps.choices if found[group[0]] is None]
+    found |= arriving([place for group in missing for place in group[1:]])
+    chosen = {place for group in taps.choices for place in [p for p in group if found.get(p) is not None][:1]}
+    left_out = {place for group in taps.choices for place in group} - chosen
+    relevance = {}
+    for place, activation in activations.items():
+        if place in left_out:
+            continue
+        arrived = found[place]
+        if arrived is not None:
+            # at the inputs the composite has turned the signal into relevance
+            relevance[place] = arrived if place.layer is None else composite.relevance(activation, arrived)
+        elif place in taps.optional:
+            relevance[place] = torch.zeros_like(activation)
+        else:
+            reason = "it does not influence the logits, or the model cuts the graph"
+            if place.layer is not None:
+                reason = (
+                    "it lies inside of layers that one rule covers together (convolution, BatchNorm, activation), or "
+                    "does not influence the logits; supervise the activation"
+                )
+            raise InvalidValueError(f"no relevance arrives at {place}: {reason}")
+    return relevance
