@@ -7,7 +7,7 @@ composite whose relevance is differentiable with respect to the model's paramete
 from importlib.metadata import version
 
 from zennit_isnet.formulations import Original, Selective, Stochastic, Target
-from zennit_isnet.losses import HeatmapLoss
+from zennit_isnet.functional.heatmap import HeatmapLoss
 from zennit_isnet.lrp import (
     EpsilonZBox,
     LRPAttribution,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zennit_isnet.checks import check_differentiable, check_number
+from zennit_isnet.checks import check_count, check_differentiable, check_number
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.lrp.attribution import INPUT
 from zennit_isnet.lrp.taps import MapTaps
@@ -225,10 +225,7 @@ class IntegratedGradients:
     """
 
     def __init__(self, steps: int = 8, baseline: float | Tensor = 0.0) -> None:
-        if isinstance(steps, bool) or not isinstance(steps, int):
-            raise InvalidTypeError(f"steps must be an int of at least 1; got {type(steps).__name__}: {steps!r}")
-        if steps < 1:
-            raise InvalidValueError(f"steps must be at least 1; got {steps}")
+        check_count("steps", steps)
         if not isinstance(baseline, Tensor):
             check_number("baseline", baseline, low=-float("inf"))
         self.steps = steps

@@ -25,7 +25,8 @@ from zennit_isnet.checks import (
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.formulations import Stochastic, Target
 from zennit_isnet.functional import total_relevance, validate_foreground
-from zennit_isnet.losses import HeatmapLoss, combined_loss
+from zennit_isnet.functional.heatmap import HeatmapLoss
+from zennit_isnet.losses import combined_loss
 from zennit_isnet.lrp.attribution import INPUT, Attribution, LRPAttribution, SignalOrRelevance
 from zennit_isnet.lrp.auto_layers import AUTO
 from zennit_isnet.lrp.flex import LRPFlex
