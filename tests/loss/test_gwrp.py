@@ -90,17 +90,17 @@ def test_decay_outside_of_its_interval_is_refused(decay):
 
 @pytest.mark.parametrize("decay", ["0.9", None, True, torch.tensor(0.9)])
 def test_decay_must_be_a_number(decay):
-    with pytest.raises(InvalidTypeError, match="decay .*number"):
+    with pytest.raises(InvalidTypeError, match=r"decay .*number"):
         gwrp(torch.ones(3), decay)
 
 
 @pytest.mark.parametrize("values", [torch.ones(3, dtype=torch.int64), [1.0, 2.0]])
 def test_values_must_be_a_floating_tensor(values):
-    with pytest.raises(InvalidTypeError, match="values .*floating"):
+    with pytest.raises(InvalidTypeError, match=r"values .*floating"):
         gwrp(values, 0.9)
 
 
 @pytest.mark.parametrize(("shape", "dim"), [((2, 3), 2), ((2, 3), -3), ((2, 0), 1), ((), 0)])
 def test_axis_must_exist_and_have_entries(shape, dim):
-    with pytest.raises(InvalidValueError, match="values .*dim="):
+    with pytest.raises(InvalidValueError, match=r"values .*dim="):
         gwrp(torch.ones(shape), 0.9, dim=dim)

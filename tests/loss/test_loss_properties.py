@@ -5,18 +5,13 @@ from itertools import product
 
 import pytest
 import torch
+from loss_data import left_half
 
 from zennit_isnet.functional import background_loss, foreground_loss, heatmap_loss, normalized_background
 
 NORMALIZATIONS = ["absolute_first", "normalize_first"]
 VARIANTS = ["hybrid", "squared"]
 MOST = math.log(1e7)
-
-
-def left_half(images=1, size=4):
-    foreground = torch.zeros(images, 1, size, size)
-    foreground[..., : size // 2] = 1
-    return foreground
 
 
 def loss_and_gradient(relevance, foreground, c1=1.0, c2=25.0, **options):

@@ -196,7 +196,7 @@ class HeatmapLoss:
     def __post_init__(self) -> None:
         check_number("background_weight", self.background_weight, include_low=True)
         check_number("foreground_weight", self.foreground_weight, include_low=True)
-        # the functions of the parts check the other options: one cell now, so that no training starts with a wrong one
+        # the parts check the other options where they use them: here on one cell, before any training starts
         self(torch.ones(1, 1, 1, 1, 1), torch.ones(1, 1, 1), c1=1.0, c2=2.0)
 
     def __call__(self, relevance: Tensor, foreground: Tensor, c1: float | Tensor, c2: float | Tensor) -> Tensor:
