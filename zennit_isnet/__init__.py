@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from zennit_isnet.errors import ISNetError
 from zennit_isnet.formulations import AllLogits, Original, Selective, Stochastic, Target
-from zennit_isnet.losses import HeatmapLoss
+from zennit_isnet.functional.heatmap import HeatmapLoss
 from zennit_isnet.lrp import (
     EpsilonZBox,
     LRPAttribution,

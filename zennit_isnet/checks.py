@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any, get_args
 
@@ -312,3 +313,61 @@ def check_has_mask(has_mask: Any, count: int, device: torch.device) -> Tensor:
     if flags.shape != (count,):
         raise InvalidValueError(f"has_mask must have shape ({count},), got {tuple(flags.shape)}")
     return flags
+
+
+def as_floats(name: str, value: Any) -> Tensor:
+    """Return a floating tensor in float32, or as it is in float64.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `value` is no floating tensor.
+    """
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise InvalidTypeError(f"{name} must be a floating tensor; got {_kind(value)}")
+    return value if value.dtype == torch.float64 else value.to(torch.float32)
+
+
+def as_integers(
+    name: str,
+    value: Any,
+    shape: Sequence[int] | None = None,
+    device: torch.device | None = None,
+    count: int | None = None,
+) -> Tensor:
+    """Return a tensor of integers or booleans in int64, in which no comparison with `count` can overflow.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the messages.
+    value : object
+        What the caller passed.
+    shape, device : optional
+        Where the values must fit; not checked if None.
+    count : int, optional
+        The values must be less; by default they must only not be negative. They are read, so an accelerator waits.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `value` is no tensor of integers.
+    InvalidValueError
+        If it does not fit, or a value is out of range.
+    """
+    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():
+        raise InvalidTypeError(f"{name} must be a tensor of integers; got {_kind(value)}")
+    if shape is not None and (tuple(value.shape) != tuple(shape) or value.device != device):
+        raise InvalidValueError(
+            f"{name} must have shape {tuple(shape)} on {device}; got {tuple(value.shape)} on {value.device}"
+        )
+    values = value.long()
+    outside = values[(values < 0) if count is None else (values < 0) | (values >= count)]
+    if outside.numel():
+        legal = "not be negative" if count is None else f"lie in 0, ..., {count - 1}"
+        raise InvalidValueError(f"{name} must {legal}; got {outside.unique().tolist()}")
+    return values
+
+
+def _kind(value: object) -> str:
+    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__

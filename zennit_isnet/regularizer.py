@@ -25,7 +25,7 @@ from zennit_isnet.checks import (
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.formulations import Stochastic, Target
 from zennit_isnet.functional import gwrp, total_relevance, validate_foreground
-from zennit_isnet.losses import HeatmapLoss
+from zennit_isnet.functional.heatmap import HeatmapLoss
 from zennit_isnet.lrp.attribution import Attribution, LRPAttribution
 from zennit_isnet.lrp.auto_layers import AUTO
 from zennit_isnet.lrp.composite import LRPComposite

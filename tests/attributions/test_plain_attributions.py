@@ -139,14 +139,14 @@ def penalise_background(relevance, foreground, c1, c2):
 PLAIN = [InputGradient(), GradientTimesInput(), IntegratedGradients(2), GradCAM("5")]
 
 
-@pytest.mark.parametrize("enabled", [False, True])
 @pytest.mark.parametrize("attribution", PLAIN)
-def test_without_create_graph_there_is_no_graph(attribution, enabled):
+def test_without_create_graph_there_is_no_graph(attribution):
     images, _ = batch()
     images.requires_grad_()
-    with torch.set_grad_enabled(enabled):
-        _, relevance = attribution(tiny_net().eval(), images, Original(), create_graph=False)
-    assert not only(relevance).requires_grad
+    for enabled in (False, True):
+        with torch.set_grad_enabled(enabled):
+            _, relevance = attribution(tiny_net().eval(), images, Original(), create_graph=False)
+        assert not only(relevance).requires_grad
 
 
 class Deaf(nn.Module):
@@ -180,10 +180,10 @@ def test_what_has_no_gradient_is_refused(images, error, message, attribution):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: IntegratedGradients(steps=2.0), InvalidTypeError, "steps must be an int"),
-        (lambda: IntegratedGradients(steps=0), InvalidValueError, "at least 1; got 0"),
-        (lambda: IntegratedGradients(baseline="black"), InvalidTypeError, "baseline must be a number"),
-        (lambda: GradCAM(nn.ReLU()), InvalidTypeError, "layer must be a name.*got ReLU"),
+        (lambda: IntegratedGradients(steps=2.0), InvalidTypeError, "steps .*int"),
+        (lambda: IntegratedGradients(steps=0), InvalidValueError, "steps .*1.*0"),
+        (lambda: IntegratedGradients(baseline="black"), InvalidTypeError, "baseline .*number"),
+        (lambda: GradCAM(nn.ReLU()), InvalidTypeError, "layer .*ReLU"),
     ],
 )
 def test_wrong_arguments_are_refused(make, error, message):

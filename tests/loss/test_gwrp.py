@@ -27,11 +27,11 @@ class Calls(TorchDispatchMode):
 
 @pytest.mark.parametrize("decay", DECAYS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("ranks", [1, 2, 300])
-def test_equals_the_weighted_mean_of_a_full_sort(decay, dtype, ranks, generator):
-    values = torch.rand(3, ranks, dtype=dtype, generator=generator)
-    expected = torch.tensor([loss_oracle.gwrp(row.double().tolist(), decay) for row in values], dtype=dtype)
-    torch.testing.assert_close(gwrp(values, decay), expected, rtol=10 * torch.finfo(dtype).eps, atol=0)
+def test_equals_the_weighted_mean_of_a_full_sort(decay, dtype, generator):
+    for ranks in (1, 2, 300):
+        values = torch.rand(3, ranks, dtype=dtype, generator=generator)
+        expected = torch.tensor([loss_oracle.gwrp(row.double().tolist(), decay) for row in values], dtype=dtype)
+        torch.testing.assert_close(gwrp(values, decay), expected, rtol=10 * torch.finfo(dtype).eps, atol=0)
 
 
 @pytest.mark.parametrize("decay", [0.996, 0.9])
@@ -84,23 +84,23 @@ def test_the_mean_needs_no_order_at_all(generator):
 
 @pytest.mark.parametrize("decay", [0.0, -0.1, 1.0001, float("nan"), float("inf")])
 def test_decay_outside_of_its_interval_is_refused(decay):
-    with pytest.raises(InvalidValueError, match=r"decay must lie in \(0, 1\]; got"):
+    with pytest.raises(InvalidValueError, match=r"decay .*\(0, 1\]"):
         gwrp(torch.ones(3), decay)
 
 
 @pytest.mark.parametrize("decay", ["0.9", None, True, torch.tensor(0.9)])
 def test_decay_must_be_a_number(decay):
-    with pytest.raises(InvalidTypeError, match="decay must be a number in"):
+    with pytest.raises(InvalidTypeError, match=r"decay .*number"):
         gwrp(torch.ones(3), decay)
 
 
 @pytest.mark.parametrize("values", [torch.ones(3, dtype=torch.int64), [1.0, 2.0]])
 def test_values_must_be_a_floating_tensor(values):
-    with pytest.raises(InvalidTypeError, match="values must be a floating tensor; got"):
+    with pytest.raises(InvalidTypeError, match=r"values .*floating"):
         gwrp(values, 0.9)
 
 
 @pytest.mark.parametrize(("shape", "dim"), [((2, 3), 2), ((2, 3), -3), ((2, 0), 1), ((), 0)])
 def test_axis_must_exist_and_have_entries(shape, dim):
-    with pytest.raises(InvalidValueError, match="values must have at least one entry along dim"):
+    with pytest.raises(InvalidValueError, match=r"values .*dim="):
         gwrp(torch.ones(shape), 0.9, dim=dim)

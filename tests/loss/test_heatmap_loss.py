@@ -1,5 +1,7 @@
 """Values of the heatmap loss: the authors' numbers, and a slow oracle over many settings."""
 
+import pickle
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from zennit_isnet import HeatmapLoss
 from zennit_isnet.functional import (
     background_loss,
     foreground_loss,
@@ -15,7 +18,6 @@ from zennit_isnet.functional import (
     normalized_background,
     total_relevance,
 )
-from zennit_isnet.losses import HeatmapLoss
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "reference.npz")
 GOLDEN_LOSSES = sorted(key for key in GOLDEN.files if "/loss/d=" in key)
@@ -46,15 +48,11 @@ def test_the_reference_has_every_setting():
 
 @pytest.mark.parametrize("key", GOLDEN_LOSSES)
 def test_equals_the_authors_implementation(key):
-    # The authors add 1e-10 to the mean of the foreground. It shows in one heatmap, whose signed mean nearly cancels.
+    # The authors add 1e-10 to the mean of the foreground. It shows in one heatmap, whose signed mean nearly cancels:
+    # there it is 2e-4 of the mean, so the loss itself moves by 1.2e-5.
     np.testing.assert_allclose(golden_loss(key, stabilizer=1e-10), GOLDEN[key], rtol=1e-5)
-
-
-@pytest.mark.parametrize("key", GOLDEN_LOSSES)
-def test_equals_the_authors_implementation_without_their_constant(key):
-    # Same heatmap: 1e-10 is 2e-4 of its signed mean, so the loss itself moves by 1.2e-5.
-    rtol = 2e-5 if key.startswith("conv_bn/original") and key.endswith("=RoIMean") else 1e-5
-    np.testing.assert_allclose(golden_loss(key), GOLDEN[key], rtol=rtol)
+    cancels = key.startswith("conv_bn/original") and key.endswith("=RoIMean")
+    np.testing.assert_allclose(golden_loss(key), GOLDEN[key], rtol=2e-5 if cancels else 1e-5)
 
 
 SHAPES = {
@@ -68,7 +66,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
-@pytest.mark.parametrize("decay", [1.0, 0.996, 0.9, 0.1])
+@pytest.mark.parametrize("decay", [1.0, 0.9])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_a_slow_oracle(shape, decay, dtype, rtol, generator):
     shape, mask_size = SHAPES[shape]
@@ -173,7 +171,7 @@ def test_total_relevance_is_the_mean_over_the_heatmaps_of_the_absolute_sum():
     assert total_relevance(relevance.expand(3, 2, 4, 5, 2)).tolist() == [6.0 * 20] * 3
 
 
-def test_the_module_only_passes_its_options_on(generator):
+def test_the_loss_is_a_record_of_its_options(generator):
     relevance = torch.randn(2, 2, 3, 8, 8, generator=generator)
     foreground = torch.rand(2, 1, 8, 8, generator=generator) < 0.5
     options = {
@@ -185,11 +183,11 @@ def test_the_module_only_passes_its_options_on(generator):
         "normalization": "normalize_first",
         "stabilizer": 0.1,
     }
-    module = HeatmapLoss(**options)
-    expected = heatmap_loss(relevance, foreground, 1.0, 9.0, **options)
-    torch.testing.assert_close(module(relevance, foreground, 1.0, 9.0), expected, rtol=0, atol=0)
-    assert not torch.equal(expected, HeatmapLoss()(relevance, foreground, 1.0, 9.0))
-    assert not module.state_dict()
-    assert not list(module.parameters())
-    assert "decay=0.3" in repr(module)
-    assert eval(repr(module), {"HeatmapLoss": HeatmapLoss}).extra_repr() == module.extra_repr()
+    loss = HeatmapLoss(**options)
+    assert asdict(loss) == options
+    assert pickle.loads(pickle.dumps(loss)) == loss != HeatmapLoss()
+    found = loss(relevance, foreground, 1.0, 9.0)
+    assert torch.equal(found, heatmap_loss(relevance, foreground, 1.0, 9.0, **options))
+    for name in options:
+        default = replace(loss, **{name: getattr(HeatmapLoss(), name)})
+        assert not torch.equal(found, default(relevance, foreground, 1.0, 9.0)), name

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError, ISNetError
+from zennit_isnet import HeatmapLoss
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.functional import (
     background_loss,
     foreground_loss,
@@ -11,40 +12,35 @@ from zennit_isnet.functional import (
     normalized_background,
     total_relevance,
 )
-from zennit_isnet.losses import HeatmapLoss
 
 RELEVANCE = torch.ones(2, 1, 3, 4, 4)
 FOREGROUND = torch.ones(2, 1, 4, 4)
-
-WRONG_OPTIONS = [
-    ({"decay": 0.0}, InvalidValueError, r"decay must lie in \(0, 1\]; got 0.0"),
-    ({"decay": 1.5}, InvalidValueError, r"decay must lie in \(0, 1\]; got 1.5"),
-    ({"decay": "high"}, InvalidTypeError, r"decay must be a number in \(0, 1\]; got str: 'high'"),
-    ({"background_weight": -1.0}, InvalidValueError, r"background_weight must lie in \[0, inf\); got -1.0"),
-    ({"foreground_weight": float("nan")}, InvalidValueError, r"foreground_weight must lie in \[0, inf\); got nan"),
-    ({"foreground_weight": float("inf")}, InvalidValueError, r"foreground_weight must lie in \[0, inf\); got inf"),
-    ({"background_scale": 0.0}, InvalidValueError, r"background_scale must lie in \(0, inf\); got 0.0"),
-    ({"stabilizer": -1e-9}, InvalidValueError, r"stabilizer must lie in \[0, inf\); got -1e-09"),
-    (
-        {"foreground_variant": "L2"},
-        InvalidValueError,
-        "foreground_variant must be one of 'hybrid', 'squared'; got 'L2'",
-    ),
-    (
-        {"normalization": None},
-        InvalidValueError,
-        "normalization must be one of 'absolute_first', 'normalize_first'; got None",
-    ),
-]
+PARTS = [background_loss, lambda *maps: foreground_loss(*maps, 1.0, 2.0)]
 
 
-@pytest.mark.parametrize(("options", "error", "message"), WRONG_OPTIONS)
-def test_wrong_options_are_refused_by_function_and_module_alike(options, error, message):
-    with pytest.raises(error, match=message) as caught:
+@pytest.mark.parametrize(
+    ("options", "error", "named"),
+    [
+        ({"decay": 0.0}, InvalidValueError, r"decay .*\(0, 1\].*0.0"),
+        ({"decay": 1.5}, InvalidValueError, r"decay .*\(0, 1\].*1.5"),
+        ({"decay": "high"}, InvalidTypeError, r"decay .*\(0, 1\].*str: 'high'"),
+        ({"background_weight": -1.0}, InvalidValueError, r"background_weight .*\[0, inf\).*-1.0"),
+        ({"foreground_weight": float("nan")}, InvalidValueError, r"foreground_weight .*\[0, inf\).*nan"),
+        ({"foreground_weight": float("inf")}, InvalidValueError, r"foreground_weight .*\[0, inf\).*inf"),
+        ({"background_scale": 0.0}, InvalidValueError, r"background_scale .*\(0, inf\).*0.0"),
+        ({"stabilizer": -1e-9}, InvalidValueError, r"stabilizer .*\[0, inf\).*-1e-09"),
+        ({"foreground_variant": "L2"}, InvalidValueError, "variant .*'hybrid', 'squared'.*'L2'"),
+        ({"normalization": None}, InvalidValueError, "normalization .*'absolute_first', 'normalize_first'.*None"),
+    ],
+)
+def test_wrong_options_are_refused_before_the_loss_is_used(options, error, named):
+    with pytest.raises(error, match=named):
         HeatmapLoss(**options)
-    assert isinstance(caught.value, ISNetError)
-    with pytest.raises(error, match=message):
-        heatmap_loss(RELEVANCE, FOREGROUND, 1.0, 25.0, **options)
+
+
+def test_unknown_options_are_refused():
+    with pytest.raises(TypeError, match="decline"):
+        heatmap_loss(RELEVANCE, FOREGROUND, 1.0, 25.0, decline=0.9)
 
 
 @pytest.mark.parametrize(
@@ -52,11 +48,10 @@ def test_wrong_options_are_refused_by_function_and_module_alike(options, error, 
     [
         (background_loss, {"decay": 2.0}),
         (background_loss, {"background_scale": -1.0}),
-        (background_loss, {"normalization": "none"}),
-        (background_loss, {"stabilizer": -1.0}),
         (normalized_background, {"normalization": "none"}),
+        (normalized_background, {"stabilizer": -1.0}),
         (normalized_background, {"ceiling": 0.0}),
-        (lambda *args, **options: foreground_loss(*args, 1.0, 2.0, **options), {"variant": "cubic"}),
+        (lambda *maps, **options: foreground_loss(*maps, 1.0, 2.0, **options), {"variant": "cubic"}),
     ],
 )
 def test_the_parts_check_their_own_options(function, options):
@@ -65,67 +60,50 @@ def test_the_parts_check_their_own_options(function, options):
         function(RELEVANCE, FOREGROUND, **options)
 
 
-@pytest.mark.parametrize("loss", [heatmap_loss, foreground_loss, HeatmapLoss()])
 @pytest.mark.parametrize(
-    ("c1", "c2", "error", "message"),
+    ("c1", "c2", "error", "named"),
     [
-        (2.0, 1.0, InvalidValueError, r"c1 must be less than c2; got c1=2.0 and c2=1.0"),
-        (1, 1, InvalidValueError, r"c1 must be less than c2; got c1=1 and c2=1"),
-        (0.0, 1.0, InvalidValueError, r"c1 must lie in \(0, inf\); got 0.0"),
-        (1.0, float("nan"), InvalidValueError, r"c2 must lie in \(0, inf\); got nan"),
-        ("1", 2.0, InvalidTypeError, r"c1 must be a number in \(0, inf\); got str"),
-        (None, 2.0, InvalidTypeError, r"c1 must be a number in \(0, inf\); got NoneType"),
-        (torch.ones(1), 2.0, InvalidValueError, r"c1 must be a number or a tensor of shape \(\); got shape \(1,\)"),
+        (2.0, 1.0, InvalidValueError, "c1=2.0 and c2=1.0"),
+        (1, 1, InvalidValueError, "c1=1 and c2=1"),
+        (0.0, 1.0, InvalidValueError, r"c1 .*\(0, inf\).*0.0"),
+        (1.0, float("nan"), InvalidValueError, r"c2 .*\(0, inf\).*nan"),
+        ("1", 2.0, InvalidTypeError, r"c1 .*\(0, inf\).*str"),
+        (None, 2.0, InvalidTypeError, r"c1 .*\(0, inf\).*NoneType"),
+        (torch.ones(1), 2.0, InvalidValueError, r"c1 .*\(\).*\(1,\)"),
     ],
 )
-def test_an_impossible_range_is_refused(loss, c1, c2, error, message):
-    with pytest.raises(error, match=message):
-        loss(RELEVANCE, FOREGROUND, c1, c2)
+def test_an_impossible_range_is_refused(c1, c2, error, named):
+    with pytest.raises(error, match=named):
+        heatmap_loss(RELEVANCE, FOREGROUND, c1, c2)
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda relevance: heatmap_loss(relevance, FOREGROUND, 1.0, 2.0),
-        lambda relevance: background_loss(relevance, FOREGROUND),
-        lambda relevance: foreground_loss(relevance, FOREGROUND, 1.0, 2.0),
-        total_relevance,
-    ],
-)
+@pytest.mark.parametrize("function", [total_relevance, *(lambda r, part=part: part(r, FOREGROUND) for part in PARTS)])
 def test_what_is_no_heatmap_is_refused(function):
     for shape in ((2, 3, 4, 4), (2, 1, 3, 1, 1, 4, 4), (2, 0, 3, 4, 4), (2, 1, 3, 4, 0)):
-        with pytest.raises(InvalidValueError, match=r"relevance must have shape \(N, K, C, H, W\).*got \(2,"):
+        with pytest.raises(InvalidValueError, match=r"relevance .*\(N, K, C, H, W\).*got \(2,"):
             function(torch.ones(shape))
-    with pytest.raises(InvalidTypeError, match=r"relevance must be a floating tensor; got torch.int64"):
-        function(RELEVANCE.long())
-    with pytest.raises(InvalidTypeError, match="relevance must be a floating tensor; got list"):
-        function([1.0])
+    for wrong, kind in ((RELEVANCE.long(), "torch.int64"), ([1.0], "list")):
+        with pytest.raises(InvalidTypeError, match=f"relevance .*floating.*{kind}"):
+            function(wrong)
 
 
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize(
-    ("foreground", "error", "message"),
+    ("foreground", "error", "named"),
     [
-        (torch.ones(3, 1, 4, 4), InvalidValueError, "one mask for each of the 2 images; got 3"),
-        (torch.ones(1, 1, 4, 4), InvalidValueError, "one mask for each of the 2 images; got 1"),
-        (torch.ones(2, 3, 4, 4), InvalidValueError, r"\(N, 1, H, W\) or \(N, H, W\) .*got \(2, 3, 4, 4\)"),
-        (torch.ones(4, 4), InvalidValueError, r"\(N, 1, H, W\) or \(N, H, W\) .*got \(4, 4\)"),
-        (
-            torch.ones(2, 4, 4, dtype=torch.complex64),
-            InvalidTypeError,
-            "bool, integer or floating; got torch.complex64",
-        ),
-        ("mask", InvalidTypeError, "foreground must be a tensor; got str"),
+        (torch.ones(3, 1, 4, 4), InvalidValueError, "foreground .*2 images.*3"),
+        (torch.ones(1, 1, 4, 4), InvalidValueError, "foreground .*2 images.*1"),
+        (torch.ones(2, 3, 4, 4), InvalidValueError, r"\(N, 1, H, W\) or \(N, H, W\) .*\(2, 3, 4, 4\)"),
+        (torch.ones(4, 4), InvalidValueError, r"\(N, 1, H, W\) or \(N, H, W\) .*\(4, 4\)"),
+        (torch.ones(2, 4, 4, dtype=torch.complex64), InvalidTypeError, "foreground .*torch.complex64"),
+        ("mask", InvalidTypeError, "foreground .*str"),
     ],
 )
-@pytest.mark.parametrize(
-    "loss",
-    [background_loss, lambda *args: foreground_loss(*args, 1.0, 2.0), lambda *args: heatmap_loss(*args, 1.0, 2.0)],
-)
-def test_a_mask_that_does_not_fit_is_refused(loss, foreground, error, message):
-    with pytest.raises(error, match=message):
-        loss(RELEVANCE, foreground)
+def test_a_mask_that_does_not_fit_is_refused(part, foreground, error, named):
+    with pytest.raises(error, match=named):
+        part(RELEVANCE, foreground)
 
 
 def test_a_video_needs_a_video_mask():
-    with pytest.raises(InvalidValueError, match=r"\(N, 1, T, H, W\) or \(N, T, H, W\) .*got \(2, 4, 4\)"):
+    with pytest.raises(InvalidValueError, match=r"\(N, 1, T, H, W\) or \(N, T, H, W\) .*\(2, 4, 4\)"):
         background_loss(torch.ones(2, 1, 3, 5, 4, 4), torch.ones(2, 4, 4))

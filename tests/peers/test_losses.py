@@ -3,6 +3,7 @@
 import peers_oracle
 import pytest
 import torch
+from loss_data import left_half
 
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.peers import RangeFreeLoss, energy_loss, gradmask_loss, rrr_loss
@@ -13,12 +14,6 @@ ORACLES = [
     (gradmask_loss, peers_oracle.gradmask),
     (energy_loss, peers_oracle.energy),
 ]
-
-
-def left_half(images=1, size=4):
-    foreground = torch.zeros(images, 1, size, size)
-    foreground[..., : size // 2] = 1
-    return foreground
 
 
 @pytest.mark.parametrize(("loss", "oracle"), ORACLES)
@@ -56,10 +51,9 @@ def test_a_mask_without_background_is_the_best_case_and_pulls_nowhere(loss, valu
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("value", [0.0, -1.0])
-def test_heatmaps_without_positive_attribution_have_finite_gradients(loss, value):
-    attribution = torch.full((1, 1, 3, 4, 4), value, requires_grad=True)
-    found = loss(attribution, left_half())
+def test_heatmaps_without_positive_attribution_have_finite_gradients(loss):
+    attribution = torch.tensor([0.0, -1.0]).repeat_interleave(48).view(2, 1, 3, 4, 4).requires_grad_()
+    found = loss(attribution, left_half(2))
     found.sum().backward()
     assert found.isfinite().all()
     assert attribution.grad.isfinite().all()
@@ -116,13 +110,13 @@ def test_energy_takes_masks_that_are_smaller_than_the_maps(generator):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_bad_input_is_refused(loss):
-    with pytest.raises(InvalidTypeError, match=r"relevance must be a floating tensor; got torch.int64"):
+    with pytest.raises(InvalidTypeError, match=r"relevance .*torch.int64"):
         loss(torch.ones(1, 1, 3, 4, 4).long(), left_half())
-    with pytest.raises(InvalidValueError, match=r"relevance must have shape \(N, K, C, H, W\).*got \(1, 3, 4, 4\)"):
+    with pytest.raises(InvalidValueError, match=r"relevance .*\(N, K, C, H, W\).*\(1, 3, 4, 4\)"):
         loss(torch.ones(1, 3, 4, 4), left_half())
-    with pytest.raises(InvalidValueError, match="one mask for each of the 1 images; got 2"):
+    with pytest.raises(InvalidValueError, match=r"foreground .*1 images.*2"):
         loss(torch.ones(1, 1, 3, 4, 4), left_half(2))
-    with pytest.raises(InvalidTypeError, match="foreground must be a tensor; got str"):
+    with pytest.raises(InvalidTypeError, match=r"foreground .*str"):
         loss(torch.ones(1, 1, 3, 4, 4), "mask")
 
 

@@ -156,15 +156,15 @@ def test_the_label_is_explained_by_default_and_must_be_given(peer):
 
 def test_bad_models_layers_and_options_are_refused():
     for peer in PEERS.values():
-        with pytest.raises(InvalidTypeError, match=r"model must be a torch.nn.Module"):
+        with pytest.raises(InvalidTypeError, match=r"model .*Module"):
             peer("resnet18")
-        with pytest.raises(InvalidValueError, match="every must be at least 1"):
+        with pytest.raises(InvalidValueError, match=r"every .*1"):
             peer(tiny_net(), every=0)
-        with pytest.raises(TypeError, match="unexpected keyword argument 'layers'"):
+        with pytest.raises(TypeError, match="layers"):
             peer(tiny_net(), layers=["2"])
-        with pytest.raises(UnsupportedModelError, match=r"use DistributedDataParallel"):
+        with pytest.raises(UnsupportedModelError, match="DistributedDataParallel"):
             peer(nn.DataParallel(tiny_net()))
-    with pytest.raises(InvalidValueError, match="no layer"):
+    with pytest.raises(InvalidValueError, match="layer9"):
         peers.gradcam_guided(tiny_net(), "layer9")
-    with pytest.raises(InvalidTypeError, match="layer must be a name"):
+    with pytest.raises(InvalidTypeError, match=r"layer .*int"):
         peers.gradcam_guided(tiny_net(), 5)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from zennit_isnet import HeatmapLoss
 from zennit_isnet.formulations import Original, Selective
-from zennit_isnet.losses import HeatmapLoss
 from zennit_isnet.lrp.attribution import LRPAttribution
 from zennit_isnet.lrp.flex import LRPFlex
 

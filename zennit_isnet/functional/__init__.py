@@ -14,15 +14,19 @@ Bassi, P. R. A. S., Decherchi, S., Cavalli, A. "Faster ISNet for background bias
 IEEE Access 12, 155151 (2024). arXiv:2401.08409.
 """
 
-from zennit_isnet.functional.background import background_loss, normalized_background
-from zennit_isnet.functional.channels import pool_channels
-from zennit_isnet.functional.foreground import foreground_loss
+from zennit_isnet.functional.background import background_loss, gwrp, normalized_background
 from zennit_isnet.functional.groups import bias_gap, group_counts, worst_group_accuracy
-from zennit_isnet.functional.heatmap import heatmap_loss, total_relevance
+from zennit_isnet.functional.heatmap import foreground_loss, heatmap_loss, total_relevance
 from zennit_isnet.functional.masks import resize_foreground, validate_foreground
-from zennit_isnet.functional.pooling import gwrp
-from zennit_isnet.functional.ranks import pointing_game, relevance_rank_accuracy, top_k_intersection
-from zennit_isnet.functional.shares import background_share, energy_pointing_game, relevance_mass_accuracy
+from zennit_isnet.functional.measures import (
+    background_share,
+    energy_pointing_game,
+    pointing_game,
+    pool_channels,
+    relevance_mass_accuracy,
+    relevance_rank_accuracy,
+    top_k_intersection,
+)
 
 __all__ = [
     "background_loss",

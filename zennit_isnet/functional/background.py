@@ -1,23 +1,92 @@
-"""Background part of the heatmap loss."""
+"""Background part of the heatmap loss, and the pooling by rank that it is made of."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from zennit_isnet.checks import check_choice, check_number
-from zennit_isnet.functional.heatmap_inputs import align
-from zennit_isnet.functional.options import Normalization
-from zennit_isnet.functional.pooling import gwrp
+from zennit_isnet.checks import as_floats, check_choice, check_number
+from zennit_isnet.errors import InvalidValueError
+from zennit_isnet.functional.masks import align
+
+Normalization = Literal["absolute_first", "normalize_first"]
+"""Whether the mean relevance of the foreground is taken of absolute or of signed relevance."""
+
+DECAY = 0.99
+"""Weight of each rank of the background relative to the one before: about the 100 hottest cells count."""
+
+BACKGROUND_SCALE = 0.01
+"""The normalised background at which the loss begins to push."""
 
 SMALLEST_COMPLEMENT = 1e-7
 """The background loss is ``-log(1 - b)`` with ``1 - b`` never below this, so it is at most 16.1."""
 
 
+def gwrp(values: Tensor, decay: float, dim: int = -1) -> Tensor:
+    r"""Global weighted rank pooling: the weighted mean of the values in descending order.
+
+    .. math:: \frac{\sum_{i=0}^{n-1} d^i v_{(i)}}{\sum_{i=0}^{n-1} d^i}, \qquad v_{(0)} \ge v_{(1)} \ge \dots
+
+    Only the ranks whose weight counts in the dtype are looked for (151 of any number for ``decay=0.9`` in float32),
+    and none of them for ``decay=1``. The ranks left out weigh less than the rounding of the result together.
+
+    Parameters
+    ----------
+    values : Tensor
+        Floating; half precision is pooled in float32.
+    decay : float
+        Weight :math:`d` of each rank relative to the one before, in (0, 1]. Near 0 this is the maximum, 1 the mean.
+    dim : int, default=-1
+        The axis that is pooled.
+
+    Returns
+    -------
+    Tensor
+        Shape of `values` without `dim`.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `values` is not a floating tensor, or `decay` not a number.
+    InvalidValueError
+        If `decay` lies outside of (0, 1], or `values` has no such axis or nothing along it.
+
+    References
+    ----------
+    .. [1] Kolesnikov, A., Lampert, C. H. "Seed, expand and constrain: three principles for weakly-supervised image
+       segmentation". ECCV 2016.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet.functional import gwrp
+    >>> values = torch.tensor([1.0, 4.0, 2.0])
+    >>> gwrp(values, 0.5)
+    tensor(3.)
+    >>> gwrp(values, 1.0) == values.mean()
+    tensor(True)
+    """
+    check_number("decay", decay, high=1.0)
+    values = as_floats("values", values)
+    shape = tuple(values.shape)
+    if not -len(shape) <= dim < len(shape) or shape[dim] == 0:
+        raise InvalidValueError(f"values must have at least one entry along dim={dim}; got shape {shape}")
+    if decay == 1:
+        return values.mean(dim=dim)
+    log_decay = math.log(decay)
+    ranks = shape[dim]
+    # The weights from rank k on sum to about d^k of all.
+    counting = min(ranks, max(1, math.ceil(math.log(torch.finfo(values.dtype).eps) / log_decay)))
+    weights = torch.exp(log_decay * torch.arange(counting, dtype=values.dtype, device=values.device))
+    weights = weights * ((1 - decay) / -math.expm1(ranks * log_decay))
+    return (values.movedim(dim, -1).topk(counting, dim=-1).values * weights).sum(dim=-1)
+
+
 def normalized_background(
     relevance: Tensor,
     foreground: Tensor,
-    decay: float = 0.99,
+    decay: float = DECAY,
     *,
     normalization: Normalization = "absolute_first",
     stabilizer: float = 0.0,
@@ -94,8 +163,8 @@ def background_loss(
     relevance: Tensor,
     foreground: Tensor,
     *,
-    decay: float = 0.99,
-    background_scale: float = 0.01,
+    decay: float = DECAY,
+    background_scale: float = BACKGROUND_SCALE,
     normalization: Normalization = "absolute_first",
     stabilizer: float = 0.0,
 ) -> Tensor:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from zennit_isnet.checks import check_choice, check_count
+from zennit_isnet.checks import as_integers, check_choice, check_count
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
-from zennit_isnet.functional.integers import as_numbers, check_fits, check_integers
-from zennit_isnet.functional.measured import Undefined
+from zennit_isnet.functional.measures import Undefined
 
 
 def group_counts(predictions: Tensor, labels: Tensor, groups: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
@@ -46,8 +45,8 @@ def group_counts(predictions: Tensor, labels: Tensor, groups: Tensor, num_groups
     check_count("num_groups", num_groups)
     classes = _as_classes(predictions)
     num_classes = predictions.shape[1] if predictions.dim() == 2 else None
-    labels = as_numbers("labels", labels, classes.shape, classes.device, num_classes)
-    groups = as_numbers("groups", groups, classes.shape, classes.device, num_groups)
+    labels = as_integers("labels", labels, classes.shape, classes.device, num_classes)
+    groups = as_integers("groups", groups, classes.shape, classes.device, num_groups)
     correct = torch.bincount(groups[classes == labels], minlength=num_groups)
     return correct, torch.bincount(groups, minlength=num_groups)
 
@@ -135,14 +134,13 @@ def bias_gap(
 
 def kinds(confounding: Tensor | bool, labels: Tensor) -> Tensor:
     """Groups of the bias gap: 0 for biased, 1 for confounding images."""
-    check_integers("labels", labels)
+    labels = as_integers("labels", labels)
     if isinstance(confounding, bool):
-        return torch.full_like(labels, confounding, dtype=torch.int64)
+        return torch.full_like(labels, confounding)
     if not isinstance(confounding, Tensor) or confounding.dtype != torch.bool:
         kind = confounding.dtype if isinstance(confounding, Tensor) else type(confounding).__name__
         raise InvalidTypeError(f"confounding must be a bool or a tensor of torch.bool; got {kind}")
-    check_fits("confounding", confounding, labels.shape, labels.device)
-    return confounding.long()
+    return as_integers("confounding", confounding, labels.shape, labels.device)
 
 
 def worst_accuracy(correct: Tensor, total: Tensor, undefined: Undefined) -> Tensor:
@@ -180,7 +178,7 @@ def _as_classes(predictions: Tensor) -> Tensor:
         if not bool(predictions.isfinite().all()):
             raise InvalidValueError("predictions must be finite; got NaN or Inf")
         return predictions.argmax(dim=1)
-    check_integers("predictions", predictions)
-    if predictions.dim() != 1:
-        raise InvalidValueError(f"predicted classes must have shape (N,); got {tuple(predictions.shape)}")
-    return as_numbers("predictions", predictions, predictions.shape, predictions.device)
+    classes = as_integers("predictions", predictions)
+    if classes.dim() != 1:
+        raise InvalidValueError(f"predicted classes must have shape (N,); got {tuple(classes.shape)}")
+    return classes

@@ -1,11 +1,12 @@
-"""Foreground masks: their values, and their way to the resolution of a heatmap."""
+"""Foreground masks: their values, their way to the resolution of a heatmap, and the heatmaps that they go with."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional as F
 
+from zennit_isnet.checks import as_floats
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 
 _NAMED_IMAGES = 16
@@ -50,7 +51,7 @@ def resize_foreground(foreground: Tensor, size: Sequence[int]) -> Tensor:
     size = tuple(size)
     if len(size) not in (2, 3) or min(size) < 1:
         raise InvalidValueError(f"size must be (H, W) or (T, H, W) with positive entries; got {size}")
-    _check_real(foreground)
+    check_real(foreground)
     shape = tuple(foreground.shape)
     if foreground.dim() == len(size) + 1:
         foreground = foreground.unsqueeze(1)
@@ -64,7 +65,7 @@ def resize_foreground(foreground: Tensor, size: Sequence[int]) -> Tensor:
     foreground = foreground if foreground.dtype == torch.float64 else foreground.to(torch.float32)
     if tuple(foreground.shape[2:]) == size:
         return foreground
-    pool = functional.adaptive_max_pool2d if len(size) == 2 else functional.adaptive_max_pool3d
+    pool = F.adaptive_max_pool2d if len(size) == 2 else F.adaptive_max_pool3d
     resized: Tensor = pool(foreground, size)
     return resized
 
@@ -98,7 +99,7 @@ def validate_foreground(foreground: Tensor) -> None:
         ...
     zennit_isnet.errors.InvalidValueError: no foreground in the masks of images 0, 1 of 2; ...
     """
-    _check_real(foreground)
+    check_real(foreground)
     if foreground.dim() < 2:
         raise InvalidValueError(
             f"foreground must have shape (N, ...), one mask per image; got {tuple(foreground.shape)}"
@@ -122,7 +123,8 @@ def validate_foreground(foreground: Tensor) -> None:
         )
 
 
-def _check_real(foreground: Tensor) -> None:
+def check_real(foreground: Tensor) -> None:
+    """Raise `InvalidTypeError` unless masks are a tensor of bool, integer or floating dtype."""
     if not isinstance(foreground, Tensor):
         raise InvalidTypeError(f"foreground must be a tensor; got {type(foreground).__name__}")
     if foreground.is_complex():
@@ -134,3 +136,25 @@ def named_images(flags: list[bool]) -> str:
     indices = [str(index) for index, flag in enumerate(flags) if flag]
     more = ", ..." if len(indices) > _NAMED_IMAGES else ""
     return f"image{'s' if len(indices) > 1 else ''} {', '.join(indices[:_NAMED_IMAGES])}{more} of {len(flags)}"
+
+
+def as_heatmaps(relevance: Tensor) -> Tensor:
+    """Check heatmaps of shape (N, K, C, *spatial), and return them in float32 or float64."""
+    relevance = as_floats("relevance", relevance)
+    if relevance.dim() not in (5, 6) or min(relevance.shape[1:]) < 1:
+        raise InvalidValueError(
+            "relevance must have shape (N, K, C, H, W) or (N, K, C, T, H, W) with at least one heatmap, channel and "
+            f"cell; got {tuple(relevance.shape)}"
+        )
+    return relevance
+
+
+def align(relevance: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor]:
+    """Check both, and bring the foreground to the dtype of the relevance and to shape (N, 1, 1, *spatial)."""
+    relevance = as_heatmaps(relevance)
+    foreground = resize_foreground(foreground, relevance.shape[3:])
+    if len(foreground) != len(relevance):
+        raise InvalidValueError(
+            f"foreground must have one mask for each of the {len(relevance)} images; got {len(foreground)}"
+        )
+    return relevance, foreground.to(relevance.dtype).unsqueeze(1)

@@ -23,10 +23,15 @@ Heatmaps of a model, batch by batch, in one collection:
 ['BackgroundShare', 'PointingGame']
 """
 
-from zennit_isnet.metrics.groups import BiasGap, WorstGroupAccuracy
-from zennit_isnet.metrics.ranks import PointingGame, RelevanceRankAccuracy, TopKIntersection
-from zennit_isnet.metrics.shares import BackgroundShare, EnergyPointingGame, RelevanceMassAccuracy
-from zennit_isnet.metrics.swap_gap import SwapGap
+from zennit_isnet.metrics.bias import BiasGap, SwapGap, WorstGroupAccuracy
+from zennit_isnet.metrics.localization import (
+    BackgroundShare,
+    EnergyPointingGame,
+    PointingGame,
+    RelevanceMassAccuracy,
+    RelevanceRankAccuracy,
+    TopKIntersection,
+)
 
 __all__ = [
     "BackgroundShare",

@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from zennit_isnet.checks import check_choice
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError, import_optional
-from zennit_isnet.functional.measured import Undefined
+from zennit_isnet.functional.measures import Undefined
 
 import_optional("torchmetrics", package="torchmetrics", extra="metrics")
 
@@ -36,8 +35,8 @@ class SeparateMetric(Metric):
 
     is_differentiable = False
     full_state_update = False
-
-    settings: Tensor
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
 
     def __init__(self, *settings: object, undefined: Undefined, **kwargs: Any) -> None:
         check_choice("undefined", undefined, Undefined)

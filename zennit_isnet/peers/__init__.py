@@ -4,9 +4,16 @@ Each constructor returns an `ISNetRegularizer` with the attribution, the explain
 Their losses have no natural range, so there is nothing to calibrate.
 """
 
-from zennit_isnet.peers.losses import energy_loss, gradmask_loss, rrr_loss
-from zennit_isnet.peers.range_free import RangeFreeLoss
-from zennit_isnet.peers.regularizers import energy, gradcam_guided, gradmask, rrr
+from zennit_isnet.peers.regularizers import (
+    RangeFreeLoss,
+    energy,
+    energy_loss,
+    gradcam_guided,
+    gradmask,
+    gradmask_loss,
+    rrr,
+    rrr_loss,
+)
 
 __all__ = [
     "RangeFreeLoss",

@@ -11,7 +11,7 @@ import torch
 from zennit_isnet.checks import check_number
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.functional import background_loss, foreground_loss, gwrp
-from zennit_isnet.functional.options import ForegroundVariant, check_relevance_range
+from zennit_isnet.functional.heatmap import ForegroundVariant, check_relevance_range
 from zennit_isnet.plotting.canvas import COLOURS, empty_figure
 
 if TYPE_CHECKING:

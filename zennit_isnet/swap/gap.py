@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from zennit_isnet.checks import as_integers
 from zennit_isnet.errors import InvalidValueError
-from zennit_isnet.functional.integers import as_numbers
 from zennit_isnet.swap.consistency import check_logits, log_probabilities
 
 
@@ -98,7 +98,7 @@ def swap_sums(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multila
         if not bool(value.isfinite().all()):
             raise InvalidValueError(f"{name} must be finite; got NaN or Inf")
     shape, count = (logits.shape, 2) if multilabel else (logits.shape[:1], logits.shape[1])
-    labels = as_numbers("labels", labels, shape, logits.device, count)
+    labels = as_integers("labels", labels, shape, logits.device, count)
     p, q = (log_probabilities(y.detach(), multilabel).exp() for y in (logits, swapped_logits))
     before, after = ((y > 0).long() if multilabel else y.argmax(1) for y in (logits, swapped_logits))
     return {
