@@ -10,7 +10,7 @@ import torch
 from torch import Generator, nn
 
 from zennit_isnet import HeatmapLoss, ISNetRegularizer, LRPAttribution, LRPFlex, Original, Selective, Stochastic, peers
-from zennit_isnet.data.options import Background
+from zennit_isnet.data.background_bias import Background
 from zennit_isnet.formulations import Dual
 from zennit_isnet.model import eval_mode
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.functional.measured import Undefined
 from zennit_isnet.metrics.base import SeparateMetric
-from zennit_isnet.swap.gap import swap_rates, swap_sums
+from zennit_isnet.swap.predictions import swap_rates, swap_sums
 
 
 class SwapGap(SeparateMetric):
