@@ -34,7 +34,7 @@ from torch import nn
 
 from zennit_isnet import ISNetRegularizer, LRPFlex, Original, Selective, Stochastic, ZPlus
 from zennit_isnet.data import BackgroundBias, load_digits
-from zennit_isnet.data.options import Split
+from zennit_isnet.data.background_bias import Split
 from zennit_isnet.formulations import AllLogits
 from zennit_isnet.plotting import heatmap_panel
 from zennit_isnet.schedule import EveryNth

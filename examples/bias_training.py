@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from zennit_isnet import ISNetRegularizer
 from zennit_isnet.data import BackgroundBias
-from zennit_isnet.data.options import Background
+from zennit_isnet.data.background_bias import Background
 from zennit_isnet.functional import resize_foreground
 from zennit_isnet.swap import BackgroundSwap
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from zennit_isnet.data import BackgroundBias, load_digits
-from zennit_isnet.data.options import Background, Split
+from zennit_isnet.data.background_bias import Background, Split
 
 Digits = tuple[Tensor, Tensor]
 

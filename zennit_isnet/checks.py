@@ -357,16 +357,22 @@ def as_integers(
     """
     if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():
         raise InvalidTypeError(f"{name} must be a tensor of integers; got {_kind(value)}")
-    if shape is not None and (tuple(value.shape) != tuple(shape) or value.device != device):
-        raise InvalidValueError(
-            f"{name} must have shape {tuple(shape)} on {device}; got {tuple(value.shape)} on {value.device}"
-        )
+    if shape is not None:
+        check_fits(name, value, shape, device)
     values = value.long()
     outside = values[(values < 0) if count is None else (values < 0) | (values >= count)]
     if outside.numel():
         legal = "not be negative" if count is None else f"lie in 0, ..., {count - 1}"
         raise InvalidValueError(f"{name} must {legal}; got {outside.unique().tolist()}")
     return values
+
+
+def check_fits(name: str, value: Tensor, shape: Sequence[int], device: torch.device | None) -> None:
+    """Raise `InvalidValueError` unless a tensor has this shape and is on this device."""
+    if tuple(value.shape) != tuple(shape) or value.device != device:
+        raise InvalidValueError(
+            f"{name} must have shape {tuple(shape)} on {device}; got {tuple(value.shape)} on {value.device}"
+        )
 
 
 def _kind(value: object) -> str:

@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 
 from zennit_isnet import ISNetRegularizer, LRPFlex
 from zennit_isnet.data import BackgroundBias
-from zennit_isnet.data.options import Background
+from zennit_isnet.data.background_bias import Background
 from zennit_isnet.swap import BackgroundSwap, swap_gap
 
 TEST_SETS: tuple[Background, ...] = ("biased", "unbiased", "confounding", "none")

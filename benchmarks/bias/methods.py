@@ -20,7 +20,7 @@ from zennit_isnet import (
     ZPlus,
     peers,
 )
-from zennit_isnet.data.options import Background
+from zennit_isnet.data.background_bias import Background
 from zennit_isnet.formulations import AllLogits
 from zennit_isnet.model import eval_mode
 

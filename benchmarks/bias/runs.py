@@ -23,7 +23,7 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from zennit_isnet.data import BackgroundBias, load_digits
-from zennit_isnet.data.options import Background, Bias, Split
+from zennit_isnet.data.background_bias import Background, Bias, Split
 
 CRITERIA: dict[str, Callable[[dict[str, Any]], tuple[float, ...]]] = {
     "loss": lambda epoch: (-epoch["validation_loss"],),

@@ -1,4 +1,7 @@
-"""The directive ``figure-code``: Python code, and below it the Matplotlib figure that its last line evaluates to."""
+"""The directive ``figure-code``: Python code, and below it the Matplotlib figure that its last line evaluates to.
+
+With the option ``:figure-only:`` the code is not shown, as where it needs what only these pages have.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class FigureCode(SphinxDirective):
     """Shows the code and the picture."""
 
     has_content = True
-    option_spec: ClassVar = {"alt": directives.unchanged_required}
+    option_spec: ClassVar = {"alt": directives.unchanged_required, "figure-only": directives.flag}
 
     def run(self) -> list[nodes.Node]:
         code = "\n".join(self.content)
@@ -45,7 +48,8 @@ class FigureCode(SphinxDirective):
         # relative to the page, as in an image directive
         depth = self.env.docname.count("/")
         picture = nodes.image(uri="../" * depth + f"{FOLDER}/{name}", alt=self.options["alt"])
-        return [nodes.literal_block(code, code, language="python"), picture]
+        shown = [] if "figure-only" in self.options else [nodes.literal_block(code, code, language="python")]
+        return [*shown, picture]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

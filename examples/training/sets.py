@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zennit_isnet.data import BackgroundBias, load_digits
-from zennit_isnet.data.options import Background
+from zennit_isnet.data.background_bias import Background
 
 TEST_BACKGROUNDS: dict[Background, str] = {
     "biased": "biased backgrounds",

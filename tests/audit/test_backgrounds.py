@@ -8,9 +8,8 @@ import pytest
 import torch
 from audit_data import CORNER, OBJECT, Cued
 
-from zennit_isnet.audit.backgrounds import versions, without_object
-from zennit_isnet.audit.reading import Batch, MaskedImages
-from zennit_isnet.audit.survey import DONORS, Survey, survey
+from zennit_isnet.audit.reading import DONORS, Batch, MaskedImages, Survey, survey
+from zennit_isnet.audit.run import versions, without_object
 
 
 def looked_at(data: Cued, batch_size: int = 100) -> tuple[Batch, Survey]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import sys
 from pathlib import Path
 
@@ -152,11 +151,3 @@ def test_wrong_usage_ends_with_two(arguments: list[str], message: str, capsys: p
         main(["audit", "audited_models:linear", *arguments])
     assert ended.value.code == USAGE
     assert message in capsys.readouterr().err
-
-
-def test_module_is_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["audit", "--help"])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module("zennit_isnet.audit", run_name="__main__")
-    assert ended.value.code == 0
-    assert "zennit-isnet audit resnet50" in capsys.readouterr().out

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from zennit_isnet.data import MaskPolicy
-from zennit_isnet.data.binarization import Binarize, binarized
-from zennit_isnet.data.decoding import Levels
+from zennit_isnet.data.decoding import Binarize, Levels, binarized
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 
 
@@ -38,7 +37,7 @@ def test_strict_refuses_everything_else_and_names_mask_and_values(values: list[f
 
 
 def test_message_lists_few_of_many_values() -> None:
-    with pytest.raises(InvalidValueError, match=re.escape("6, 7, ... (256 values)")):
+    with pytest.raises(InvalidValueError, match=r"6, 7, \.\.\. .*256"):
         foreground(list(range(256)), "strict")
 
 
@@ -50,9 +49,9 @@ def test_half_is_half_of_the_range_of_the_format(top: float, values: list[float]
 
 
 def test_half_of_an_unknown_range_is_refused() -> None:
-    with pytest.raises(InvalidValueError, match=r"mask 1\.png .*without a known range"):
+    with pytest.raises(InvalidValueError, match=r"mask 1\.png .*not known"):
         foreground([0, 1, 2], "half", top=None)
-    with pytest.raises(InvalidValueError, match="up to 200, above the brightest value 1"):
+    with pytest.raises(InvalidValueError, match=r"up to 200,.* is 1,"):
         foreground([0.0, 200.0], "half", top=1)
 
 
@@ -60,7 +59,7 @@ def test_nonzero_takes_all_but_zero() -> None:
     assert foreground([0, 1, 2, 255], "nonzero") == [False, True, True, True]
 
 
-@pytest.mark.parametrize("binarize", [{1, 3}, [3, 1], (1, 3), frozenset({1, 3})])
+@pytest.mark.parametrize("binarize", [{1, 3}, [3, 1]])
 def test_collection_names_the_values_of_the_foreground(binarize: Binarize) -> None:
     assert foreground([1, 2, 3, 0], binarize) == [True, False, True, False]
 

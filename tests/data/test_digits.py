@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zennit_isnet.data import foreground_mask, load_digits
-from zennit_isnet.data.options import DigitSource
+from zennit_isnet.data.digits import DigitSource
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError, ISNetError, MissingDependencyError
 
 
@@ -96,8 +96,8 @@ def test_mask_holds_all_ink_of_real_digits_and_leaves_most_of_the_image(all_digi
         (torch.zeros(1, 28, 28), {}, InvalidTypeError, "uint8 tensor, got torch.float32"),
         ([[0]], {}, InvalidTypeError, "uint8 tensor, got list"),
         (torch.zeros(28, 28, dtype=torch.uint8), {}, InvalidValueError, r"\(n, H, W\), got \(28, 28\)"),
-        (torch.zeros(1, 28, 28, dtype=torch.uint8), {"threshold": 255}, InvalidValueError, "0 to 254, got 255"),
-        (torch.zeros(1, 28, 28, dtype=torch.uint8), {"dilation": -1}, InvalidValueError, "at least 0, got -1"),
+        (torch.zeros(1, 28, 28, dtype=torch.uint8), {"threshold": 255}, InvalidValueError, "threshold .*254.*255"),
+        (torch.zeros(1, 28, 28, dtype=torch.uint8), {"dilation": -1}, InvalidValueError, "dilation .*-1"),
     ],
 )
 def test_bad_mask_input_is_rejected(

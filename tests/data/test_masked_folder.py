@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-import re
 from pathlib import Path
 
 import pytest
@@ -187,7 +186,7 @@ def test_files_that_differ_in_their_extension_only_are_refused(layout: Layout, w
     file = getattr(layout, which) / layout.files[0]
     file.with_suffix(".jpg").write_bytes(b"")
     first, second = sorted(map(str, (file, file.with_suffix(".jpg"))))
-    with pytest.raises(InvalidValueError, match=f"which these files share: {first} and {second}"):
+    with pytest.raises(InvalidValueError, match=f"{first} and {second}"):
         folder(layout)
 
 
@@ -213,8 +212,8 @@ def test_folder_without_classes_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_illegal_options_are_named(layout: Layout, option: dict[str, object], error: type[Exception]) -> None:
-    ((name, value),) = option.items()
-    with pytest.raises(error, match=f"{name} must be .*{re.escape(repr(value))}"):
+    (name,) = option
+    with pytest.raises(error, match=f"{name} must be"):
         folder(layout, **option)
 
 

@@ -150,14 +150,14 @@ def test_square_needs_foreground_and_an_image_that_holds_it() -> None:
 @pytest.mark.parametrize(
     ("preset", "options", "error", "message"),
     [
-        (training_transform, {"size": 0}, InvalidValueError, "size must be at least 1; got 0"),
-        (training_transform, {"size": 224.0}, InvalidTypeError, "size must be an int"),
+        (training_transform, {"size": 0}, InvalidValueError, "size .*0"),
+        (training_transform, {"size": 224.0}, InvalidTypeError, "size .*224.0"),
         (training_transform, {"flip": 1.5}, InvalidValueError, "flip must lie in"),
         (training_transform, {"scale": (0.5, 0.2)}, InvalidValueError, "scale"),
-        (training_transform, {"attempts": 0}, InvalidValueError, "attempts must be at least 1"),
+        (training_transform, {"attempts": 0}, InvalidValueError, "attempts .*0"),
         (training_transform, {"mean": 0.5}, InvalidValueError, "give mean and std, or neither"),
         (evaluation_transform, {"mean": 0.5, "std": 0.0}, InvalidValueError, "std must be positive"),
-        (evaluation_transform, {"size": 32, "resize": 31}, InvalidValueError, "resize must be at least 32; got 31"),
+        (evaluation_transform, {"size": 32, "resize": 31}, InvalidValueError, "resize .*32.*31"),
     ],
 )
 def test_illegal_options_are_named(preset: Any, options: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -168,7 +168,7 @@ def test_illegal_options_are_named(preset: Any, options: dict[str, Any], error: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"transform": None}, "transform must be callable"),
+        ({"transform": "crop"}, "transform must be callable"),
         ({"fallback": 3}, "fallback must be callable"),
         ({"attempts": True}, "attempts must be an int"),
     ],

@@ -1,29 +1,21 @@
-"""Splits and cues."""
-
-from typing import get_args
+"""What is random about the benchmark, and where its patches lie."""
 
 import pytest
 import torch
 
-from zennit_isnet.data.options import Background, Split
-from zennit_isnet.data.sampling import Draws, stratified_split
+from zennit_isnet.data.background_bias import Split, draw, patch_mask, patch_places, stratified_split
 
 LABELS = torch.arange(10).repeat_interleave(torch.tensor([100, 50, 200, 100, 100, 100, 100, 100, 100, 100]))
 MANY = torch.arange(10).repeat(2000)
+SIZES = [32, 33, 57]
 
 
-def test_splits_are_disjoint_and_hold_every_digit() -> None:
+def test_splits_have_their_share_of_every_class_and_hold_every_digit_once() -> None:
     splits = stratified_split(LABELS, torch.Generator().manual_seed(0))
-    everything = torch.cat(list(splits.values()))
-    assert torch.equal(everything.sort().values, torch.arange(len(LABELS)))
-
-
-def test_splits_have_their_share_of_every_class() -> None:
-    splits = stratified_split(LABELS, torch.Generator().manual_seed(0))
-    counts = LABELS.bincount()
+    assert torch.equal(torch.cat(list(splits.values())).sort().values, torch.arange(len(LABELS)))
     shares: dict[Split, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}
     for name, share in shares.items():
-        assert LABELS[splits[name]].bincount().tolist() == (counts * share).round().tolist()
+        assert LABELS[splits[name]].bincount().tolist() == (LABELS.bincount() * share).round().tolist()
 
 
 def test_splits_are_shuffled_over_the_classes() -> None:
@@ -32,49 +24,58 @@ def test_splits_are_shuffled_over_the_classes() -> None:
 
 
 def test_biased_cue_is_the_label_and_none_has_no_cue() -> None:
-    draws = Draws.from_seed(MANY, seed=0)
-    assert torch.equal(draws.cues(MANY, "biased"), MANY)
-    assert torch.equal(draws.cues(MANY, "none"), torch.full_like(MANY, -1))
+    _, cues, _ = draw(MANY, seed=0)
+    assert torch.equal(cues["biased"], MANY)
+    assert torch.equal(cues["none"], torch.full_like(MANY, -1))
 
 
 def test_unbiased_cue_is_uniform_for_every_class() -> None:
-    table = 10 * MANY + Draws.from_seed(MANY, seed=0).cues(MANY, "unbiased")
-    counts = table.bincount(minlength=100)
+    counts = (10 * MANY + draw(MANY, seed=0)[1]["unbiased"]).bincount(minlength=100)
     # 200 expected in each of the 100 cells; five standard deviations of a binomial count.
     assert (counts - 200).abs().max() < 5 * 200**0.5
 
 
 def test_confounding_cue_is_uniform_over_the_nine_wrong_classes() -> None:
-    cues = Draws.from_seed(MANY, seed=0).cues(MANY, "confounding")
-    counts = (10 * MANY + cues).bincount(minlength=100).reshape(10, 10)
+    counts = (10 * MANY + draw(MANY, seed=0)[1]["confounding"]).bincount(minlength=100).reshape(10, 10)
     assert counts.diagonal().tolist() == [0] * 10
     wrong = counts[~torch.eye(10, dtype=torch.bool)]
     assert (wrong - 2000 / 9).abs().max() < 5 * (2000 / 9) ** 0.5
 
 
-@pytest.mark.parametrize("background", get_args(Background))
-def test_same_seed_same_draws(background: Background) -> None:
-    first, second = (Draws.from_seed(LABELS, seed=3) for _ in range(2))
-    assert torch.equal(first.cues(LABELS, background), second.cues(LABELS, background))
-    assert torch.equal(first.positions, second.positions)
-    assert all(torch.equal(first.splits[name], second.splits[name]) for name in first.splits)
-
-
-def test_another_seed_gives_other_draws() -> None:
-    first, second = (Draws.from_seed(LABELS, seed=seed) for seed in (0, 1))
-    assert not torch.equal(first.independent, second.independent)
-    assert not torch.equal(first.wrong, second.wrong)
-    assert not torch.equal(first.positions, second.positions)
-    assert not torch.equal(first.splits["train"], second.splits["train"])
-
-
-def test_global_generator_is_neither_read_nor_moved() -> None:
-    torch.manual_seed(0)
-    first = Draws.from_seed(LABELS, seed=0)
+def test_draws_belong_to_the_seed_and_leave_the_global_generator_alone() -> None:
     state = torch.get_rng_state()
-    second = Draws.from_seed(LABELS, seed=0)
+    splits, cues, positions = draw(LABELS, seed=0)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(1)
-    third = Draws.from_seed(LABELS, seed=0)
-    assert torch.equal(first.positions, second.positions)
-    assert torch.equal(first.positions, third.positions)
+    again, other = draw(LABELS, seed=0), draw(LABELS, seed=1)
+    assert torch.equal(again[2], positions)
+    assert not torch.equal(other[2], positions)
+    for found, expected in ((again[0], splits), (again[1], cues)):
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert not torch.equal(other[0]["train"], splits["train"])
+    assert not torch.equal(other[1]["unbiased"], cues["unbiased"])
+    assert not torch.equal(other[1]["confounding"], cues["confounding"])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_cue_has_a_square_of_its_own_outside_of_the_digit(size: int) -> None:
+    squares = patch_mask(torch.arange(10), size)
+    assert squares.shape == (10, 1, size, size)
+    assert squares.sum(dim=0).max() == 1
+    for square, (row, column) in zip(squares, patch_places(size).tolist(), strict=True):
+        expected = torch.zeros(1, size, size, dtype=torch.bool)
+        expected[0, row : row + 2, column : column + 2] = True
+        assert expected.sum() == 4
+        assert torch.equal(square, expected)
+    before = (size - 28) // 2
+    assert not bool(squares[..., before : before + 28, before : before + 28].any())
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_places_lie_on_the_outermost_pixels_at_equal_distances(size: int) -> None:
+    places = patch_places(size)
+    assert bool(((places == 0) | (places == size - 2)).any(dim=1).all())
+    assert places[0].tolist() == [0, 0]
+    steps = (places - places.roll(1, dims=0)).abs().sum(dim=1)
+    assert steps.max() - steps.min() <= 1
+    assert steps.sum() == 4 * (size - 2)

@@ -108,7 +108,7 @@ def test_soft_edge_falls_from_the_own_image_to_the_donors():
 
 @pytest.mark.parametrize("feather", [0.0, 1.5])
 def test_gradients_are_those_of_finite_differences(feather):
-    images, masks = batch(3, (4, 5), seed=1, dtype=torch.float64)
+    images, masks = batch(3, (3, 4), seed=1, dtype=torch.float64)
     donors = torch.tensor([1, 2, 2])
     assert torch.autograd.gradcheck(
         lambda x: swap_backgrounds(x, masks, donors, feather=feather), images.requires_grad_()
@@ -150,18 +150,18 @@ DONORS = torch.tensor([1, 0])
         ({"images": MASKS}, InvalidTypeError, "integer or floating, got torch.bool"),
         ({"images": IMAGES + 0j}, InvalidTypeError, "integer or floating, got torch.complex64"),
         ({"images": IMAGES[0]}, InvalidValueError, r"\(N, C, H, W\) .* got \(3, 4, 4\)"),
-        ({"images": IMAGES[:0]}, InvalidValueError, r"none of them 0, got \(0, 3, 4, 4\)"),
+        ({"images": IMAGES[:0]}, InvalidValueError, r"got \(0, 3, 4, 4\)"),
         ({"masks": None}, InvalidTypeError, "masks must be a Tensor"),
         ({"masks": MASKS[:1]}, InvalidValueError, r"got \(1, 1, 4, 4\)"),
         ({"masks": MASKS[..., :3]}, InvalidValueError, r"images' size \(4, 4\), got \(4, 3\)"),
         ({"masks": MASKS * 0.5}, InvalidValueError, "other values, such as 0.5"),
         ({"masks": MASKS & False}, InvalidValueError, "no foreground in the masks of images 0, 1 of 2"),
-        ({"masks": MASKS | torch.tensor([True, False]).view(2, 1, 1, 1)}, InvalidValueError, r"\[0\] are all foregr"),
+        ({"masks": MASKS | torch.tensor([True, False]).view(2, 1, 1, 1)}, InvalidValueError, r"background.*\[0\]"),
         ({"donors": [1, 0]}, InvalidTypeError, "int64 tensor of indices, got list"),
         ({"donors": DONORS.int()}, InvalidTypeError, "int64 tensor of indices, got torch.int32"),
-        ({"donors": DONORS[:1]}, InvalidValueError, r"shape \(2,\) on cpu, got \(1,\)"),
-        ({"donors": DONORS - 1}, InvalidValueError, r"from 0 to 1, got \[-1\]"),
-        ({"donors": DONORS + 1}, InvalidValueError, r"from 0 to 1, got \[2\]"),
+        ({"donors": DONORS[:1]}, InvalidValueError, r"donors .*\(2,\).*\(1,\)"),
+        ({"donors": DONORS - 1}, InvalidValueError, r"donors .*\[-1\]"),
+        ({"donors": DONORS + 1}, InvalidValueError, r"donors .*\[2\]"),
         ({"feather": -1}, InvalidValueError, "feather must lie in"),
         ({"feather": "soft"}, InvalidTypeError, "feather must be a number"),
     ],

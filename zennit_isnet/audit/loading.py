@@ -6,8 +6,7 @@ import difflib
 import pickle
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -86,12 +85,11 @@ def load_weights(model: nn.Module, path: Path) -> None:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InvalidValueError(
-            f"{path} cannot be read as a file of weights: it is damaged, or holds more than weights, and no code of a "
-            "file is run; save model.state_dict()"
-        ) from error
+        reason = "it is damaged, or holds more than weights, and no code is run; save model.state_dict()"
+        raise InvalidValueError(f"{path} cannot be read as a file of weights: {reason}") from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise InvalidValueError(f"{path} cannot be read as a file of weights: {_first_line(error)}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidValueError(f"{path} cannot be read as a file of weights: {reason}") from error
     while isinstance(content, Mapping) and (inner := [key for key in WEIGHTS if isinstance(content.get(key), Mapping)]):
         content = content[inner[0]]
     if not isinstance(content, Mapping):
@@ -99,10 +97,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(_own_names(content, model.state_dict()))
     except RuntimeError as error:
-        problems = [textwrap.shorten(line, LONGEST_LINE) for line in str(error).splitlines()[1 : 1 + LINES]]
-        raise InvalidValueError(
-            f"{path} holds weights of another model, or of another number of classes: {' '.join(problems)}"
-        ) from error
+        lines = " ".join(textwrap.shorten(line, LONGEST_LINE) for line in str(error).splitlines()[1 : 1 + LINES])
+        raise InvalidValueError(f"{path} holds weights of another model, or number of classes: {lines}") from error
 
 
 def _own_names(state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,25 +112,15 @@ def _own_names(state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, An
 
 def _from_function(name: str) -> nn.Module:
     module, _, function = name.partition(":")
-    with _current_folder_first():
+    sys.path.insert(0, "")  # the current folder first
+    try:
         try:
             make = getattr(import_module(module), function)
         except (ImportError, AttributeError, ValueError) as error:
             raise InvalidValueError(f"model {name!r} cannot be imported: {error}") from error
         model = make()
+    finally:
+        sys.path.remove("")
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"{name} must return a torch.nn.Module; got {type(model).__name__}")
     return model
-
-
-@contextmanager
-def _current_folder_first() -> Iterator[None]:
-    sys.path.insert(0, "")
-    try:
-        yield
-    finally:
-        sys.path.remove("")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

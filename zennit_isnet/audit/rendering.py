@@ -1,14 +1,20 @@
-"""A report as Markdown, and as one HTML page."""
+"""A report as Markdown, and as one HTML page with its pictures."""
 
 from __future__ import annotations
 
+from base64 import b64encode
+from collections.abc import Iterator
 from importlib.metadata import version
-from typing import Any, get_args
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from zennit_isnet.audit.backgrounds import Version
-from zennit_isnet.audit.report import AuditReport
+from zennit_isnet.audit.report import AuditReport, Examples, Version
 from zennit_isnet.audit.verdict import percent, points
 from zennit_isnet.errors import import_optional
+from zennit_isnet.plotting import heatmap_panel, share_by_class, share_histogram
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 VERSIONS: dict[Version, str] = {
     "kept": "unchanged images",
@@ -20,6 +26,11 @@ VERSIONS: dict[Version, str] = {
 }
 """What each version is called in a report."""
 
+COLUMNS = 4
+"""Images in a panel: few enough to be seen on a phone."""
+
+LONGEST_TITLE = 14
+
 
 def html(report: AuditReport) -> str:
     """Return the report as a page that needs no other file; all names are escaped.
@@ -29,15 +40,15 @@ def html(report: AuditReport) -> str:
     MissingDependencyError
         If Jinja or Matplotlib is not installed.
     """
-    environment = _environment()
-    # Matplotlib is needed for the page only
-    from zennit_isnet.audit.pictures import panels, share_pictures
-
-    page: str = environment.get_template("report.html").render(
-        **_context(report),
-        share_pictures=list(share_pictures(report)),
-        worst_panels=list(panels(report, report.worst, "Worst images")),
-        random_panels=list(panels(report, report.random, "Random images")),
+    page: str = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            **_context(report),
+            share_pictures=list(share_pictures(report)),
+            worst_panels=list(panels(report, report.worst, "Worst images")),
+            random_panels=list(panels(report, report.random, "Random images")),
+        )
     )
     return page
 
@@ -64,9 +75,7 @@ def _environment() -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["percent"] = percent
-    environment.filters["points"] = points
-    environment.filters["cell"] = escaped_cell
+    environment.filters.update(percent=percent, points=points, cell=escaped_cell)
     return environment
 
 
@@ -88,3 +97,63 @@ def _context(report: AuditReport) -> dict[str, Any]:
         "random": [(place, report.images[row]) for place, row in enumerate(report.random.rows, start=1)],
         "package_version": version("zennit-isnet"),
     }
+
+
+class Picture(NamedTuple):
+    """A picture in a page.
+
+    Attributes
+    ----------
+    source : str
+        The PNG as a ``data:`` address.
+    alt : str
+        What it shows, for readers who do not see it.
+    """
+
+    source: str
+    alt: str
+
+    @classmethod
+    def of(cls, figure: Figure, alt: str) -> Picture:
+        """Draw a figure."""
+        file = BytesIO()
+        figure.savefig(file, format="png", dpi=110)
+        return cls(f"data:image/png;base64,{b64encode(file.getvalue()).decode()}", alt)
+
+
+def share_pictures(report: AuditReport) -> Iterator[Picture]:
+    """Draw the histogram of shares, and the shares by class; nothing where no share is defined."""
+    rows = [(row.share, row.label, row.area) for row in report.images if row.share is not None]
+    if rows:
+        shares, labels, areas = (list(column) for column in zip(*rows, strict=True))
+        yield Picture.of(
+            share_histogram({report.model: shares}, expected=areas),
+            f"Histogram: share of |relevance| on the background of {len(rows)} images, {percent(report.share)} on "
+            f"average; the background covers {percent(report.area)} of the area",
+        )
+        yield Picture.of(
+            share_by_class(shares, labels, report.classes, expected=areas),
+            "Share of |relevance| on the background by class: median, middle half and range of its images",
+        )
+
+
+def panels(report: AuditReport, examples: Examples, kind: str) -> Iterator[Picture]:
+    """Draw the images, masks and heatmaps of examples, a few in a picture."""
+    for start in range(0, len(examples.rows), COLUMNS):
+        chosen = slice(start, start + COLUMNS)
+        rows = [report.images[row] for row in examples.rows[chosen]]
+        figure = heatmap_panel(
+            examples.images[chosen],
+            examples.masks[chosen],
+            {"relevance": examples.relevance[chosen]},
+            [f"#{start + i} · {_shortened(report.classes[row.label])}" for i, row in enumerate(rows, start=1)],
+            colour_bar=False,
+        )
+        shown = "; ".join(f"{row.name}, class {report.classes[row.label]}, {percent(row.share)}" for row in rows)
+        yield Picture.of(
+            figure, f"{kind} {start + 1} to {start + len(rows)}: image, mask and heatmap of {shown} on the background"
+        )
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_TITLE else f"{name[: LONGEST_TITLE - 1]}…"

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from torch import Tensor
 
-from zennit_isnet.audit.backgrounds import Version
-from zennit_isnet.audit.statistics import Drop, Proportion
-from zennit_isnet.audit.verdict import Verdict, judge
+from zennit_isnet.audit.verdict import Drop, Proportion, Verdict, judge
+
+Version: TypeAlias = Literal["kept", "swapped", "same_class", "mean", "black", "removed"]
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,8 @@ class AuditReport:
     @property
     def share(self) -> float | None:
         """Mean share of |relevance| on the background; None where it is undefined for all images."""
-        return mean_or_none([row.share for row in self.images])
+        defined = [row.share for row in self.images if row.share is not None]
+        return fmean(defined) if defined else None
 
     @property
     def area(self) -> float:
@@ -138,7 +138,7 @@ class AuditReport:
 
     def accuracy(self, version: Version) -> Proportion:
         """Accuracy on one version of the images, over those for which it could be made."""
-        return accuracy_of(self.images, version)
+        return Proportion.of([right for row in self.images if (right := row.right(version)) is not None])
 
     def drop(self, version: Version, since: Version = "kept") -> Drop:
         """Loss of accuracy from one version of the images to another, over those for which both could be made."""
@@ -160,20 +160,12 @@ class AuditReport:
     @property
     def by_class(self) -> tuple[ClassResult, ...]:
         """One row for each class that has images."""
-        rows: dict[int, list[ImageResult]] = {}
-        for row in self.images:
-            rows.setdefault(row.label, []).append(row)
-        return tuple(
-            ClassResult(
-                name=self.classes[label],
-                count=len(members),
-                kept=accuracy_of(members, "kept"),
-                swapped=accuracy_of(members, "swapped"),
-                share=mean_or_none([row.share for row in members]),
-                area=fmean(row.area for row in members),
-            )
-            for label, members in sorted(rows.items())
-        )
+        found = []
+        for label in sorted({row.label for row in self.images}):
+            part = replace(self, images=tuple(row for row in self.images if row.label == label))
+            kept, swapped = part.accuracy("kept"), part.accuracy("swapped")
+            found.append(ClassResult(self.classes[label], len(part.images), kept, swapped, part.share, part.area))
+        return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the pictures as plain numbers, strings, lists and dictionaries; undefined is None."""
@@ -215,8 +207,7 @@ class AuditReport:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """Return `to_dict` as JSON, and write it to `path` if there is one."""
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
-        return written(text, path)
+        return written(json.dumps(self.to_dict(), indent=2, ensure_ascii=False), path)
 
     def to_markdown(self, path: str | Path | None = None) -> str:
         """Return the report without pictures as Markdown, and write it to `path` if there is one.
@@ -241,17 +232,6 @@ class AuditReport:
         from zennit_isnet.audit.rendering import html
 
         return written(html(self), path)
-
-
-def accuracy_of(rows: Sequence[ImageResult], version: Version) -> Proportion:
-    """Accuracy on one version of some images."""
-    return Proportion.of([right for row in rows if (right := row.right(version)) is not None])
-
-
-def mean_or_none(values: Sequence[float | None]) -> float | None:
-    """Mean of what is defined; None where nothing is."""
-    defined = [value for value in values if value is not None]
-    return fmean(defined) if defined else None
 
 
 def written(text: str, path: str | Path | None) -> str:

@@ -5,23 +5,22 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from zennit_isnet.audit.backgrounds import Altered, Version, versions
-from zennit_isnet.audit.gallery import Gallery
-from zennit_isnet.audit.reading import Batch, MaskedImages
-from zennit_isnet.audit.report import AuditReport, ImageResult
-from zennit_isnet.audit.survey import Normalization, survey, usable
-from zennit_isnet.checks import check_number
+from zennit_isnet.audit.reading import Batch, MaskedImages, Normalization, Survey, survey, usable
+from zennit_isnet.audit.report import AuditReport, Examples, ImageResult, Version
+from zennit_isnet.checks import check_count, check_number
 from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.functional import background_share, resize_foreground
 from zennit_isnet.lrp.attribution import Attribution
 from zennit_isnet.model import eval_mode, main_logits, unwrapped
 from zennit_isnet.regularizer import ISNetRegularizer
+from zennit_isnet.swap import swap_backgrounds
+from zennit_isnet.swap.backgrounds import fill_holes
 
 
 def audit(
@@ -109,8 +108,7 @@ def audit(
     'undecided'
     """
     check_number("tolerance", tolerance, high=1.0, include_low=True)
-    if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
-        raise InvalidValueError(f"examples must be a whole number, at least 1; got {examples!r}")
+    check_count("examples", examples)
     parts: dict[str, Any] = {"layers": ()} if attribution is None else {"attribution": attribution}
     regularizer = ISNetRegularizer(model, **parts)
     source = MaskedImages(data, batch_size)
@@ -118,7 +116,9 @@ def audit(
     known: Sequence[str] | None = source.classes if classes is None else [str(name) for name in classes]
 
     chance = random.Random(seed)
-    gallery = Gallery(examples, chance.sample(range(len(seen.labels)), min(examples, len(seen.labels))))
+    chosen = set(chance.sample(range(len(seen.labels)), min(examples, len(seen.labels))))
+    worst: list[_Shown] = []
+    drawn: list[_Shown] = []
     rows: list[ImageResult] = []
     with eval_mode(model):
         for batch in map(usable, source.batches("auditing", progress=progress)):
@@ -128,8 +128,15 @@ def audit(
                 known = _checked_names(known, batch.labels, max(2, logits["kept"].shape[1]))
                 relevance = _relevance(regularizer, batch.images, logits["kept"])
                 found = _rows(batch, altered, logits, relevance, source)
-                gallery.add(len(rows), batch, found, relevance.sum(1))
-                rows += found
+                for row, *pictures in zip(found, batch.images, batch.masks, relevance.sum(1), strict=True):
+                    shown = _Shown(len(rows), row.share, *pictures)
+                    rows.append(row)
+                    if shown.row in chosen:
+                        drawn.append(shown)
+                    # an undefined share is never among the worst
+                    if shown.share is not None:
+                        worst.append(shown)
+                worst = sorted(worst, key=lambda shown: -(shown.share or 0))[:examples]
     model_name, data_name = names or (type(unwrapped(model)).__name__, source.title)
     return AuditReport(
         model=model_name,
@@ -138,9 +145,90 @@ def audit(
         images=tuple(rows),
         left_out=seen.left_out,
         tolerance=tolerance,
-        worst=gallery.worst(seen),
-        random=gallery.random(seen),
+        worst=_examples(worst, seen),
+        random=_examples(drawn, seen),
     )
+
+
+class Altered(NamedTuple):
+    """One version of a batch.
+
+    Attributes
+    ----------
+    images : Tensor
+        ``(N, C, H, W)``.
+    counts : Tensor
+        ``(N,)``, bool: False where the version cannot be made, because no donor fits or no background is left.
+    """
+
+    images: Tensor
+    counts: Tensor
+
+
+def versions(batch: Batch, survey: Survey, chance: random.Random) -> dict[Version, Altered]:
+    """Make all versions of a batch.
+
+    Parameters
+    ----------
+    batch : Batch
+        Images with some foreground and some background.
+    survey : Survey
+        Colours and donors.
+    chance : random.Random
+        Draws the donors.
+
+    Returns
+    -------
+    dict of str to Altered
+        ``"kept"``: the images. ``"swapped"``: on the background of an image of another class. ``"same_class"``: on
+        that of another image of the same class. ``"mean"`` and ``"black"``: on one colour. ``"removed"``: without
+        their object.
+    """
+    return {
+        "kept": Altered(batch.images, torch.ones(len(batch), dtype=torch.bool)),
+        "swapped": _on_donors(batch, survey.donors, same_class=False, chance=chance),
+        "same_class": _on_donors(batch, survey.donors, same_class=True, chance=chance),
+        "mean": _painted(batch, survey.colour),
+        "black": _painted(batch, survey.black),
+        "removed": without_object(batch.images, batch.masks),
+    }
+
+
+def without_object(images: Tensor, masks: Tensor) -> Altered:
+    """Replace the bounding box of each object by what lies around it.
+
+    The box, and not the mask, because the blurred filling of a mask still shows the object's outline. Where the box
+    leaves no pixel free, the version does not count.
+    """
+    rows, columns = masks.amax(3, keepdim=True) > 0, masks.amax(2, keepdim=True) > 0
+    box = _between(rows, 2) & _between(columns, 3)
+    return Altered(fill_holes(images, ~box), ~box.flatten(1).all(1))
+
+
+def _between(marked: Tensor, dim: int) -> Tensor:
+    """Mark everything from the first to the last mark along an axis."""
+    marks = marked.int()
+    return (marks.cummax(dim).values * marks.flip(dim).cummax(dim).values.flip(dim)).bool()
+
+
+def _painted(batch: Batch, colour: Tensor) -> Altered:
+    images = torch.where(batch.masks == 1, batch.images, colour.to(batch.images.dtype))
+    return Altered(images, torch.ones(len(batch), dtype=torch.bool))
+
+
+def _on_donors(batch: Batch, donors: Batch, *, same_class: bool, chance: random.Random) -> Altered:
+    fits = (donors.labels == batch.labels[:, None]) == same_class
+    fits &= donors.indices != batch.indices[:, None]
+    counts = fits.any(1)
+    if not bool(counts.any()):
+        return Altered(batch.images, counts)
+    drawn = torch.tensor([chance.choice(row.nonzero()[:, 0].tolist()) if row.any() else 0 for row in fits])
+    images = torch.cat([batch.images, donors.images[drawn]])
+    masks = torch.cat([batch.masks, donors.masks[drawn]])
+    own = torch.arange(len(images))
+    # each image takes the background of the donor that stands one batch behind it; donors stay as they are
+    partner = torch.cat([own[len(batch) :], own[len(batch) :]])
+    return Altered(swap_backgrounds(images, masks, partner)[: len(batch)], counts)
 
 
 @torch.no_grad()
@@ -211,3 +299,20 @@ def _rows(
         )
         for i in range(len(batch))
     ]
+
+
+class _Shown(NamedTuple):
+    """One image with its mask and relevance, ``(C, H, W)``, ``(1, H, W)`` and ``(h, w)``, and its row in the report."""
+
+    row: int
+    share: float | None
+    image: Tensor
+    mask: Tensor
+    relevance: Tensor
+
+
+def _examples(shown: Sequence[_Shown], survey: Survey) -> Examples:
+    if not shown:
+        return Examples((), torch.empty(0, 3, 1, 1), torch.empty(0, 1, 1, 1), torch.empty(0, 1, 1))
+    rows, _, images, masks, relevance = zip(*shown, strict=True)
+    return Examples(rows, survey.visible(torch.stack(images)), torch.stack(masks), torch.stack(relevance))

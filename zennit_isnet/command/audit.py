@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch.utils.data import DataLoader, Subset
-from torchvision.transforms.v2.functional import rgb_to_grayscale
+from torchvision.transforms import v2
 
 from zennit_isnet.audit import audit
 from zennit_isnet.audit.loading import load_model
-from zennit_isnet.command.source import add_source, check_source, open_source
+from zennit_isnet.audit.reading import Normalization
+from zennit_isnet.command.check_data import add_source, check_source, open_source
 from zennit_isnet.data import BackgroundBias, evaluation_transform
+from zennit_isnet.data.background_bias import Background, Bias
 from zennit_isnet.data.files import MaskedFiles
-from zennit_isnet.data.masked import PairTransform
-from zennit_isnet.data.options import Background, Bias
 from zennit_isnet.errors import InvalidValueError, ISNetError
-
-WRITTEN, FAILED = 0, 2
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -49,37 +45,23 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help="a classifier of torchvision, or module:function that makes one")
     add_source(parser, required=False)
-    parser.add_argument(
-        "--classes",
-        type=Path,
-        help="file with the names of the model's classes in the order of its logits, one a line; default: the names of "
-        "the folders, or the labels of the CSV file, in alphabetical order",
-    )
+    classes = "file with the names of the model's classes, one a line; default: the folders or labels, sorted"
+    parser.add_argument("--classes", type=Path, help=classes)
     parser.add_argument("--checkpoint", type=Path, help="file of weights; a classifier of torchvision needs one")
     parser.add_argument("--benchmark", choices=get_args(Bias), help="audit on the built-in digits instead of IMAGES")
-    parser.add_argument(
-        "--background",
-        choices=get_args(Background),
-        default="biased",
-        help="of the built-in digits; default: biased, where the background names the class",
-    )
+    backgrounds = "background of the built-in digits; default: biased, where it names the class"
+    parser.add_argument("--background", choices=get_args(Background), default="biased", help=backgrounds)
     parser.add_argument("--size", type=int, help="height and width in pixels; default: 224, or 32 for the digits")
     parser.add_argument("--grey", action="store_true", help="the model takes grey images, of one channel")
-    parser.add_argument(
-        "--mean", type=float, nargs="+", help="the mean of each channel, for the normalisation of images"
-    )
+    parser.add_argument("--mean", type=float, nargs="+", help="mean of each channel, for the normalisation of images")
     parser.add_argument("--std", type=float, nargs="+", help="standard deviation; default: images stay in [0, 1]")
     parser.add_argument("--imagenet", action="store_true", help="normalise as torchvision's ImageNet weights expect")
     parser.add_argument("--limit", type=int, help="audit this many images, drawn at random; default: all")
     parser.add_argument("--batch-size", type=int, default=32, help="images that the model takes at once; default: 32")
     parser.add_argument("--workers", type=int, default=0, help="processes that read images; default: 0, none")
     parser.add_argument("--device", type=_device, default="cpu", help="such as cuda; default: cpu")
-    parser.add_argument(
-        "--examples", type=int, default=8, help="how many worst and random images are shown; default: 8"
-    )
-    parser.add_argument(
-        "--tolerance", type=float, default=0.05, help="largest change of accuracy that counts as none; default: 0.05"
-    )
+    parser.add_argument("--examples", type=int, default=8, help="worst and random images that are shown; default: 8")
+    parser.add_argument("--tolerance", type=float, default=0.05, help="change of accuracy that is none; default: 0.05")
     parser.add_argument("--seed", type=int, default=0, help="of the draws of donors and of images; default: 0")
     parser.add_argument("--output", type=Path, default=Path("audit"), help="folder of the report; default: audit")
     parser.set_defaults(run=run, parser=parser)
@@ -115,15 +97,14 @@ def run(options: argparse.Namespace) -> int:
         report.to_html(options.output / "report.html")
     except (ISNetError, OSError) as error:
         sys.stderr.write(f"{error}\n")
-        return FAILED
+        return 2
     verdict = report.verdict
-    sys.stdout.write(
-        f"Verdict: {verdict.outcome}. {verdict.reason}\nWritten to {options.output}: report.html, .md, .json\n"
-    )
-    return WRITTEN
+    sys.stdout.write(f"Verdict: {verdict.outcome}. {verdict.reason}\n")
+    sys.stdout.write(f"Written to {options.output}: report.html, .md, .json\n")
+    return 0
 
 
-def _checked(options: argparse.Namespace) -> tuple[Sequence[float], Sequence[float]] | None:
+def _checked(options: argparse.Namespace) -> Normalization | None:
     """Check what belongs together; return the normalisation."""
     error = options.parser.error
     if (options.images is None) == (options.benchmark is None):
@@ -145,25 +126,16 @@ def _checked(options: argparse.Namespace) -> tuple[Sequence[float], Sequence[flo
     return IMAGENET if options.imagenet else None if options.mean is None else (options.mean, options.std)
 
 
-def _data(options: argparse.Namespace, normalization: tuple[Sequence[float], Sequence[float]] | None) -> Any:
+def _data(options: argparse.Namespace, normalization: Normalization | None) -> Any:
     if options.benchmark is not None:
-        return BackgroundBias(
-            split="test",
-            bias=options.benchmark,
-            background=options.background,
-            size=options.size or 32,
-            seed=options.seed,
-        )
-    transform: PairTransform = evaluation_transform(options.size or 224, *(normalization or (None, None)))
+        size, bias, background = options.size or 32, options.benchmark, options.background
+        return BackgroundBias(split="test", bias=bias, background=background, size=size, seed=options.seed)
+    transform: Any = evaluation_transform(options.size or 224, *(normalization or (None, None)))
     if options.grey:
-        transform = partial(_grey_first, transform)
+        transform = v2.Compose([v2.Grayscale(), transform])
     # an image whose crop has lost the object is left out by the audit, as one without a mask
     data = open_source(options, transform=transform, empty="skip-penalty")
     return data if options.classes is None else _in_order_of(options.classes, data)
-
-
-def _grey_first(transform: PairTransform, image: Any, mask: Any) -> Any:
-    return transform(rgb_to_grayscale(image), mask)
 
 
 def _in_order_of(file: Path, data: MaskedFiles) -> MaskedFiles:

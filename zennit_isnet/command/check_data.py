@@ -1,17 +1,20 @@
-"""``zennit-isnet check-data``: whether images and masks fit together, before a training with them."""
+"""``zennit-isnet check-data``: whether images and masks fit together; and how subcommands take images and masks."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Any, get_args
 
-from zennit_isnet.command.source import add_source, check_source, open_source
-from zennit_isnet.data import check_masks
-from zennit_isnet.data.mask_report import ProblemKind
+from zennit_isnet.data import MaskedImageFolder, MaskedImageTable, check_masks
+from zennit_isnet.data.decoding import Binarization, Binarize
+from zennit_isnet.data.files import MaskedFiles
+from zennit_isnet.data.mask_check import ProblemKind
 from zennit_isnet.errors import InvalidValueError
 
-CLEAN, PROBLEMS = 0, 1
+VALUES = f"{', '.join(get_args(Binarization))}, or numbers as in 1,3"
+
 
 DESCRIPTION = """\
 Read all images and masks; print the foreground's share of the images by class, and all problems.
@@ -28,14 +31,9 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_source(parser, required=True)
-    parser.add_argument(
-        "--allow",
-        metavar="KIND",
-        action="append",
-        choices=get_args(ProblemKind),
-        default=[],
-        help=f"problems that leave the exit status 0, may be repeated: {', '.join(get_args(ProblemKind))}",
-    )
+    kinds = get_args(ProblemKind)
+    allow = f"problems that leave the exit status 0, may be repeated: {', '.join(kinds)}"
+    parser.add_argument("--allow", metavar="KIND", action="append", choices=kinds, default=[], help=allow)
     parser.add_argument("--workers", type=int, help="threads that read; default: the number of processors, at most 8")
     parser.set_defaults(run=run, parser=parser)
 
@@ -47,7 +45,52 @@ def run(options: argparse.Namespace) -> int:
         dataset = open_source(options)
     except InvalidValueError as error:
         sys.stdout.write(f"{error}\n")
-        return PROBLEMS
+        return 1
     report = check_masks(dataset, workers=options.workers, progress=sys.stderr.isatty())
     sys.stdout.write(f"{report}\n")
-    return PROBLEMS if any(problem.kind not in options.allow for problem in report.problems) else CLEAN
+    return int(any(problem.kind not in options.allow for problem in report.problems))
+
+
+def add_source(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Add IMAGES, MASKS and how they are read to a parser."""
+    images = "folder that holds a folder for each class, or a CSV file"
+    parser.add_argument("images", metavar="IMAGES", nargs=None if required else "?", help=images)
+    parser.add_argument("masks", metavar="MASKS", nargs="?", help="parallel folder of masks; not for a CSV file")
+    parser.add_argument("--root", help="folder that paths in the CSV file start from; default: that of the file")
+    parser.add_argument("--mask-suffix", default="", help='what names of masks add to those of images, as "_mask"')
+    foreground = f"values that are foreground: {VALUES}; default: strict"
+    parser.add_argument("--binarize", type=_binarize, default="strict", help=foreground)
+    parser.add_argument("--resize-masks", action="store_true", help="bring masks to the size of their images")
+
+
+def check_source(options: argparse.Namespace) -> None:
+    """End with a usage message unless IMAGES, MASKS and their options belong together."""
+    error = options.parser.error
+    if os.path.isdir(options.images):
+        if options.masks is None or options.root is not None:
+            error("a folder of images needs MASKS and no --root")
+        if not os.path.isdir(options.masks):
+            error(f"MASKS must be an existing folder; got {options.masks}")
+    elif not os.path.isfile(options.images):
+        error(f"IMAGES must be an existing folder or CSV file; got {options.images}")
+    elif options.masks is not None or options.mask_suffix:
+        error("a CSV file names its masks: it goes without MASKS and --mask-suffix")
+    if options.workers is not None and options.workers < 0:
+        error(f"--workers must not be negative; got {options.workers}")
+
+
+def open_source(options: argparse.Namespace, **more: Any) -> MaskedFiles:
+    """Return the data set; `more` goes to both kinds. A class folder may be empty, an image may have no mask."""
+    shared = {"missing": "skip-penalty", "binarize": options.binarize, "resize_masks": options.resize_masks, **more}
+    if options.masks is None:
+        return MaskedImageTable(options.images, options.root, **shared)
+    return MaskedImageFolder(options.images, options.masks, mask_suffix=options.mask_suffix, allow_empty=True, **shared)
+
+
+def _binarize(text: str) -> Binarize:
+    if text in get_args(Binarization):
+        return text  # type: ignore[return-value]
+    try:
+        return {int(value) for value in text.split(",")}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be one of {VALUES}; got {text!r}") from None

@@ -5,16 +5,19 @@ The benchmark needs the packages of the extra ``examples``.
 
 from zennit_isnet.data.background_bias import BackgroundBias
 from zennit_isnet.data.digits import foreground_mask, load_digits
-from zennit_isnet.data.folder import MaskedImageFolder
-from zennit_isnet.data.geometry import AroundForeground, KeepForeground, MaskFollows
-from zennit_isnet.data.mask_check import check_masks
-from zennit_isnet.data.mask_report import MaskProblem, MaskReport
-from zennit_isnet.data.masked import MaskedDataset
-from zennit_isnet.data.pets import OxfordPetMasks
-from zennit_isnet.data.policy import MaskPolicy
+from zennit_isnet.data.files import MaskedImageFolder, OxfordPetMasks
+from zennit_isnet.data.mask_check import MaskProblem, MaskReport, check_masks
+from zennit_isnet.data.masked import MaskedDataset, MaskPolicy
 from zennit_isnet.data.table import MaskedImageTable
 from zennit_isnet.data.textures import TEXTURE_SOURCES, cut_textures, load_texture
-from zennit_isnet.data.transforms import MaskedPreset, evaluation_transform, training_transform
+from zennit_isnet.data.transforms import (
+    AroundForeground,
+    KeepForeground,
+    MaskedPreset,
+    MaskFollows,
+    evaluation_transform,
+    training_transform,
+)
 from zennit_isnet.data.wrapping import with_masks
 
 __all__ = [

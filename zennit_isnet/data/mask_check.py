@@ -6,25 +6,107 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from zennit_isnet.data.folder import MaskedImageFolder
-from zennit_isnet.data.mask_report import ClassCoverage, MaskProblem, MaskReport, ProblemKind
+from zennit_isnet.checks import check_count
+from zennit_isnet.data.files import MaskedImageFolder
 from zennit_isnet.data.masked import MaskedDataset
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 
-_DEFAULT_WORKERS = 8
+ProblemKind: TypeAlias = Literal[
+    "unreadable", "missing", "values", "size", "empty", "all-foreground", "inverted", "unused-mask", "empty-class"
+]
 
 
-class _Finding(NamedTuple):
-    coverage: float | None
+@dataclass(frozen=True)
+class MaskProblem:
+    """One thing that is wrong, or looks wrong.
+
+    Attributes
+    ----------
+    kind : str
+        ``"unreadable"`` image or mask file; ``"missing"`` mask; ``"values"`` that the data set's `binarize` does not
+        allow; ``"size"`` other than the image's; ``"empty"`` mask without foreground; ``"all-foreground"`` mask, which
+        is legal, but teaches nothing; ``"inverted"``, if most of the border is foreground, and a larger share of it
+        than of the rest; ``"unused-mask"`` without an image; ``"empty-class"`` without images.
+    name : str
+        The image, or the mask or class if it is without images.
+    detail : str
+        What was found, with the names of the files.
+    """
+
+    kind: ProblemKind
+    name: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class ClassCoverage:
+    """Masks of the images of one class.
+
+    Attributes
+    ----------
+    name : str
+        The class, or ``"all"``.
+    images, missing, empty, full : int
+        Number of images, of those without a mask, with a mask without foreground, and with a mask without background.
+    mean, lowest, highest : float
+        Foreground's share of the image, in [0, 1], over the masks that could be read; NaN if there is none.
+    """
+
+    name: str
+    images: int
+    missing: int
+    empty: int
+    full: int
+    mean: float
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class MaskReport:
+    """Coverage by class, and all problems.
+
+    Attributes
+    ----------
+    classes : tuple of ClassCoverage
+        One for each class. With several labels an image counts for each of its classes.
+    total : ClassCoverage
+        The same for all images.
+    problems : tuple of MaskProblem
+        In the order of the images.
+    """
+
+    classes: tuple[ClassCoverage, ...]
+    total: ClassCoverage
     problems: tuple[MaskProblem, ...]
-    missing: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no problem."""
+        return not self.problems
+
+    def __str__(self) -> str:
+        head = ("class", "images", "missing", "empty", "full", "mean", "min", "max")
+        rows = [head, *map(_cells, (*self.classes, self.total))]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in rows]
+        found = [f"  - {problem.kind}: {problem.detail}" for problem in self.problems]
+        count = "no problems" if self.ok else f"{len(found)} problem{'s' if len(found) > 1 else ''}:"
+        return "\n".join([*lines, count, *found])
+
+
+def _cells(row: ClassCoverage) -> tuple[str, ...]:
+    counts = (row.images, row.missing, row.empty, row.full)
+    return (row.name, *map(str, counts), *(f"{share:.1%}" for share in (row.mean, row.lowest, row.highest)))
 
 
 def check_masks(dataset: MaskedDataset, *, workers: int | None = None, progress: bool = True) -> MaskReport:
@@ -74,68 +156,56 @@ def check_masks(dataset: MaskedDataset, *, workers: int | None = None, progress:
     """
     if not isinstance(dataset, MaskedDataset):
         raise InvalidTypeError(f"dataset must be a MaskedDataset, see with_masks; got {type(dataset).__name__}")
-    if workers is None:
-        workers = min(_DEFAULT_WORKERS, os.cpu_count() or 1)
-    if not isinstance(workers, int) or isinstance(workers, bool):
-        raise InvalidTypeError(f"workers must be an int; got {workers!r}")
-    if workers < 0:
-        raise InvalidValueError(f"workers must not be negative; got {workers}")
-    findings = _inspected(dataset, workers, progress)
+    workers = min(8, os.cpu_count() or 1) if workers is None else workers
+    check_count("workers", workers, low=0)
+    inspect, places = partial(_inspect, dataset), range(len(dataset))
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        inspected = pool.map(inspect, places) if workers else map(inspect, places)
+        findings = list(tqdm(inspected, "checking masks", len(places), unit="image", disable=not progress))
     rows, problems = [], [problem for finding in findings for problem in finding.problems]
     for label, name in enumerate(dataset.classes):
         belongs = dataset.targets[:, label] == 1 if dataset.multi_label else dataset.targets == label
-        of_class = [finding for finding, flag in zip(findings, belongs.tolist(), strict=True) if flag]
+        of_class = [findings[index] for index in belongs.nonzero()[:, 0].tolist()]
         if not of_class:
             problems.append(MaskProblem("empty-class", name, f"no image has the class {name}"))
         rows.append(_coverage(name, of_class))
     if isinstance(dataset, MaskedImageFolder):
-        problems += [
-            MaskProblem("unused-mask", mask, f"mask {mask} belongs to no image") for mask in dataset.unused_masks
-        ]
+        unused = dataset.unused_masks
+        problems += [MaskProblem("unused-mask", mask, f"mask {mask} belongs to no image") for mask in unused]
     return MaskReport(tuple(rows), _coverage("all", findings), tuple(problems))
-
-
-def _inspected(dataset: MaskedDataset, workers: int, progress: bool) -> list[_Finding]:
-    def inspect(index: int) -> _Finding:
-        return _inspect(dataset, index)
-
-    places = range(len(dataset))
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        findings = pool.map(inspect, places) if workers else map(inspect, places)
-        return list(tqdm(findings, total=len(places), desc="checking masks", unit="image", disable=not progress))
 
 
 def _inspect(dataset: MaskedDataset, index: int) -> _Finding:
     name, mask_name = dataset.name(index), dataset.mask_name(index)
 
-    def problem(kind: ProblemKind, detail: str) -> MaskProblem:
-        return MaskProblem(kind, name, detail)
-
+    kind: ProblemKind = "unreadable"
     try:
         image = dataset.load_image(index)
         levels = dataset.load_levels(index, image)
-    except InvalidValueError as error:
-        return _Finding(None, (problem("unreadable", str(error)),))
-    if levels is None:
-        return _Finding(None, (problem("missing", f"image {name} has no mask"),), missing=True)
-    try:
+        if levels is None:
+            return _Finding(None, (MaskProblem("missing", name, f"image {name} has no mask"),), missing=True)
+        kind = "values"
         mask = dataset.foreground(index, levels)
     except InvalidValueError as error:
-        return _Finding(None, (problem("values", str(error)),))
-    problems = []
+        return _Finding(None, (MaskProblem(kind, name, str(error)),))
+    found: dict[ProblemKind, str] = {}
     size, mask_size = tuple(image.shape[-2:]), tuple(mask.shape[-2:])
     if size != mask_size and not dataset.policy.resize_masks:
-        problems.append(
-            problem("size", f"image {name} has {size[0]}×{size[1]} pixels, its mask {mask_size[0]}×{mask_size[1]}")
-        )
+        found["size"] = f"image {name} has {size[0]}×{size[1]} pixels, its mask {mask_size[0]}×{mask_size[1]}"
     coverage = float(mask.float().mean())
     if coverage == 0:
-        problems.append(problem("empty", f"mask {mask_name} has no foreground"))
+        found["empty"] = f"mask {mask_name} has no foreground"
     elif coverage == 1:
-        problems.append(problem("all-foreground", f"mask {mask_name} has no background"))
+        found["all-foreground"] = f"mask {mask_name} has no background"
     elif _looks_inverted(mask[0]):
-        problems.append(problem("inverted", f"mask {mask_name} has its foreground mostly along the border"))
-    return _Finding(coverage, tuple(problems))
+        found["inverted"] = f"mask {mask_name} has its foreground mostly along the border"
+    return _Finding(coverage, tuple(MaskProblem(kind, name, detail) for kind, detail in found.items()))
+
+
+class _Finding(NamedTuple):
+    coverage: float | None
+    problems: tuple[MaskProblem, ...]
+    missing: bool = False
 
 
 def _looks_inverted(mask: Tensor) -> bool:

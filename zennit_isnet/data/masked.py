@@ -4,24 +4,62 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from zennit_isnet.data.binarization import binarized
-from zennit_isnet.data.decoding import Levels
-from zennit_isnet.data.policy import MaskPolicy
+from zennit_isnet.checks import check_callable, check_choice
+from zennit_isnet.data.decoding import Binarize, Levels, binarized, check_binarize
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
-from zennit_isnet.functional.masks import resize_foreground
+from zennit_isnet.functional import resize_foreground
 
 PairTransform: TypeAlias = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[tv_tensors.Image, tv_tensors.Mask]]
 Label: TypeAlias = int | Tensor
 Item: TypeAlias = (
     tuple[tv_tensors.Image, tv_tensors.Mask, Label] | tuple[tv_tensors.Image, tv_tensors.Mask, Label, bool]
 )
+Missing: TypeAlias = Literal["error", "skip-penalty", "drop"]
+Empty: TypeAlias = Literal["error", "skip-penalty"]
+
+
+@dataclass(frozen=True)
+class MaskPolicy:
+    """How a data set deals with masks that are not as they should be; by default each is an error.
+
+    Parameters
+    ----------
+    missing : {"error", "skip-penalty", "drop"}, default "error"
+        What becomes of images without a mask: an error, items with ``has_mask`` False, or left out. ``"error"``,
+        because masks that are missing by mistake would weaken the training unseen.
+    empty : {"error", "skip-penalty"}, default "error"
+        What becomes of masks without any foreground, in the file or after the transform, for which the heatmap loss
+        is not defined: an error at reading that names the file, or items with ``has_mask`` False.
+    binarize : {"strict", "half", "nonzero"} or collection of int, default "strict"
+        Which values of a mask are foreground: the one that is not 0, and an error if there are several; those above
+        half of the format's range; all but 0; or the given values.
+    resize_masks : bool, default False
+        Whether masks of another size than their image are brought to its size, such that no foreground is ever
+        called background. Otherwise they are an error: another size often means another picture.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If a value is not allowed.
+    """
+
+    missing: Missing = "error"
+    empty: Empty = "error"
+    binarize: Binarize = "strict"
+    resize_masks: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("missing", self.missing, Missing)
+        check_choice("empty", self.empty, Empty)
+        check_binarize(self.binarize)
 
 
 class MaskedDataset(Dataset[Any], ABC):
@@ -97,8 +135,7 @@ class MaskedDataset(Dataset[Any], ABC):
         transform: PairTransform | None = None,
         policy: MaskPolicy | None = None,
     ) -> None:
-        if transform is not None and not callable(transform):
-            raise InvalidTypeError(f"transform must be callable or None; got {transform!r}")
+        check_callable(transform=transform)
         self.classes, self.targets, self.transform = list(classes), targets, transform
         self.policy = MaskPolicy() if policy is None else policy
         self._check_targets()
@@ -116,7 +153,7 @@ class MaskedDataset(Dataset[Any], ABC):
     @property
     def yields_has_mask(self) -> bool:
         """Whether items have the fourth entry ``has_mask``."""
-        return self.policy.skips
+        return "skip-penalty" in (self.policy.missing, self.policy.empty)
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -151,7 +188,14 @@ class MaskedDataset(Dataset[Any], ABC):
         else:
             mask = self._fitted(index, self.foreground(index, levels), image)
             self._check_foreground(index, mask, "no foreground")
-        image, moved = self._transformed(index, image, tv_tensors.Mask(mask))
+        moved = tv_tensors.Mask(mask)
+        if self.transform is not None:
+            image, moved = self.transform(image, moved)
+        if image.shape[-2:] != moved.shape[-2:]:
+            raise InvalidValueError(
+                f"transform must move image and mask together; of {self.name(index)} it made an image of shape "
+                f"{tuple(image.shape)} and a mask of shape {tuple(moved.shape)}"
+            )
         if levels is not None:
             self._check_foreground(index, moved, "no foreground left after transform")
         target = self.targets[index]
@@ -162,57 +206,37 @@ class MaskedDataset(Dataset[Any], ABC):
         return f"{type(self).__name__}: {len(self)} images of {self.num_classes} classes"
 
     def _fitted(self, index: int, mask: Tensor, image: Tensor) -> Tensor:
-        size, mask_size = tuple(image.shape[-2:]), tuple(mask.shape[-2:])
-        if size == mask_size:
+        (height, width), own = image.shape[-2:], mask.shape[-2:]
+        if own == (height, width):
             return mask
         if self.policy.resize_masks:
-            return resize_foreground(mask.unsqueeze(0), size)[0].bool()
-        turned = "; perhaps the mask was drawn before the image's EXIF orientation was applied"
+            return resize_foreground(mask.unsqueeze(0), (height, width))[0].bool()
+        turned = "; perhaps it was drawn before the EXIF orientation was applied" if own == (width, height) else ""
         raise InvalidValueError(
-            f"image {self.name(index)} has {size[0]}×{size[1]} pixels (height × width), but its mask "
-            f"{self.mask_name(index)} has {mask_size[0]}×{mask_size[1]}{turned if size == mask_size[::-1] else ''}; "
-            f"resize_masks=True resizes masks"
+            f"image {self.name(index)} has {height}×{width} pixels (height × width), but its mask "
+            f"{self.mask_name(index)} has {own[0]}×{own[1]}{turned}; resize_masks=True resizes masks"
         )
-
-    def _transformed(
-        self, index: int, image: tv_tensors.Image, mask: tv_tensors.Mask
-    ) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        if self.transform is None:
-            return image, mask
-        image, mask = self.transform(image, mask)
-        if image.shape[-2:] != mask.shape[-2:]:
-            raise InvalidValueError(
-                f"transform must move image and mask together; of {self.name(index)} it made an image of shape "
-                f"{tuple(image.shape)} and a mask of shape {tuple(mask.shape)}"
-            )
-        return image, mask
 
     def _check_foreground(self, index: int, mask: Tensor, what: str) -> None:
         if self.policy.empty == "error" and not bool(mask.any()):
-            raise InvalidValueError(
-                f"{what} in the mask {self.mask_name(index)} of image {self.name(index)}, for which the heatmap loss "
-                f'is not defined; training_transform keeps foreground, empty="skip-penalty" allows such masks'
-            )
+            where = f"in the mask {self.mask_name(index)} of image {self.name(index)}"
+            remedy = 'training_transform keeps foreground, empty="skip-penalty" allows such masks'
+            raise InvalidValueError(f"{what} {where}, so the heatmap loss is not defined; {remedy}")
 
     def _check_targets(self) -> None:
         targets, count = self.targets, len(self.classes)
         if not isinstance(targets, Tensor):
             raise InvalidTypeError(f"targets must be a tensor; got {type(targets).__name__}")
         if targets.ndim == 1 and targets.dtype == torch.int64:
-            wrong = (targets < 0) | (targets >= count)
-            legal = f"from 0 to {count - 1}"
+            wrong, legal = (targets < 0) | (targets >= count), f"from 0 to {count - 1}"
         elif targets.ndim == 2 and targets.dtype == torch.float32 and targets.shape[1] == count:
-            wrong = ((targets != 0) & (targets != 1)).any(1)
-            legal = "0 or 1"
+            wrong, legal = ((targets != 0) & (targets != 1)).any(1), "0 or 1"
         else:
-            raise InvalidValueError(
-                f"targets must be int64 (N,), or float32 (N, {count}) for several labels an image; "
-                f"got {targets.dtype} {tuple(targets.shape)}"
-            )
+            legal = f"int64 (N,), or float32 (N, {count}) for several labels an image"
+            raise InvalidValueError(f"targets must be {legal}; got {targets.dtype} {tuple(targets.shape)}")
         if not len(targets):
             raise InvalidValueError("a data set must have at least one image; got none")
         if bool(wrong.any()):
             index = int(wrong.nonzero()[0])
-            raise InvalidValueError(
-                f"labels of {count} classes must be {legal}; image {self.name(index)} has {targets[index].tolist()}"
-            )
+            found = f"image {self.name(index)} has {targets[index].tolist()}"
+            raise InvalidValueError(f"labels of {count} classes must be {legal}; {found}")

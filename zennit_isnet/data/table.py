@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Sequence
-from typing import Any
+from itertools import count
+from typing import NamedTuple
 
-from zennit_isnet.data.binarization import Binarize
-from zennit_isnet.data.decoding import Path
+import torch
+from torch import Tensor
+
+from zennit_isnet.data.decoding import Binarize, Path, listed
 from zennit_isnet.data.files import MaskedFiles
-from zennit_isnet.data.masked import PairTransform
-from zennit_isnet.data.policy import Empty, MaskPolicy, Missing
-from zennit_isnet.data.table_labels import Row, read_labels
+from zennit_isnet.data.masked import Empty, MaskPolicy, Missing, PairTransform
 from zennit_isnet.errors import InvalidValueError
+
+SEPARATOR = "|"
 
 
 class MaskedImageTable(MaskedFiles):
@@ -105,9 +108,16 @@ class MaskedImageTable(MaskedFiles):
         rows = _read_rows(table)
         classes, targets = read_labels(rows, classes, multi_label)
         folder = os.path.dirname(table) if root is None else os.fspath(root)
-        images = [os.path.join(folder, row.cells["image"]) for row in rows]
-        masks = [os.path.join(folder, row.cells["mask"]) if row.cells["mask"] else None for row in rows]
-        super().__init__(images, masks, classes, targets, transform, policy)
+        cells = [(row.cells["image"], row.cells["mask"]) for row in rows]
+        files = [(os.path.join(folder, image), os.path.join(folder, mask) if mask else None) for image, mask in cells]
+        super().__init__(files, classes, targets, transform, policy)
+
+
+class Row(NamedTuple):
+    """A row of a table, and where it stands, for messages."""
+
+    place: str
+    cells: dict[str, str]
 
 
 def _read_rows(table: str) -> list[Row]:
@@ -115,21 +125,106 @@ def _read_rows(table: str) -> list[Row]:
         with open(table, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             reader.fieldnames = columns = [column.strip() for column in reader.fieldnames or ()]
-            rows = [Row(f"{table}, line {reader.line_num}", _stripped(cells)) for cells in reader]
+            rows = [Row(f"{table}, line {reader.line_num}", cells) for cells in reader]
     except (OSError, UnicodeError, csv.Error) as error:
         raise InvalidValueError(f"table {table} cannot be read: {error}") from error
     if not {"image", "mask"} < set(columns) or len(set(columns)) < len(columns):
-        raise InvalidValueError(
-            f"table {table} must have the columns image, mask and label, or image, mask and one for each class, once; "
-            f"got {', '.join(columns) or 'none'}"
-        )
+        needed = "image, mask, and label or one for each class, once"
+        raise InvalidValueError(f"table {table} must have the columns {needed}; got {', '.join(columns) or 'none'}")
     if not rows:
         raise InvalidValueError(f"table {table} has no rows")
     for row in rows:
-        if None in row.cells or None in row.cells.values() or not row.cells["image"]:
+        if None in row.cells or None in row.cells.values() or not row.cells["image"].strip():
             raise InvalidValueError(f"{row.place}: must have {len(columns)} cells and an image; got {row.cells}")
-    return rows
+    return [Row(row.place, {column: cell.strip() for column, cell in row.cells.items()}) for row in rows]
 
 
-def _stripped(cells: dict[str, Any]) -> dict[str, Any]:
-    return {column: cell.strip() if isinstance(cell, str) else cell for column, cell in cells.items()}
+def read_labels(
+    rows: Sequence[Row], classes: Sequence[str] | None, multi_label: bool | None
+) -> tuple[list[str], Tensor]:
+    """Read classes and targets.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        With a cell ``label``, or a cell of 0 or 1 for each class.
+    classes : sequence of str, optional
+        The legal classes; by default those that occur.
+    multi_label : bool, optional
+        Whether an image may have several labels; by default whether one has.
+
+    Returns
+    -------
+    classes : list of str
+    targets : torch.Tensor
+        int64 ``(N,)``, or float32 ``(N, C)`` of 0 and 1 if `multi_label`.
+
+    Raises
+    ------
+    InvalidValueError
+        If a label is illegal; the message says where.
+
+    Examples
+    --------
+    >>> read_labels([Row("line 2", {"label": "dog"}), Row("line 3", {"label": "cat"})], None, None)
+    (['cat', 'dog'], tensor([1, 0]))
+    >>> read_labels([Row("line 2", {"label": "0|2"})], ["cat", "dog", "fox"], None)
+    (['cat', 'dog', 'fox'], tensor([[1., 0., 1.]]))
+    """
+    if classes is not None and (isinstance(classes, str) or len(set(classes)) != len(classes) or not classes):
+        raise InvalidValueError(f"classes must be different names; got {classes!r}")
+    if "label" in rows[0].cells:
+        words = [[word.strip() for word in row.cells["label"].split(SEPARATOR) if word.strip()] for row in rows]
+        names = _occurring(words) if classes is None else list(classes)
+        several = any(SEPARATOR in row.cells["label"] for row in rows) if multi_label is None else multi_label
+    else:
+        columns = [column for column in rows[0].cells if column not in ("image", "mask")]
+        names = columns if classes is None else list(classes)
+        words = _marked(rows, names)
+        several = multi_label is None or multi_label
+    index = _index_of(names)
+    for row, labels in zip(rows, words, strict=True):
+        if unknown := [label for label in labels if label not in index]:
+            raise InvalidValueError(f"{row.place}: label {unknown[0]!r} is none of the classes {listed(names)}")
+        if len(labels) != 1 and not several:
+            found = ", ".join(labels) or "none"
+            raise InvalidValueError(f"{row.place}: must have one label, got {found}; multi_label=True allows more")
+    indices = [[index[label] for label in labels] for labels in words]
+    if not several:
+        return names, torch.tensor(indices, dtype=torch.int64).flatten()
+    targets = torch.zeros(len(rows), len(names))
+    for target, positions in zip(targets, indices, strict=True):
+        target[positions] = 1
+    return names, targets
+
+
+def _marked(rows: Sequence[Row], names: Sequence[str]) -> list[list[str]]:
+    """Names of the columns that hold 1 in each row."""
+    if unknown := [name for name in names if name not in rows[0].cells]:
+        raise InvalidValueError(f"{rows[0].place}: has no column for the classes {', '.join(unknown)}")
+    for row in rows:
+        for name in names:
+            if row.cells[name] not in ("0", "1"):
+                problem = f"column {name} must hold 0 or 1, got {row.cells[name]!r}"
+                raise InvalidValueError(f"{row.place}: {problem}; without a column label, each is a class of classes=")
+    return [[name for name in names if row.cells[name] == "1"] for row in rows]
+
+
+def _occurring(words: Sequence[Sequence[str]]) -> list[str]:
+    """Names that occur, sorted; all integers up to the largest if there are only integers."""
+    names = sorted({label for labels in words for label in labels})
+    if not names or not all(name.isdecimal() for name in names):
+        return names
+    present = {int(name) for name in names}
+    if len(present) <= max(present):
+        absent = next(label for label in count() if label not in present)
+        raise InvalidValueError(
+            f"integer labels must be from 0 and without gaps, but no image has the label {absent}; classes= names all"
+        )
+    return [str(label) for label in sorted(present)]
+
+
+def _index_of(names: Sequence[str]) -> dict[str, int]:
+    """Index of each name; of integers too, unless names are integers, whose order may be another."""
+    integers = () if any(name.isdecimal() for name in names) else map(str, range(len(names)))
+    return {name: position for known in (names, integers) for position, name in enumerate(known)}

@@ -21,16 +21,9 @@ class TextureSource(NamedTuple):
 
 # Only pictures inside the packages' wheels, so that nothing is downloaded; ten that differ in colour or pattern at a
 # glance, so that the bias is easier to learn than the digits.
+_OF_SCIKIT_IMAGE = "brick grass page coffee chelsea immunohistochemistry coins hubble_deep_field rocket"
 TEXTURE_SOURCES = (
-    TextureSource("scikit-image", "brick"),
-    TextureSource("scikit-image", "grass"),
-    TextureSource("scikit-image", "page"),
-    TextureSource("scikit-image", "coffee"),
-    TextureSource("scikit-image", "chelsea"),
-    TextureSource("scikit-image", "immunohistochemistry"),
-    TextureSource("scikit-image", "coins"),
-    TextureSource("scikit-image", "hubble_deep_field"),
-    TextureSource("scikit-image", "rocket"),
+    *(TextureSource("scikit-image", name) for name in _OF_SCIKIT_IMAGE.split()),
     TextureSource("scikit-learn", "flower.jpg"),
 )
 

@@ -1,23 +1,155 @@
-"""Presets of augmentation and preparation that move images and masks together."""
+"""Transforms that move images and masks together, and neither call foreground background nor lose it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
 
-from zennit_isnet.checks import check_number
-from zennit_isnet.data.geometry import AroundForeground, KeepForeground, MaskFollows
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.checks import check_callable, check_count, check_number
+from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.lrp.flex import box_from_normalization
 
+Pair = tuple[tv_tensors.Image, tv_tensors.Mask]
 Statistics = float | Sequence[float]
 
 # torchvision's reference scripts crop 224 of 256 pixels.
 RESIZED_PER_CROPPED = 256 / 224
+
+
+class MaskFollows(nn.Module):
+    """Transforms the mask as the image, such that no foreground is called background.
+
+    `torchvision.transforms.v2` resizes masks by the nearest pixel, which lets thin foreground vanish. Here the mask
+    is transformed with the image's own interpolation, and a pixel is background only if no foreground pixel
+    contributes to its colour.
+
+    Parameters
+    ----------
+    geometry : callable
+        A transform of `torchvision.transforms.v2` that moves pixels and leaves colours alone.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torchvision import tv_tensors
+    >>> from torchvision.transforms import v2
+    >>> image, mask = tv_tensors.Image(torch.rand(3, 64, 64)), tv_tensors.Mask(torch.eye(64, dtype=torch.bool)[None])
+    >>> resize = v2.Resize((8, 8))
+    >>> MaskFollows(resize)(image, mask)[1][0].diagonal().tolist()
+    [True, True, True, True, True, True, True, True]
+    """
+
+    def __init__(self, geometry: Callable[..., Any]) -> None:
+        super().__init__()
+        self.geometry = geometry
+
+    def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
+        """Transform an image ``(C, H, W)`` and its mask ``(1, H, W)``, bool."""
+        image, share = self.geometry(image, tv_tensors.Image(mask.float()))
+        return image, tv_tensors.Mask(share != 0)
+
+
+class KeepForeground(nn.Module):
+    """Draws a random transform again as long as it leaves no foreground.
+
+    Parameters
+    ----------
+    transform : callable
+        ``transform(image, mask) -> (image, mask)``, random.
+    fallback : callable
+        Used after `attempts` draws without foreground; it must keep some, as `AroundForeground` does.
+    attempts : int, default 10
+        How often `transform` is drawn at most, at least once.
+
+    Notes
+    -----
+    The results are distributed as those of `transform`, given that they have foreground. A mask without foreground is
+    transformed once.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `transform` or `fallback` is not callable, or `attempts` no int.
+    InvalidValueError
+        If `attempts` is less than 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torchvision import tv_tensors
+    >>> from torchvision.transforms import v2
+    >>> from zennit_isnet.data import AroundForeground, KeepForeground
+    >>> image, mask = tv_tensors.Image(torch.rand(3, 64, 96)), torch.zeros(1, 64, 96, dtype=torch.bool)
+    >>> mask[:, 0, 95] = True
+    >>> crop = KeepForeground(v2.RandomCrop(8), fallback=AroundForeground(8))
+    >>> image, mask = crop(image, tv_tensors.Mask(mask))
+    >>> mask.any().item(), mask.shape
+    (True, torch.Size([1, 8, 8]))
+    """
+
+    def __init__(self, transform: Callable[..., Pair], fallback: Callable[..., Pair], attempts: int = 10) -> None:
+        super().__init__()
+        check_callable(transform=transform, fallback=fallback)
+        check_count("attempts", attempts)
+        self.transform, self.fallback, self.attempts = transform, fallback, attempts
+
+    def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
+        """Transform an image ``(C, H, W)`` and its mask ``(1, H, W)``."""
+        has_foreground = bool(mask.any())
+        for _ in range(self.attempts):
+            pair = self.transform(image, mask)
+            if not has_foreground or bool(pair[1].any()):
+                return pair
+        return self.fallback(image, mask)
+
+
+class AroundForeground(nn.Module):
+    """Crops a square around a foreground pixel that is drawn uniformly, as far as the image's border allows.
+
+    Parameters
+    ----------
+    size : int, optional
+        Height and width of the square in pixels, at most the image's shorter side, which is the default.
+
+    Raises
+    ------
+    InvalidValueError
+        When called with a mask without foreground, or an image smaller than `size`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torchvision import tv_tensors
+    >>> from zennit_isnet.data import AroundForeground
+    >>> mask = torch.zeros(1, 60, 80, dtype=torch.bool)
+    >>> mask[:, 50, 70] = True
+    >>> image, mask = AroundForeground(16)(tv_tensors.Image(torch.zeros(3, 60, 80)), tv_tensors.Mask(mask))
+    >>> image.shape, mask.any().item()
+    (torch.Size([3, 16, 16]), True)
+    """
+
+    def __init__(self, size: int | None = None) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
+        """Crop an image ``(C, H, W)`` and its mask ``(1, H, W)``, which must have foreground."""
+        points = mask[0].nonzero()
+        height, width = mask.shape[-2:]
+        side = min(height, width) if self.size is None else self.size
+        if not len(points):
+            raise InvalidValueError("mask must have foreground to crop around; it has no foreground")
+        if side > min(height, width):
+            raise InvalidValueError(f"a square of size {side} does not fit into an image of {height}×{width} pixels")
+        row, column = points[torch.randint(len(points), ())].tolist()
+        top, left = (min(max(at - side // 2, 0), end - side) for at, end in ((row, height), (column, width)))
+        return functional.crop(image, top, left, side, side), functional.crop(mask, top, left, side, side)
 
 
 class MaskedPreset(nn.Module):
@@ -35,14 +167,13 @@ class MaskedPreset(nn.Module):
         super().__init__()
         if (mean is None) != (std is None):
             raise InvalidValueError(f"give mean and std, or neither; got mean={mean} and std={std}")
+        mean, std = (0.0, 1.0) if mean is None or std is None else (mean, std)
         self.geometry = geometry
-        steps: list[nn.Module] = [v2.ToDtype(torch.float32, scale=True)]
-        if mean is not None and std is not None:
-            self.box = box_from_normalization(mean, std)
-            steps.append(v2.Normalize(_sequence(mean), _sequence(std)))
-        else:
-            self.box = box_from_normalization(0.0, 1.0)
-        self.preparation = v2.Compose(steps)
+        self.box = box_from_normalization(mean, std)
+        normalize = v2.Normalize(
+            *(list(values) if isinstance(values, Sequence) else [values] for values in (mean, std))
+        )
+        self.preparation = v2.Compose([v2.ToDtype(torch.float32, scale=True), normalize])
 
     def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         """Transform an image ``(3, H, W)``, uint8 or floating in [0, 1], and its mask ``(1, H, W)``."""
@@ -104,7 +235,7 @@ def training_transform(
     >>> image.shape, mask.any().item(), preset.box[0].item()
     (torch.Size([3, 32, 32]), True, -1.0)
     """
-    _check_size("size", size)
+    check_count("size", size)
     check_number("flip", flip, high=1.0, include_low=True)
     for name, (low, high) in (("scale", scale), ("ratio", ratio)):
         check_number(f"{name}[0]", low)
@@ -157,19 +288,8 @@ def evaluation_transform(
     >>> image.shape, image.max().item(), mask.all().item()
     (torch.Size([3, 32, 32]), 1.0, True)
     """
-    _check_size("size", size)
+    check_count("size", size)
     resize = round(size * RESIZED_PER_CROPPED) if resize is None else resize
-    _check_size("resize", resize, low=size)
+    check_count("resize", resize, low=size)
     geometry = v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(size)])
     return MaskedPreset(MaskFollows(geometry), mean, std)
-
-
-def _check_size(name: str, size: int, low: int = 1) -> None:
-    if not isinstance(size, int) or isinstance(size, bool):
-        raise InvalidTypeError(f"{name} must be an int; got {size!r}")
-    if size < low:
-        raise InvalidValueError(f"{name} must be at least {low}; got {size}")
-
-
-def _sequence(statistics: Statistics) -> list[float]:
-    return [float(value) for value in (statistics if isinstance(statistics, Sequence) else [statistics])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -14,10 +14,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from zennit_isnet.checks import check_choice
-from zennit_isnet.data.binarization import Binarize
-from zennit_isnet.data.decoding import TOP_8, TOP_16, Levels, picture_as_image, picture_as_levels, read_levels
-from zennit_isnet.data.masked import MaskedDataset, PairTransform
-from zennit_isnet.data.policy import Empty, MaskPolicy
+from zennit_isnet.data.decoding import TOP_8, TOP_16, Binarize, Levels, picture_as_image, picture_as_levels, read_levels
+from zennit_isnet.data.masked import Empty, MaskedDataset, MaskPolicy, PairTransform
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 
 # Path, Pillow image, array or tensor (H, W) or (1, H, W); None where there is no mask.
@@ -103,35 +101,22 @@ def with_masks(
     """
     check_choice("missing", missing, MissingLater)
     policy = MaskPolicy(missing, empty, binarize, resize_masks)
-    return _WithMasks(dataset, masks, classes, targets, names, transform, policy)
+    count: int = len(dataset)  # type: ignore[arg-type]
+    classes, targets = _given("classes", classes, dataset), _as_targets(_given("targets", targets, dataset))
+    if not callable(masks) and getattr(dataset, "transform", None) is not None:
+        raise InvalidValueError("dataset has a transform that masks would not follow: give it to with_masks instead")
+    for name, values in (("masks", masks), ("targets", targets), ("names", range(count) if names is None else names)):
+        came = len(values) if isinstance(values, Sized) else type(values).__name__
+        if not callable(values) and came != count:
+            raise InvalidValueError(f"{name} must have one entry for each of {count} images; got {came}")
+    return _WithMasks(dataset, masks, names, classes, targets, transform, policy)
 
 
 class _WithMasks(MaskedDataset):
-    def __init__(
-        self,
-        dataset: Dataset[Any],
-        masks: Sequence[RawMask] | MaskFunction,
-        classes: Sequence[str] | None,
-        targets: Sequence[int] | Tensor | None,
-        names: Sequence[str] | None,
-        transform: PairTransform | None,
-        policy: MaskPolicy,
-    ) -> None:
-        classes = _given("classes", classes, dataset)
-        targets = _as_targets(_given("targets", targets, dataset))
+    def __init__(self, dataset: Any, masks: Any, names: Sequence[str] | None, *rest: Any) -> None:
+        # before the constructor, whose messages use names
         self._dataset, self._masks, self._names = dataset, masks, names
-        count: int = len(dataset)  # type: ignore[arg-type]
-        if not callable(masks):
-            if getattr(dataset, "transform", None) is not None:
-                raise InvalidValueError(
-                    "dataset transforms its images itself, which masks would not follow: make it without transform, "
-                    "and give the transform to with_masks"
-                )
-            _check_length("masks", masks, count)
-        if names is not None:
-            _check_length("names", names, count)
-        _check_length("targets", targets, count)
-        super().__init__(classes, targets, transform, policy)
+        super().__init__(*rest)
 
     def name(self, index: int) -> str:
         return f"{type(self._dataset).__name__}[{index}]" if self._names is None else self._names[index]
@@ -152,9 +137,8 @@ class _WithMasks(MaskedDataset):
         if isinstance(image, Tensor) and image.ndim == 3:
             # a copy, so that a transform that works in place cannot change the data set
             return tv_tensors.Image(image.clone())
-        raise InvalidTypeError(
-            f"image {self.name(index)} must be a Pillow image or a tensor (C, H, W); got {_described(image)}"
-        )
+        kinds = "a Pillow image or a tensor (C, H, W)"
+        raise InvalidTypeError(f"image {self.name(index)} must be {kinds}; got {_described(image)}")
 
     def load_levels(self, index: int, image: tv_tensors.Image) -> Levels | None:
         mask = self._masks(image, index) if callable(self._masks) else self._masks[index]
@@ -167,18 +151,12 @@ class _WithMasks(MaskedDataset):
         if isinstance(mask, (Tensor, np.ndarray)):
             values = mask.detach().cpu() if isinstance(mask, Tensor) else torch.tensor(mask)
             values = values[0] if values.ndim == 3 and len(values) == 1 else values
+            if values.ndim == 2 and values.is_floating_point():
+                return Levels(values.double(), 1.0)
             if values.ndim == 2 and not values.is_complex():
-                return _tensor_levels(values)
-        raise InvalidTypeError(
-            f"mask {self.mask_name(index)} must be a path, a Pillow image, an array or tensor (H, W) or (1, H, W), "
-            f"or None; got {_described(mask)}"
-        )
-
-
-def _tensor_levels(values: Tensor) -> Levels:
-    if values.is_floating_point():
-        return Levels(values.double(), 1.0)
-    return Levels(values.long(), _TOPS.get(values.dtype))
+                return Levels(values.long(), _TOPS.get(values.dtype))
+        kinds = "a path, a Pillow image, an array or tensor (H, W) or (1, H, W), or None"
+        raise InvalidTypeError(f"mask {self.mask_name(index)} must be {kinds}; got {_described(mask)}")
 
 
 def _as_targets(targets: Any) -> Tensor:
@@ -194,12 +172,6 @@ def _given(name: str, value: Any, dataset: Any) -> Any:
     if value is None:
         raise InvalidValueError(f"{name} must be given, because {type(dataset).__name__} has no attribute {name}")
     return value
-
-
-def _check_length(name: str, values: Any, count: int) -> None:
-    if not hasattr(values, "__len__") or len(values) != count:
-        came = len(values) if hasattr(values, "__len__") else type(values).__name__
-        raise InvalidValueError(f"{name} must have one entry for each of {count} images; got {came}")
 
 
 def _described(value: Any) -> str:

@@ -12,7 +12,7 @@ from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.functional.groups import accuracy_gap, group_counts, kinds, worst_accuracy
 from zennit_isnet.functional.measures import Undefined
 from zennit_isnet.metrics.base import SeparateMetric
-from zennit_isnet.swap.gap import swap_rates, swap_sums
+from zennit_isnet.swap.predictions import swap_rates, swap_sums
 
 
 class WorstGroupAccuracy(SeparateMetric):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from torch import Tensor
 
 from zennit_isnet.checks import check_choice, check_number
-from zennit_isnet.plotting.canvas import empty_figure
-from zennit_isnet.plotting.inputs import Array, check_names, check_rows, heatmap_batch, image_batch, mask_batch
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.plotting.canvas import Array, check_rows, empty_figure, finite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,8 +89,10 @@ def heatmap_panel(
     outlines = None if masks is None else mask_batch(masks, (count, height, width))
     check_rows("heatmaps", heatmaps, "row")
     maps = {label: heatmap_batch(label, values, count) for label, values in heatmaps.items()}
-    if titles is not None:
-        check_names("titles", titles, count, "image")
+    if isinstance(titles, str):
+        raise InvalidTypeError(f"titles must be a sequence of names; got the string {titles!r}")
+    if titles is not None and len(titles) != count:
+        raise InvalidValueError(f"titles must have one entry for each image, {count}; got {len(titles)}")
     limits = colour_limits(maps, scale, percentile)
 
     rows = ["image", *([] if outlines is None else ["foreground mask"]), *maps]
@@ -133,3 +135,52 @@ def _draw_outline(axis: Axes, mask: Array) -> None:
     # Matplotlib warns about a mask that has no edge
     if mask.min() < mask.max():
         axis.contour(mask, levels=[0.5], colors="black", linewidths=0.6)
+
+
+def image_batch(images: Any) -> Array:
+    """Return images as ``(N, H, W, 3)``, grey ones as three equal channels.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If they are no finite images of shape (N, 3, H, W) or (N, 1, H, W) with values in [0, 1].
+    """
+    array = finite("images", images)
+    if array.ndim != 4 or array.shape[1] not in (1, 3) or array.size == 0:
+        raise InvalidValueError(f"images must have shape (N, 3, H, W) or (N, 1, H, W); got {array.shape}")
+    if array.min() < 0 or array.max() > 1:
+        interval = f"[0, 1]; got {array.min():.4g} to {array.max():.4g}"
+        raise InvalidValueError(f"images must lie in {interval}; undo their normalisation first")
+    return np.broadcast_to(array.transpose(0, 2, 3, 1), (len(array), *array.shape[2:], 3))
+
+
+def mask_batch(masks: Any, shape: tuple[int, int, int]) -> Array:
+    """Return masks as ``(N, H, W)``.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If they are not made of 0 and 1, or do not have the images' number and size, `shape`.
+    """
+    array = finite("masks", masks)
+    flat = array[:, 0] if array.ndim == 4 and array.shape[1] == 1 else array
+    if flat.shape != shape:
+        raise InvalidValueError(f"masks must have shape {shape} or {(shape[0], 1, *shape[1:])}; got {array.shape}")
+    if not np.isin(flat, (0, 1)).all():
+        raise InvalidValueError("masks must be 1 on the foreground and 0 elsewhere; got other values")
+    return flat
+
+
+def heatmap_batch(name: str, heatmaps: Any, count: int) -> Array:
+    """Return heatmaps as ``(N, h, w)``, summed over their channels.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If they are not finite, or not one for each of `count` images.
+    """
+    array = finite(f"heatmaps[{name!r}]", heatmaps)
+    if array.ndim not in (3, 4) or len(array) != count or array.size == 0:
+        shapes = f"({count}, H, W) or ({count}, C, H, W), one for each image"
+        raise InvalidValueError(f"heatmaps[{name!r}] must have shape {shapes}; got {array.shape}")
+    return array.sum(1) if array.ndim == 4 else array

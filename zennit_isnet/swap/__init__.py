@@ -4,9 +4,7 @@ A heatmap without relevance on the background is no evidence that the background
 stays when the background changes is.
 """
 
-from zennit_isnet.swap.backgrounds import swap_backgrounds
-from zennit_isnet.swap.consistency import swap_consistency
-from zennit_isnet.swap.gap import swap_gap
-from zennit_isnet.swap.transform import BackgroundSwap
+from zennit_isnet.swap.backgrounds import BackgroundSwap, swap_backgrounds
+from zennit_isnet.swap.predictions import swap_consistency, swap_gap
 
 __all__ = ["BackgroundSwap", "swap_backgrounds", "swap_consistency", "swap_gap"]

@@ -1,17 +1,17 @@
-"""The share of |relevance| that lies on the background, over a data set."""
+"""Figures that were measured: shares of |relevance| on the background over a data set, and curves of a training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zennit_isnet.checks import check_count
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
-from zennit_isnet.plotting.canvas import COLOURS, empty_figure
-from zennit_isnet.plotting.inputs import check_rows, numbers, share_list
+from zennit_isnet.plotting.canvas import COLOURS, Array, check_rows, empty_figure, finite, numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,8 +69,7 @@ def share_by_class(
     areas = None if expected is None else share_list("expected", expected)
     if areas is not None and len(areas) != len(values):
         raise InvalidValueError(f"expected must have one entry for each share, {len(values)}; got {len(areas)}")
-    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
-        raise InvalidValueError(f"most must be a whole number, at least 1; got {most!r}")
+    check_count("most", most)
     spread = {label: np.percentile(values[members == label], (0, 25, 50, 75, 100)) for label in np.unique(members)}
     shown = sorted(spread, key=lambda label: float(spread[label][2]))[-most:]
 
@@ -142,6 +141,71 @@ def share_histogram(
     return figure
 
 
+def training_curves(panels: Mapping[str, Mapping[str, Sequence[float]]], *, x_label: str = "epoch") -> Figure:
+    """Draw one panel beside the other, each with its lines over epochs or steps.
+
+    Parameters
+    ----------
+    panels : mapping of str to mapping of str to sequence of float
+        Label of each panel's vertical axis to its lines; name of each line to its values, the first of epoch 1. A NaN
+        leaves a gap, for what was not measured in an epoch.
+    x_label : str, default="epoch"
+        What the values are counted by.
+
+    Returns
+    -------
+    Figure
+        One axes for each panel, from left to right.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If there is no panel, a panel has no line, or a line is not a sequence of at least one number.
+    MissingDependencyError
+        If Matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from zennit_isnet.plotting import training_curves
+    >>> figure = training_curves({"loss": {"penalty": [2.0, 1.0, 0.5]}, "accuracy": {"kept": [0.2, 0.7, 0.9]}})
+    >>> [axis.get_ylabel() for axis in figure.axes]
+    ['loss', 'accuracy']
+    """
+    if not isinstance(panels, Mapping) or not all(isinstance(lines, Mapping) for lines in panels.values()):
+        raise InvalidTypeError("panels must map the label of each panel to a mapping of lines to values")
+    if not panels or not all(panels.values()):
+        raise InvalidValueError("panels must have at least one panel, and each of them at least one line")
+    figure = empty_figure(4.2 * len(panels), 3.2)
+    for axis, (label, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for index, (name, line) in enumerate(lines.items()):
+            values = numbers(f"panels[{label!r}][{name!r}]", line)
+            if values.ndim != 1 or not len(values):
+                raise InvalidValueError(f"panels[{label!r}][{name!r}] must have shape (n,), n ≥ 1; got {values.shape}")
+            style = {"color": COLOURS[index % len(COLOURS)], "marker": "." if len(values) <= 50 else None}
+            axis.plot(np.arange(1, len(values) + 1), values, label=name, **style)
+        axis.set(xlabel=x_label, ylabel=label)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    return figure
+
+
+def share_list(name: str, shares: Any) -> Array:
+    """Return shares as ``(n,)``.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If they are not one-dimensional, or leave [0, 1]; NaN, an undefined share, is refused too.
+    """
+    array = finite(name, shares)
+    if array.ndim != 1 or not len(array):
+        raise InvalidValueError(f"{name} must have shape (n,) with at least one share; got {array.shape}")
+    if array.min() < 0 or array.max() > 1:
+        raise InvalidValueError(f"{name} must lie in [0, 1]; got {array.min():.4g} to {array.max():.4g}")
+    return array
+
+
 def _label_list(labels: Tensor | Sequence[int], count: int, classes: Sequence[str]) -> NDArray[np.int64]:
     if isinstance(classes, str):
         raise InvalidTypeError(f"classes must be a sequence of names; got the string {classes!r}")
@@ -150,7 +214,5 @@ def _label_list(labels: Tensor | Sequence[int], count: int, classes: Sequence[st
         raise InvalidValueError(f"labels must have one entry for each share, {count}; got shape {members.shape}")
     strange = members[~np.isin(members, np.arange(len(classes)))]
     if strange.size:
-        raise InvalidValueError(
-            f"labels must be whole numbers from 0 to {len(classes) - 1}, one for each of classes; got {strange[0]:g}"
-        )
+        raise InvalidValueError(f"labels must be whole numbers from 0 to {len(classes) - 1}; got {strange[0]:g}")
     return members.astype(np.int64)

@@ -1,4 +1,6 @@
-"""Shares of relevance over a data set: a line for each class, a histogram for each model."""
+"""Graphs: shares of relevance by class and by model, and curves of a training."""
+
+import math
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
-from zennit_isnet.plotting import share_by_class, share_histogram
+from zennit_isnet.plotting import share_by_class, share_histogram, training_curves
 
 CLASSES = ["cat", "dog", "owl"]
 
@@ -81,13 +83,13 @@ def test_refuses_what_is_no_share(values: list, message: str) -> None:
 
 
 def test_refuses_what_does_not_fit_the_shares() -> None:
-    with pytest.raises(InvalidValueError, match="labels must have one entry for each share, 2"):
+    with pytest.raises(InvalidValueError, match=r"labels .* 2"):
         share_by_class([0.1, 0.2], [0], CLASSES)
-    with pytest.raises(InvalidValueError, match="whole numbers from 0 to 2, one for each of classes; got 3"):
+    with pytest.raises(InvalidValueError, match=r"labels .* 2; got 3"):
         share_by_class([0.1, 0.2], [0, 3], CLASSES)
-    with pytest.raises(InvalidValueError, match="expected must have one entry for each share, 2; got 1"):
+    with pytest.raises(InvalidValueError, match=r"expected .* 2; got 1"):
         share_by_class([0.1, 0.2], [0, 1], CLASSES, expected=[0.5])
-    with pytest.raises(InvalidValueError, match="most must be a whole number, at least 1; got 0"):
+    with pytest.raises(InvalidValueError, match=r"most .*0"):
         share_by_class([0.1, 0.2], [0, 1], CLASSES, most=0)
     with pytest.raises(InvalidValueError, match="at least one model"):
         share_histogram({})
@@ -97,3 +99,22 @@ def test_refuses_what_does_not_fit_the_shares() -> None:
         share_histogram([0.1])
     with pytest.raises(InvalidTypeError, match="classes must be a sequence of names; got the string 'cat'"):
         share_by_class([0.1], [0], "cat")
+
+
+def test_each_panel_has_its_lines_counted_from_one() -> None:
+    figure = training_curves({"loss": {"a": [3.0, math.nan, 1.0], "b": [1.0]}, "accuracy": {"a": [0.5, 0.6]}})
+    loss, accuracy = figure.axes
+    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("loss", "accuracy")
+    assert [line.get_label() for line in loss.lines] == ["a", "b"]
+    assert loss.lines[0].get_xdata().tolist() == [1, 2, 3]
+    np.testing.assert_array_equal(loss.lines[0].get_ydata(), [3, math.nan, 1])
+
+
+def test_refuses_panels_without_lines() -> None:
+    for panels in ({}, {"loss": {}}, {"loss": {"a": []}}, {"loss": {"a": [[1.0]]}}):
+        with pytest.raises(InvalidValueError):
+            training_curves(panels)
+    with pytest.raises(InvalidTypeError, match="mapping"):
+        training_curves({"loss": [1.0, 2.0]})
+    with pytest.raises(InvalidTypeError, match=r"panels\['loss'\]\['a'\]"):
+        training_curves({"loss": {"a": ["low"]}})
