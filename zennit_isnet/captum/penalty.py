@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -226,8 +225,16 @@ class DifferentiableGradients(TorchFunctionMode):
 STEPS = (1e-5, 1e-6, 1e-7, 1e-8, 1e-4)
 """One step must agree: large ones can cross a kink of a ReLU, small ones drown in rounding."""
 
-TOLERANCE = 1e-4
-"""Relative."""
+
+class _Squared(nn.Module):
+    """``Σ R²`` of an attribution's heatmap, whose parameters are the model's."""
+
+    def __init__(self, heatmap_of: Callable[..., Tensor], model: nn.Module) -> None:
+        super().__init__()
+        self.heatmap_of, self.model = heatmap_of, model
+
+    def forward(self, images: Tensor, seed: Tensor) -> Tensor:
+        return self.heatmap_of(self.model, images.clone().requires_grad_(), seed).square().sum()
 
 
 def check_parameter_gradient(
@@ -260,38 +267,44 @@ def check_parameter_gradient(
     device = torch.device("cpu") if images.device.type == "mps" else images.device
     twin = copy.deepcopy(model).to(device, torch.float64)
     images, seed = (value.detach().to(device, torch.float64) for value in (images, seed))
-    leaves = [parameter for parameter in twin.parameters() if parameter.requires_grad]
-
-    def value() -> Tensor:
-        with same_random_numbers(device):
-            return heatmap_of(twin, images.clone().requires_grad_(), seed).square().sum()
-
+    squared = _Squared(heatmap_of, twin)
+    leaves = {name: parameter for name, parameter in squared.named_parameters() if parameter.requires_grad}
     if not leaves:
         return False
-    result = value()
-    gradients = _gradients(result, leaves)
+    with same_random_numbers(device):
+        result = squared(images, seed)
+    gradients = _gradients(result, list(leaves.values()))
     if result == 0:
         return False
-    along = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(gradients, leaves, strict=True)]
-    for direction in (_unit(along), _random(along)):
-        _check_along(direction, value, leaves, along)
+    with same_random_numbers(device):
+        # along the gradient, and along a direction that also a parameter which it has forgotten has its share in
+        directions = [
+            [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, leaves.values(), strict=True)],
+            [functional.normalize(torch.randn_like(p).flatten(), dim=0).view_as(p) for p in leaves.values()],
+        ]
+    length = torch.stack([part.norm() for part in directions[0]]).norm().clamp(min=1e-30)
+    directions[0] = [part / length for part in directions[0]]
+
+    def along(steps: Tensor) -> Tensor:
+        moved = {
+            name: leaf.detach() + sum(step * part for step, part in zip(steps, parts, strict=True))
+            for (name, leaf), *parts in zip(leaves.items(), *directions, strict=True)
+        }
+        with same_random_numbers(device):
+            value: Tensor = torch.func.functional_call(squared, moved, (images, seed))
+        return value
+
+    origin = torch.zeros(2, dtype=torch.float64, device=device, requires_grad=True)
+    tolerance = {"rtol": 1e-4, "atol": 1e-4 * (1e-6 * length.item()), "raise_exception": False}
+    if not any(torch.autograd.gradcheck(along, origin, eps=eps, **tolerance) for eps in STEPS):
+        (found,) = torch.autograd.grad(along(origin), origin)
+        raise InvalidValueError(
+            f"the attribution's gradient with respect to the model's parameters is wrong: along two directions it is "
+            f"{found.tolist()}, and finite differences disagree. The attribution detaches something that depends on "
+            "the parameters (as Captum's LayerIntegratedGradients does), or draws random numbers of its own; "
+            "verify=False skips this check"
+        )
     return True
-
-
-def _check_along(
-    direction: Sequence[Tensor], value: Callable[[], Tensor], leaves: Sequence[Tensor], gradients: Sequence[Tensor]
-) -> None:
-    analytic, numeric = _dot(gradients, direction), []
-    for step in STEPS:
-        numeric.append(_difference(value, leaves, direction, step))
-        if abs(analytic - numeric[-1]) <= TOLERANCE * max(abs(analytic), abs(numeric[-1])):
-            return
-    raise InvalidValueError(
-        "the attribution's gradient with respect to the model's parameters is wrong: along one direction it is "
-        f"{analytic:.6g}, and by finite differences {', '.join(f'{n:.6g}' for n in numeric)}. The attribution detaches "
-        "something that depends on the parameters (as Captum's LayerIntegratedGradients does), or draws random numbers "
-        "of its own; verify=False skips this check"
-    )
 
 
 def _gradients(result: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | None]:
@@ -325,38 +338,3 @@ def same_random_numbers(device: torch.device) -> Iterator[None]:
             yield
     finally:
         np.random.set_state(state)
-
-
-def _unit(vector: Sequence[Tensor]) -> list[Tensor]:
-    """Direction of a gradient, along which it says most."""
-    norm = max(math.sqrt(_dot(vector, vector)), 1e-30)
-    return [part / norm for part in vector]
-
-
-def _random(like: Sequence[Tensor]) -> list[Tensor]:
-    """Direction in which each parameter has the same share, also one that the gradient has forgotten."""
-    with same_random_numbers(like[0].device):
-        return [functional.normalize(torch.randn_like(part).flatten(), dim=0).view_as(part) for part in like]
-
-
-def _difference(
-    value: Callable[[], Tensor], leaves: Sequence[Tensor], direction: Sequence[Tensor], step: float
-) -> float:
-    """Central difference of ``value``, which reads the leaves; they get their values back."""
-    origins = [leaf.detach().clone() for leaf in leaves]
-
-    def move(distance: float) -> None:
-        with torch.no_grad():
-            for leaf, origin, part in zip(leaves, origins, direction, strict=True):
-                leaf.copy_(origin + distance * part)
-
-    move(step)
-    ahead = value().item()
-    move(-step)
-    behind = value().item()
-    move(0.0)
-    return (ahead - behind) / (2 * step)
-
-
-def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
-    return sum((a * b).sum().item() for a, b in zip(left, right, strict=True))
