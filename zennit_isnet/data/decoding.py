@@ -140,6 +140,8 @@ def picture_as_levels(picture: Image.Image) -> Levels:
 
 
 def _decoded(path: Path, kind: str) -> Image.Image:
+    # by Pillow: torchvision's decoder reads no BMP, TIFF or PPM, shows the colours below transparent pixels, and leaves
+    # 16 bits as they are
     try:
         with Image.open(path) as picture:
             return ImageOps.exif_transpose(picture)
