@@ -177,7 +177,7 @@ def test_model_comes_back_untouched(data: Cued) -> None:
     report = run(model, data)
     assert len(report.images) == len(data)
     assert is_as_it_was()
-    with pytest.raises(InvalidValueError, match=r"labels must be from 0 to 1, the model's classes; got 2$"):
+    with pytest.raises(InvalidValueError, match=r"labels .*1; got \[2\]$"):
         run(model, [(image, mask, 2) for image, mask, _ in (data[i] for i in range(4))])
     assert is_as_it_was()
 

@@ -38,18 +38,13 @@ def html(report: AuditReport) -> str:
     Raises
     ------
     MissingDependencyError
-        If Jinja or Matplotlib is not installed.
+        If Jinja, Matplotlib or SciPy is not installed.
     """
-    page: str = (
-        _environment()
-        .get_template("report.html")
-        .render(
-            **_context(report),
-            share_pictures=list(share_pictures(report)),
-            worst_panels=list(panels(report, report.worst, "Worst images")),
-            random_panels=list(panels(report, report.random, "Random images")),
-        )
-    )
+    template = _environment().get_template("report.html")
+    worst = list(panels(report, report.worst, "Worst images"))
+    drawn = list(panels(report, report.random, "Random images"))
+    shares = list(share_pictures(report))
+    page: str = template.render(**_context(report), share_pictures=shares, worst_panels=worst, random_panels=drawn)
     return page
 
 
@@ -59,7 +54,7 @@ def markdown(report: AuditReport) -> str:
     Raises
     ------
     MissingDependencyError
-        If Jinja is not installed.
+        If Jinja or SciPy is not installed.
     """
     text: str = _environment().get_template("report.md").render(**_context(report))
     return text

@@ -206,7 +206,13 @@ class AuditReport:
         }
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """Return `to_dict` as JSON, and write it to `path` if there is one."""
+        """Return `to_dict` as JSON, and write it to `path` if there is one.
+
+        Raises
+        ------
+        MissingDependencyError
+            If SciPy is not installed; the extra ``audit`` has it.
+        """
         return written(json.dumps(self.to_dict(), indent=2, ensure_ascii=False), path)
 
     def to_markdown(self, path: str | Path | None = None) -> str:
@@ -215,7 +221,7 @@ class AuditReport:
         Raises
         ------
         MissingDependencyError
-            If Jinja is not installed; the extra ``audit`` has it.
+            If Jinja or SciPy is not installed; the extra ``audit`` has both.
         """
         from zennit_isnet.audit.rendering import markdown
 
@@ -227,7 +233,7 @@ class AuditReport:
         Raises
         ------
         MissingDependencyError
-            If Jinja or Matplotlib is not installed; the extra ``audit`` has both.
+            If Jinja, Matplotlib or SciPy is not installed; the extra ``audit`` has them.
         """
         from zennit_isnet.audit.rendering import html
 

@@ -16,6 +16,7 @@ from zennit_isnet.audit.report import AuditReport, Examples, ImageResult, Versio
 from zennit_isnet.checks import check_count, check_number
 from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.functional import background_share, resize_foreground
+from zennit_isnet.functional.integers import as_numbers
 from zennit_isnet.lrp.attribution import Attribution
 from zennit_isnet.model import eval_mode, main_logits, unwrapped
 from zennit_isnet.regularizer import ISNetRegularizer
@@ -127,7 +128,9 @@ def audit(
                 logits = {version: _logits(model, images) for version, images in altered.items()}
                 known = _checked_names(known, batch.labels, max(2, logits["kept"].shape[1]))
                 relevance = _relevance(regularizer, batch.images, logits["kept"])
-                found = _rows(batch, altered, logits, relevance, source)
+                names_of = [source.name(index) for index in batch.indices.tolist()]
+                counts = {version: images.counts for version, images in altered.items()}
+                found = _rows(batch, names_of, counts, logits, relevance)
                 for row, *pictures in zip(found, batch.images, batch.masks, relevance.sum(1), strict=True):
                     shown = _Shown(len(rows), row.share, *pictures)
                     rows.append(row)
@@ -266,39 +269,25 @@ def _checked_names(names: Sequence[str] | None, labels: Tensor, count: int) -> S
     names = [str(label) for label in range(count)] if names is None else names
     if len(names) != count:
         raise InvalidValueError(f"classes must name the model's {count} classes; got {len(names)} names")
-    strange = labels[(labels < 0) | (labels >= count)].unique().tolist()
-    if strange:
-        raise InvalidValueError(
-            f"labels must be from 0 to {count - 1}, the model's classes; got {', '.join(map(str, strange))}"
-        )
+    as_numbers("labels", labels, labels.shape, labels.device, count)
     return names
 
 
 def _rows(
-    batch: Batch,
-    altered: dict[Version, Altered],
-    logits: dict[Version, Tensor],
-    relevance: Tensor,
-    source: MaskedImages,
+    batch: Batch, names: Sequence[str], counts: dict[Version, Tensor], logits: dict[Version, Tensor], relevance: Tensor
 ) -> list[ImageResult]:
+    """One row for each image; `counts` says which images a version counts for."""
     foreground = resize_foreground(batch.masks, relevance.shape[-2:])
     # a model that gives no relevance has no share; 0 would say that it does not look at the background
     shares = background_share(relevance, foreground, undefined="skip").tolist()
-    predictions = {version: _predictions(values).tolist() for version, values in logits.items()}
     areas = (batch.masks != 1).float().flatten(1).mean(1).tolist()
-    return [
-        ImageResult(
-            name=source.name(int(batch.indices[i])),
-            label=int(batch.labels[i]),
-            area=areas[i],
-            share=None if math.isnan(shares[i]) else shares[i],
-            predictions={
-                version: predictions[version][i] if bool(images.counts[i]) else None
-                for version, images in altered.items()
-            },
-        )
-        for i in range(len(batch))
-    ]
+    predicted = {version: _predictions(values).tolist() for version, values in logits.items()}
+    rows = []
+    for i, (name, label) in enumerate(zip(names, batch.labels.tolist(), strict=True)):
+        share = None if math.isnan(shares[i]) else shares[i]
+        predictions = {version: classes[i] if counts[version][i] else None for version, classes in predicted.items()}
+        rows.append(ImageResult(name, label, areas[i], share, predictions))
+    return rows
 
 
 class _Shown(NamedTuple):

@@ -203,13 +203,11 @@ def _on_canvas(digits: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _background(bias: Bias, cues: Tensor, positions: Tensor, size: int) -> Tensor:
-    cued = cues >= 0
-    behind = torch.zeros(len(cues), 3, size, size)
+    if bool((cues < 0).all()):
+        return torch.zeros(len(cues), 3, size, size)
     if bias == "patch":
-        behind[cued] = patch_mask(cues[cued], size).float().expand(-1, 3, -1, -1)
-    elif cued.any():
-        behind[cued] = TEXTURE_BRIGHTNESS * cut_textures(cues[cued], positions[cued], size)
-    return behind
+        return patch_mask(cues, size).float().expand(-1, 3, -1, -1)
+    return TEXTURE_BRIGHTNESS * cut_textures(cues, positions, size)
 
 
 def stratified_split(labels: Tensor, generator: Generator) -> dict[Split, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import reduce
 from os import PathLike
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -14,8 +14,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
-from zennit_isnet.checks import check_choice
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.errors import InvalidValueError
 
 Path: TypeAlias = str | PathLike[str]
 Binarization: TypeAlias = Literal["strict", "half", "nonzero"]
@@ -141,6 +140,8 @@ def picture_as_levels(picture: Image.Image) -> Levels:
 
 
 def _decoded(path: Path, kind: str) -> Image.Image:
+    # by Pillow: torchvision's decoder reads no BMP, TIFF or PPM, shows the colours below transparent pixels, and leaves
+    # 16 bits as they are
     try:
         with Image.open(path) as picture:
             return ImageOps.exif_transpose(picture)
@@ -152,23 +153,6 @@ def _tensor(pixels: Any) -> Tensor:
     # bytes stay bytes, which are read by the million; the wider types of files are not all known to PyTorch
     array = np.asarray(pixels)
     return torch.from_numpy(array.copy() if array.dtype == np.uint8 else array.astype(np.int64))
-
-
-def check_binarize(binarize: Any) -> None:
-    """Raise unless `binarize` is one of the words or a collection of integers.
-
-    Raises
-    ------
-    InvalidTypeError, InvalidValueError
-        The message says what came and what is allowed.
-    """
-    if isinstance(binarize, str):
-        check_choice("binarize", binarize, Binarization)
-    elif not isinstance(binarize, Collection) or not all(type(value) is int for value in binarize):
-        words = ", ".join(map(repr, get_args(Binarization)))
-        raise InvalidTypeError(f"binarize must be one of {words} or a collection of integers; got {binarize!r}")
-    elif not binarize:
-        raise InvalidValueError("binarize must hold at least one value that is foreground; got none")
 
 
 def binarized(levels: Levels, binarize: Binarize, name: str) -> Tensor:

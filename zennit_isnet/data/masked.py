@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from zennit_isnet.checks import check_callable, check_choice
-from zennit_isnet.data.decoding import Binarize, Levels, binarized, check_binarize
+from zennit_isnet.data.decoding import Binarization, Binarize, Levels, binarized
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.functional import resize_foreground
 
@@ -59,7 +59,13 @@ class MaskPolicy:
     def __post_init__(self) -> None:
         check_choice("missing", self.missing, Missing)
         check_choice("empty", self.empty, Empty)
-        check_binarize(self.binarize)
+        if isinstance(self.binarize, str):
+            check_choice("binarize", self.binarize, Binarization)
+        elif not isinstance(self.binarize, Collection) or not all(type(value) is int for value in self.binarize):
+            words = ", ".join(map(repr, get_args(Binarization)))
+            raise InvalidTypeError(f"binarize must be one of {words} or integers; got {self.binarize!r}")
+        elif not self.binarize:
+            raise InvalidValueError("binarize must hold at least one value that is foreground; got none")
 
 
 class MaskedDataset(Dataset[Any], ABC):
