@@ -13,10 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from zennit_isnet.audit.reading import Batch, MaskedImages, Normalization, Survey, survey, usable
 from zennit_isnet.audit.report import AuditReport, Examples, ImageResult, Version
-from zennit_isnet.checks import check_count, check_number
+from zennit_isnet.checks import as_integers, check_count, check_number
 from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.functional import background_share, resize_foreground
-from zennit_isnet.functional.integers import as_numbers
 from zennit_isnet.lrp.attribution import Attribution
 from zennit_isnet.model import eval_mode, main_logits, unwrapped
 from zennit_isnet.regularizer import ISNetRegularizer
@@ -269,7 +268,7 @@ def _checked_names(names: Sequence[str] | None, labels: Tensor, count: int) -> S
     names = [str(label) for label in range(count)] if names is None else names
     if len(names) != count:
         raise InvalidValueError(f"classes must name the model's {count} classes; got {len(names)} names")
-    as_numbers("labels", labels, labels.shape, labels.device, count)
+    as_integers("labels", labels, labels.shape, labels.device, count)
     return names
 
 
