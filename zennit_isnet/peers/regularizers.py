@@ -280,7 +280,7 @@ def energy(
     model : Module
         A classifier.
     formulation : callable, optional
-        The explained quantity. Default `Label`, the paper's: the labels are given around each call, as below.
+        The explained quantity. Default `Label`, the paper's: the labels come with each call, as below.
         `Predicted` needs none.
     every, validate
         See `ISNetRegularizer`.
@@ -298,12 +298,9 @@ def energy(
     --------
     >>> import torch, torchvision
     >>> from zennit_isnet import peers
-    >>> from zennit_isnet.formulations import Label
-    >>> target = Label()
-    >>> regularizer = peers.energy(torchvision.models.resnet18(num_classes=3), target)
+    >>> regularizer = peers.energy(torchvision.models.resnet18(num_classes=3))
     >>> images, masks, labels = torch.rand(2, 3, 32, 32), torch.ones(2, 1, 32, 32), torch.tensor([2, 0])
-    >>> with target.context(labels):
-    ...     logits, penalty = regularizer(images, masks)
+    >>> logits, penalty = regularizer(images, masks, labels=labels)
     >>> penalty.item()
     -1.0
     """

@@ -16,7 +16,7 @@ from zennit.composites import EpsilonPlus, LayerMapComposite, MixedComposite, Na
 from zennit.rules import Epsilon, Gamma, Pass
 from zennit.types import Activation, Convolution, Linear
 
-from zennit_isnet import ISNetRegularizer, LRPFlex, differentiable
+from zennit_isnet import ISNetRegularizer, LRPFlex, Target, differentiable
 from zennit_isnet.data import BackgroundBias
 from zennit_isnet.lrp import FuseBatchNorm
 from zennit_isnet.plotting import heatmap_panel
@@ -38,25 +38,26 @@ for chosen in torch.randperm(len(data)).split(64):
 model.eval()
 
 images, masks, labels = data.images[:6], data.masks[:6], data.labels[:6]
-one_hot = torch.eye(10)[labels]
+target = Target(labels)
 
 # %%
 # Two ways to explain
 # -------------------
-# :class:`~zennit_isnet.LRPFlex` is a composite like any other. It propagates the *signal*, so ``attr_output`` is the
-# one-hot vector of the class. :func:`~zennit_isnet.differentiable` turns any composite of Zennit, or of your own, into
-# one with the same relevance. It propagates *relevance*, so ``attr_output`` is the logit of the class, as usual in
-# Zennit.
+# :class:`~zennit_isnet.LRPFlex` is a composite like any other. It propagates the *signal*, which
+# starts with the one-hot vector of the class. :func:`~zennit_isnet.differentiable` turns any composite of Zennit, or of
+# your own, into one with the same relevance. It propagates *relevance*, which starts with the logit of the class, as
+# usual in Zennit. ``composite.seed(formulation)`` is the ``attr_output`` for either.
 #
 # Relevance rules need a canonizer for BatchNorm. Those of Zennit write to the weights;
 # :class:`~zennit_isnet.lrp.FuseBatchNorm` writes nothing, and fuses by the statistics of the forward pass. (Where a
 # composite brings Zennit's merging canonizers along, ``differentiable`` replaces them by the same fusion.)
 
-with Gradient(model, LRPFlex(), attr_output=one_hot) as attributor:
+gates = LRPFlex()
+with Gradient(model, gates, attr_output=gates.seed(target)) as attributor:
     _, flex = attributor(images)
 
 epsilon_plus = differentiable(EpsilonPlus(), canonizers=[FuseBatchNorm()])
-with Gradient(model, epsilon_plus, attr_output=lambda logits: logits * one_hot) as attributor:
+with Gradient(model, epsilon_plus, attr_output=epsilon_plus.seed(target)) as attributor:
     _, plus = attributor(images)
 
 # %%
@@ -65,7 +66,7 @@ with Gradient(model, epsilon_plus, attr_output=lambda logits: logits * one_hot) 
 layers = LayerMapComposite([(Activation, Pass()), (Convolution, Gamma(0.25)), (Linear, Epsilon(1e-2))])
 own = MixedComposite([NameMapComposite([(["0"], Epsilon(1e-1))]), layers])
 own = differentiable(own, canonizers=[FuseBatchNorm()])
-with Gradient(model, own, attr_output=lambda logits: logits * one_hot) as attributor:
+with Gradient(model, own, attr_output=own.seed(target)) as attributor:
     _, gamma = attributor(images)
 
 heatmap_panel(
@@ -96,7 +97,7 @@ print(all(parameter.grad is not None for parameter in model.parameters()))
 # it every backward pass is one of relevance.
 
 model.zero_grad()
-with Gradient(model, LRPFlex(), attr_output=one_hot, create_graph=True) as attributor:
+with Gradient(model, gates, attr_output=gates.seed(target), create_graph=True) as attributor:
     _, relevance = attributor(images)
 (relevance.abs() * ~masks).sum().backward()
 print(model[0].weight.grad.norm())
