@@ -6,7 +6,7 @@ from zennit_isnet.lrp.flex import LRPFlex, box_from_normalization
 from zennit_isnet.lrp.relevance.canonizers import FuseBatchNorm, MakeFunctionsVisible
 from zennit_isnet.lrp.relevance.composite import DifferentiableComposite, differentiable
 from zennit_isnet.lrp.relevance.papers import EpsilonZBox, ZPlus
-from zennit_isnet.lrp.signal.checkpointing import checkpoint_contexts
+from zennit_isnet.lrp.signal.hook import checkpoint_contexts
 
 __all__ = [
     "DifferentiableComposite",

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from zennit.types import ConvolutionTranspose
 
-from zennit_isnet.lrp.signal.batchnorm import BatchStatistics
-from zennit_isnet.lrp.signal.synchronized import SynchronizedStatistics, synchronizes
+from zennit_isnet.lrp.signal.normalization import BatchStatistics, SynchronizedStatistics, synchronizes
 
 
 class Affine:
