@@ -23,10 +23,6 @@ from torch.nn import functional as F
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind
 from zennit_isnet.lrp.signal.substitute import Epsilon, Substitute, Switch, computed, image_rows, stabilize
 
-aten = torch.ops.aten
-
-RANDOM_ACTIVATIONS = frozenset({F.rrelu})
-
 IN_PLACE: Mapping[Any, Callable[..., Any]] = MappingProxyType(
     {
         **{F.celu_: F.celu, F.elu_: F.elu, F.leaky_relu_: F.leaky_relu, F.rrelu_: F.rrelu, F.selu_: F.selu},
@@ -211,7 +207,7 @@ class ReLU(Function):
             return None, grad * (output > 0), None, None
         if ctx.switch.active:
             return None, ReLUGate.apply(grad, output, ctx.epsilon), None, None
-        return None, aten.threshold_backward(grad, output, 0), None, None
+        return None, torch.ops.aten.threshold_backward(grad, output, 0), None, None
 
 
 def relu(mode: FrozenGateMode, func: Any, input: Tensor, inplace: bool = False) -> Tensor:
@@ -232,8 +228,8 @@ def activation(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwa
     output = func(preactivation, *args, **kwargs)
 
     smooth, options = SMOOTH.get(func), dict(zip(("approximate",), args, strict=False)) | kwargs
-    # else the output is computed again: the model may go on to write to the output in place
-    kept = output if func in RANDOM_ACTIVATIONS else None
+    # computed again instead of kept, unless it is random: the model may go on to write to the output in place
+    kept = output if func is F.rrelu else None
 
     def signal_function(signal: Tensor, preactivation: Tensor, kept: Tensor | None) -> tuple[Tensor, None]:
         if smooth is not None:
