@@ -16,7 +16,7 @@ from zennit.rules import Epsilon
 
 from zennit_isnet import LRPAttribution, Target, check, differentiable
 from zennit_isnet.errors import UnsupportedModelError
-from zennit_isnet.lrp.signal.synchronized import SynchronizedStatistics
+from zennit_isnet.lrp.signal.normalization import SynchronizedStatistics
 
 VALUES = (5, 2, 3, 4)
 """Shape of the whole batch of `statistics_of_unequal_shards`, of which the first process has one sample."""

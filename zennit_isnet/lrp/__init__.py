@@ -11,7 +11,7 @@ from zennit_isnet.lrp.relevance.composite import (
     differentiable,
 )
 from zennit_isnet.lrp.relevance.papers import EpsilonZBox, ZPlus
-from zennit_isnet.lrp.signal.checkpointing import checkpoint_contexts
+from zennit_isnet.lrp.signal.hook import checkpoint_contexts
 
 __all__ = [
     "INPUT",

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from zennit_isnet.checks import check_images, check_model
 from zennit_isnet.lrp.flex import LRPFlex
 from zennit_isnet.lrp.signal.hook import FrozenGates
-from zennit_isnet.lrp.signal.mode import Observation, Problem
-from zennit_isnet.lrp.signal.provenance import tensors_in
+from zennit_isnet.lrp.signal.mode import Observation, Problem, tensors_in
 from zennit_isnet.model import eval_mode, unwrapped
 
 BEHIND_A_GATE = "none needed: ends at a gate"

@@ -12,11 +12,10 @@ from zennit.composites import register_composite
 from zennit_isnet.checks import check_choice, check_number
 from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.lrp.composite import Bound, LRPComposite, as_bound, as_box
-from zennit_isnet.lrp.signal.activation import Epsilon
 from zennit_isnet.lrp.signal.hook import FrozenGates
-from zennit_isnet.lrp.signal.mode import Rule
-from zennit_isnet.lrp.signal.modules import Declared, ModuleRule, ModuleRules, function_rules
-from zennit_isnet.lrp.signal.table import RULES
+from zennit_isnet.lrp.signal.modules import Declared, ModuleRule, function_handlers, module_rules
+from zennit_isnet.lrp.signal.substitute import Epsilon, Handler
+from zennit_isnet.lrp.signal.table import HANDLERS
 
 
 @register_composite("lrp_flex")
@@ -105,7 +104,7 @@ class LRPFlex(LRPComposite):
         epsilon_ratio: float = 0.3,
         reference: Bound | Literal["darkest"] = 0.0,
         detach_statistics: bool = False,
-        rules: Mapping[Any, Rule | Declared] | None = None,
+        rules: Mapping[Any, Handler | Declared] | None = None,
         modules: Mapping[type[nn.Module], ModuleRule] | None = None,
     ) -> None:
         if epsilon is not None:
@@ -118,15 +117,15 @@ class LRPFlex(LRPComposite):
         if self.box is not None and self.reference is not None:
             raise InvalidValueError("give box or reference, not both: z^B has its zero at the ends of the box")
         self.detach_statistics = detach_statistics
-        self._own_rules = function_rules(rules)
-        self.modules = ModuleRules(modules)
+        self._own_handlers = function_handlers(rules)
+        self.modules = module_rules(modules)
         super().__init__(module_map=self._rule_of_module)
 
     @property
-    def rules(self) -> Mapping[Any, Rule]:
-        """The rule of each function, the user's before the built-in ones."""
+    def handlers(self) -> Mapping[Any, Handler]:
+        """The handler of each function, the user's before the built-in ones."""
         # put together when asked for: the keys cannot all be copied, and a composite must be
-        return {**RULES, **self._own_rules}
+        return {**HANDLERS, **self._own_handlers}
 
     def _rule_of_module(self, ctx: dict[str, Any], name: str, module: nn.Module) -> FrozenGates | None:
         # one hook sees all operations below it, so the root is the only module that gets one
@@ -136,7 +135,7 @@ class LRPFlex(LRPComposite):
         """Options of the hook that a registration puts on the model."""
         relative = self.epsilon is None
         return {
-            "rules": self.rules,
+            "handlers": self.handlers,
             "epsilon": Epsilon(self.epsilon_ratio if self.epsilon is None else self.epsilon, relative),
             "box": self.box,
             "reference": self.reference,

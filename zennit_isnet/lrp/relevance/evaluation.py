@@ -21,7 +21,7 @@ from zennit.rules import Pass
 
 from zennit_isnet.errors import UnsupportedModelError
 from zennit_isnet.lrp.signal.convolution import Convolution, Geometry
-from zennit_isnet.lrp.signal.synchronized import synchronizes
+from zennit_isnet.lrp.signal.normalization import synchronizes
 
 MECHANISM = ("register", "pre_forward", "post_forward", "pre_backward")
 """Methods of `zennit.core.Hook` that this package replaces."""

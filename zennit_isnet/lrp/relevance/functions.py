@@ -16,15 +16,15 @@ from zennit.layer import Sum
 
 from zennit_isnet.errors import UncoveredOperationError
 from zennit_isnet.lrp.relevance.evaluation import apply_rule, is_pass, see_forward
-from zennit_isnet.lrp.signal import rules
-from zennit_isnet.lrp.signal.provenance import module_path, tensors_in
+from zennit_isnet.lrp.signal import linear
+from zennit_isnet.lrp.signal.mode import module_path, tensors_in
 from zennit_isnet.lrp.signal.substitute import substitute
-from zennit_isnet.lrp.signal.table import RULES
+from zennit_isnet.lrp.signal.table import HANDLERS
 
 SUMS = frozenset({torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__})
 
-PLAIN = frozenset({rules.linear, rules.assignment, rules.constant, rules.dropout, rules.alias, rules.shaped})
-"""Rules whose relevance is the ordinary gradient."""
+PLAIN = frozenset({linear.linear, linear.assignment, linear.constant, linear.dropout, linear.alias, linear.shaped})
+"""Handlers whose relevance is the ordinary gradient."""
 
 MODULES: Mapping[Any, Callable[..., nn.Module]] = MappingProxyType(
     {
@@ -131,7 +131,7 @@ class _FunctionMode(TorchFunctionMode):
         if func in MODULES:
             return self._call(func, *args, **kwargs)
         result = func(*args, **kwargs)
-        if self.hook.strict and RULES.get(func) not in PLAIN and next(tensors_in((result,)), None) is not None:
+        if self.hook.strict and HANDLERS.get(func) not in PLAIN and next(tensors_in((result,)), None) is not None:
             self._report(func)
         return result
 

@@ -13,9 +13,8 @@ from zennit.types import ConvolutionTranspose, Linear
 
 from zennit_isnet.errors import UnsupportedModelError
 from zennit_isnet.lrp.relevance.evaluation import apply_rule, is_pass
-from zennit_isnet.lrp.signal.batchnorm import BatchStatistics
+from zennit_isnet.lrp.signal.normalization import BatchStatistics, SynchronizedStatistics, synchronizes
 from zennit_isnet.lrp.signal.substitute import substitute
-from zennit_isnet.lrp.signal.synchronized import SynchronizedStatistics, synchronizes
 
 
 class Affine:

@@ -8,6 +8,7 @@ itself both forms are ``a/(a + ε)``.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -19,67 +20,31 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from zennit_isnet.lrp.signal.substitute import Switch, stabilize
+from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind
+from zennit_isnet.lrp.signal.substitute import Epsilon, Substitute, Switch, computed, image_rows, stabilize
 
-aten = torch.ops.aten
+IN_PLACE: Mapping[Any, Callable[..., Any]] = MappingProxyType(
+    {
+        **{F.celu_: F.celu, F.elu_: F.elu, F.leaky_relu_: F.leaky_relu, F.rrelu_: F.rrelu, F.selu_: F.selu},
+        **{torch.celu_: torch.celu, torch.selu_: torch.selu, torch.tanh_: torch.tanh, Tensor.tanh_: torch.tanh},
+        **{F.relu_: F.relu, torch.relu_: torch.relu, Tensor.relu_: torch.relu},
+    }
+)
+"""Functions that always work in place, and the same out of place."""
 
+OPTIONAL = (F.celu, F.elu, F.hardswish, F.hardtanh, F.leaky_relu, F.mish, F.relu, F.relu6, F.rrelu, F.selu, F.silu)
 
-def computed(tensor: Tensor) -> Tensor:
-    """Return float16 as float32: quotients by a large activation leave the range of float16."""
-    return tensor.float() if tensor.dtype == torch.float16 else tensor
-
-
-class Epsilon(NamedTuple):
-    """The ``ε`` of the gates: a number, or a multiple of the root mean square of each image's activations.
-
-    Relative, ``ε_n = value · √(mean a_n²)`` follows the scale of the layer: the relevance stays as it is when a layer's
-    activations are scaled and the next layer's weights by the inverse. It is a function of the parameters like the
-    rest of the gate. 0 makes the gates exact, ``a/z``, and 0 where ``z = 0``.
-    """
-
-    value: float
-    relative: bool = False
-
-    @property
-    def exact(self) -> bool:
-        """Whether the gates are ``a/z``."""
-        return self.value == 0
-
-    def of(self, output: Tensor) -> Tensor | float:
-        """``ε`` for the outputs ``a`` of a layer ``(N, …)``, broadcastable to them."""
-        if not self.relative:
-            return self.value
-        rows = _rows(output)
-        norm = torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(output.dtype, torch.float32))
-        # a layer that is silent throughout has gates 0 and no 0/0
-        epsilon = (norm * (self.value / math.sqrt(max(rows.shape[1], 1)))).clamp(min=1e-30)
-        per_image: Tensor = epsilon.to(computed(output).dtype).view(_one_an_image(output))
-        return per_image
-
-    def gradient(self, output: Tensor, epsilon: Tensor | float, grad_epsilon: Tensor) -> Tensor:
-        """Gradient at ``a`` of a relative ``ε`` from its own, one an image: ``∂ε/∂a = value² a / (n ε)``."""
-        count = output[:1].numel() if output.ndim > 1 else output.numel()
-        return computed(output) * (grad_epsilon.view(_one_an_image(output)) * (self.value**2 / count) / epsilon)
-
-
-def _one_an_image(output: Tensor) -> tuple[int, ...]:
-    return (output.shape[0], *(1,) * (output.ndim - 1)) if output.ndim > 1 else (1,) * output.ndim
-
-
-def _rows(values: Tensor) -> Tensor:
-    """One row of values for each image, in the order of the memory."""
-    if values.ndim < 2:
-        return values.reshape(1, -1)
-    if values.ndim in (4, 5) and not values.is_contiguous():
-        values = values.movedim(1, -1)  # a view of memory in the order (N, H, W, C)
-    return values.flatten(1)
+INPLACE_POSITION: Mapping[Any, int] = MappingProxyType(
+    {func: list(inspect.signature(func).parameters).index("inplace") for func in OPTIONAL}
+)
+"""Where the functions that can work in place take that argument."""
 
 
 def _products(first: Tensor, second: Tensor) -> Tensor:
     """Sum of the products of each image, ``(N,)``; without a temporary of their size where both lie alike in memory."""
     if first.stride() != second.stride():
-        return _rows(first * second).sum(1)
-    return torch.bmm(_rows(first).unsqueeze(1), _rows(second).unsqueeze(2)).view(-1)
+        return image_rows(first * second).sum(1)
+    return torch.bmm(image_rows(first).unsqueeze(1), image_rows(second).unsqueeze(2)).view(-1)
 
 
 class Gate(Function):
@@ -221,7 +186,7 @@ def _smooth_gate(z: Tensor, activation: SmoothActivation, options: Any, epsilon:
 
 
 class ReLU(Function):
-    """ReLU with the signal rule of `ReLUGate`; ``inplace`` writes to the input as ``torch.relu_`` does."""
+    """ReLU with the signal of `ReLUGate`; ``inplace`` writes to the input as ``torch.relu_`` does."""
 
     @staticmethod
     def forward(ctx: Any, switch: Switch, input: Tensor, epsilon: Epsilon, inplace: bool) -> Tensor:
@@ -242,4 +207,59 @@ class ReLU(Function):
             return None, grad * (output > 0), None, None
         if ctx.switch.active:
             return None, ReLUGate.apply(grad, output, ctx.epsilon), None, None
-        return None, aten.threshold_backward(grad, output, 0), None, None
+        return None, torch.ops.aten.threshold_backward(grad, output, 0), None, None
+
+
+def relu(mode: FrozenGateMode, func: Any, input: Tensor, inplace: bool = False) -> Tensor:
+    """ReLU: gate ``a/(a + ε)``, in place where the model says so."""
+    inplace = inplace or func in IN_PLACE
+    if inplace and input._is_view():
+        return input.copy_(relu(mode, torch.relu, input))
+    output: Tensor = ReLU.apply(mode.settings, input, mode.settings.epsilon, inplace)
+    return output
+
+
+def activation(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Any elementwise activation with ``a(0) = 0``: gate ``a / (z + ε·sign z)``, or that of a smooth ReLU."""
+    epsilon = mode.settings.epsilon
+    inplace, func, args, kwargs = out_of_place(func, args, kwargs)
+    overwrites = inplace and input._is_view()
+    preactivation = input.clone() if overwrites else input
+    output = func(preactivation, *args, **kwargs)
+
+    smooth, options = SMOOTH.get(func), dict(zip(("approximate",), args, strict=False)) | kwargs
+    # computed again instead of kept, unless it is random: the model may go on to write to the output in place
+    kept = output if func is F.rrelu else None
+
+    def signal_function(signal: Tensor, preactivation: Tensor, kept: Tensor | None) -> tuple[Tensor, None]:
+        if smooth is not None:
+            return SmoothGate.apply(signal, preactivation, smooth, options, epsilon), None
+        output = func(preactivation, *args, **kwargs) if kept is None else kept
+        return Gate.apply(signal, output, preactivation, epsilon), None
+
+    result: Tensor = Substitute.apply(mode.settings, signal_function, output, preactivation, kept)
+    if overwrites:
+        return input.copy_(result)
+    if inplace:
+        mode.kinds[input] = Kind.STALE
+    return result
+
+
+def hardtanh(
+    mode: FrozenGateMode, func: Any, input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
+) -> Tensor:
+    """Hardtanh has ``a(0) = 0`` only where its range contains zero."""
+    if not min_val <= 0 <= max_val:
+        mode.report(func, f"has the range [{min_val}, {max_val}]", "use a range that contains 0, so that a(0) = 0")
+    return activation(mode, func, input, min_val, max_val, inplace=inplace)
+
+
+def out_of_place(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any, Any, Any]:
+    """Return whether a call works in place, and the same call out of place."""
+    if func in IN_PLACE:
+        return True, IN_PLACE[func], args, kwargs
+    if func in INPLACE_POSITION:
+        position = INPLACE_POSITION[func] - 1  # the input is not among args
+        inplace = kwargs.get("inplace", args[position] if len(args) > position else False)
+        return inplace, func, args[:position], {k: v for k, v in kwargs.items() if k != "inplace"}
+    return False, func, args, kwargs

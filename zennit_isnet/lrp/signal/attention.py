@@ -6,15 +6,16 @@ outputs differ from the fused kernel's by rounding.
 
 from __future__ import annotations
 
+import inspect
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zennit_isnet.lrp.signal.mode import FrozenGateMode
-from zennit_isnet.lrp.signal.provenance import tensors_in
-from zennit_isnet.lrp.signal.rules import held_constant
+from zennit_isnet.lrp.signal.linear import held_constant
+from zennit_isnet.lrp.signal.mode import FrozenGateMode, tensors_in
 
 
 def scaled_dot_product_attention(
@@ -64,77 +65,45 @@ def attention_weights(query: Tensor, key: Tensor, bias: Tensor | None, scale: fl
     return scores.masked_fill(blocked, 0.0).softmax(-1).masked_fill(blocked, 0.0)
 
 
-def multi_head_attention(
-    mode: FrozenGateMode,
-    func: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    embed_dim_to_check: int,
-    num_heads: int,
-    in_proj_weight: Tensor | None,
-    in_proj_bias: Tensor | None,
-    bias_k: Tensor | None,
-    bias_v: Tensor | None,
-    add_zero_attn: bool,
-    dropout_p: float,
-    out_proj_weight: Tensor,
-    out_proj_bias: Tensor | None,
-    training: bool = True,
-    key_padding_mask: Tensor | None = None,
-    need_weights: bool = True,
-    attn_mask: Tensor | None = None,
-    use_separate_proj_weight: bool = False,
-    q_proj_weight: Tensor | None = None,
-    k_proj_weight: Tensor | None = None,
-    v_proj_weight: Tensor | None = None,
-    static_k: Tensor | None = None,
-    static_v: Tensor | None = None,
-    average_attn_weights: bool = True,
-    is_causal: bool = False,
-) -> tuple[Tensor, Tensor | None]:
+def multi_head_attention(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
     """Multi-head attention as `torch.nn.MultiheadAttention` calls it: ``(L, N, E)``, or ``(L, E)`` for one sample."""
-    if static_k is not None or static_v is not None:
+    call = inspect.signature(func).bind(*args, **kwargs)
+    call.apply_defaults()
+    given = SimpleNamespace(**call.arguments)
+    query, key = given.query, given.key
+    if given.static_k is not None or given.static_v is not None:
         mode.report(func, "is given keys or values that are projected already", "give static_k=None, static_v=None")
     batched = query.ndim == 3
-    weights: tuple[Tensor, ...]
-    biases: tuple[Tensor | None, ...] = (None, None, None)
-    if use_separate_proj_weight:
-        assert q_proj_weight is not None and k_proj_weight is not None and v_proj_weight is not None  # noqa: PT018
-        weights = (q_proj_weight, k_proj_weight, v_proj_weight)
-    else:
-        assert in_proj_weight is not None
-        with mode:
-            weights = in_proj_weight.chunk(3)
-    if in_proj_bias is not None:
-        with mode:
-            biases = in_proj_bias.chunk(3)
+    with mode:
+        separate = (given.q_proj_weight, given.k_proj_weight, given.v_proj_weight)
+        weights = separate if given.use_separate_proj_weight else given.in_proj_weight.chunk(3)
+        biases = (None,) * 3 if given.in_proj_bias is None else given.in_proj_bias.chunk(3)
 
     def heads(projected: Tensor, extra: Tensor | None) -> Tensor:
         """Return ``(N, heads, S, E/heads)`` of ``(S, N, E)``, with the learned and the zero position appended."""
         projected = projected if batched else projected.unsqueeze(1)
         if extra is not None:
             projected = torch.cat([projected, extra.expand(1, projected.shape[1], -1)])
-        if add_zero_attn:
+        if given.add_zero_attn:
             projected = F.pad(projected, (0, 0, 0, 0, 0, 1))
-        split: Tensor = projected.unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3)
+        split: Tensor = projected.unflatten(-1, (given.num_heads, -1)).permute(1, 2, 0, 3)
         return split
 
     queries = F.linear(query, weights[0], biases[0])
-    queries = (queries if batched else queries.unsqueeze(1)).unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3)
-    keys = heads(F.linear(key, weights[1], biases[1]), bias_k)
-    bias = _merged_masks(attn_mask, key_padding_mask, queries, keys)
+    queries = (queries if batched else queries.unsqueeze(1)).unflatten(-1, (given.num_heads, -1)).permute(1, 2, 0, 3)
+    keys = heads(F.linear(key, weights[1], biases[1]), given.bias_k)
+    bias = _merged_masks(given.attn_mask, given.key_padding_mask, queries, keys)
     held = held_constant(mode, attention_weights(queries, keys, bias), tensors_in((query, key)))
     with mode:
-        values = heads(F.linear(value, weights[2], biases[2]), bias_v)
-        dropped = F.dropout(held, dropout_p) if training and dropout_p > 0 else held
+        values = heads(F.linear(given.value, weights[2], biases[2]), given.bias_v)
+        dropped = F.dropout(held, given.dropout_p) if given.training and given.dropout_p > 0 else held
         mixed = torch.matmul(dropped, values).permute(2, 0, 1, 3).flatten(2)
-        output = F.linear(mixed, out_proj_weight, out_proj_bias)
+        output = F.linear(mixed, given.out_proj_weight, given.out_proj_bias)
         output = output if batched else output.squeeze(1)
-    if not need_weights:
+    if not given.need_weights:
         return output, None
     with mode:
-        shown = dropped.mean(1) if average_attn_weights else dropped
+        shown = dropped.mean(1) if given.average_attn_weights else dropped
         return output, shown if batched else shown.squeeze(0)
 
 

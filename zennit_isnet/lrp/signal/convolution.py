@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,10 +11,15 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.modules.utils import _ntuple
 
-from zennit_isnet.lrp.signal.batchnorm import Scaled
+from zennit_isnet.lrp.signal.linear import affine
+from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind
+from zennit_isnet.lrp.signal.normalization import Scaled
 from zennit_isnet.lrp.signal.substitute import Switch
 
 aten = torch.ops.aten
+
+Sizes: TypeAlias = int | tuple[int, ...]
+"""One number for all dimensions, or one for each."""
 
 VECTOR_WIDTH = 16
 """Numbers of single precision in a vector register of a CPU."""
@@ -32,13 +37,7 @@ class Geometry(NamedTuple):
 
     @classmethod
     def of_call(
-        cls,
-        input: Tensor,
-        weight: Tensor,
-        stride: int | tuple[int, ...],
-        padding: int | str | tuple[int, ...],
-        dilation: int | tuple[int, ...],
-        groups: int,
+        cls, input: Tensor, weight: Tensor, stride: Sizes, padding: Sizes | str, dilation: Sizes, groups: int
     ) -> Geometry | None:
         """Geometry of a call of ``conv1d/2d/3d``, or None where PyTorch does more than one convolution.
 
@@ -121,17 +120,11 @@ class ScaledTransposedSignal(Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        unscaled: Tensor,
-        scale: Tensor,
-        signal: Tensor,
-        weight: Tensor,
-        input_like: Tensor,
-        geometry: Geometry,
+        ctx: Any, unscaled: Tensor, scale: Tensor, signal: Tensor, weight: Tensor, like: Tensor, geometry: Geometry
     ) -> Tensor:
         ctx.geometry = geometry
         ctx.save_for_backward(unscaled, scale, weight)
-        return input_gradient(signal, input_like, weight, geometry)
+        return input_gradient(signal, like, weight, geometry)
 
     @staticmethod
     @once_differentiable
@@ -205,3 +198,33 @@ class Convolution(Function):
         mask = [ctx.needs_input_grad[1] and ctx.needs_input, *ctx.needs_input_grad[2:4]]
         grads = aten.convolution_backward(grad, input, weight, ctx.bias_sizes, *ctx.geometry, mask)
         return None, *(g if wanted else None for g, wanted in zip(grads, mask, strict=True)), None, None
+
+
+def convolution(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Convolution: transposed weights."""
+    return convolution_and_weights(mode, func, *args, **kwargs)[0]
+
+
+def convolution_and_weights(
+    mode: FrozenGateMode,
+    func: Any,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes | str = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+) -> tuple[Any, tuple[Tensor, Tensor | None, Geometry] | None]:
+    """Return the output of a convolution, and what it computed with; None where it is more than one convolution."""
+    geometry = Geometry.of_call(input, weight, stride, padding, dilation, groups)
+    if geometry is None or mode.kinds[weight] is not Kind.CONSTANT:
+        return affine(mode, func, input, weight, bias, stride, padding, dilation, groups), None
+    reads_images = any(input is entry for entry in mode.entries)
+    device = input.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        input, weight, bias = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    needs_input = mode.settings.input_gradient or not reads_images
+    output: Tensor = Convolution.apply(mode.settings, input, weight, bias, geometry, needs_input)
+    return output, (weight, bias, geometry)

@@ -1,24 +1,26 @@
-"""The hook that turns one registration of a composite into frozen-gate passes."""
+"""The hook that turns one registration of a composite into frozen-gate passes, also where checkpoints repeat them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
 from zennit.core import Hook, RemovableHandle, RemovableHandleList
 
 from zennit_isnet.checks import fitted_bound
 from zennit_isnet.errors import InvalidValueError, UncoveredOperationError
-from zennit_isnet.lrp.signal.activation import Epsilon
-from zennit_isnet.lrp.signal.mode import FrozenGateMode, Observation, Rule
-from zennit_isnet.lrp.signal.modules import ModuleRules
-from zennit_isnet.lrp.signal.provenance import exchanged, tensors_in
-from zennit_isnet.lrp.signal.stem import Stem
-from zennit_isnet.lrp.signal.substitute import InputRelevance
-from zennit_isnet.lrp.signal.synchronized import register_synchronized
+from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, Observation, Provenance, exchanged, tensors_in
+from zennit_isnet.lrp.signal.modules import ModuleRule, register_declared
+from zennit_isnet.lrp.signal.normalization import register_synchronized
+from zennit_isnet.lrp.signal.substitute import Epsilon, Handler, InputRelevance, Settings
+from zennit_isnet.lrp.signal.zbox import ZBoxMode
+from zennit_isnet.model import buffers_restored
+
+OPTIONS = ("handlers", "epsilon", "box", "reference", "detach_statistics", "modules", "observe")
 
 
 class FrozenGates(Hook):
@@ -30,8 +32,8 @@ class FrozenGates(Hook):
 
     Parameters
     ----------
-    rules : mapping of function to rule
-        Rule of each operation.
+    handlers : mapping of function to Handler
+        What runs each operation.
     epsilon : Epsilon
         Stabilizer of the gates.
     box : tuple of Tensor, optional
@@ -40,7 +42,7 @@ class FrozenGates(Hook):
         The value of the images that carries no relevance; None for zero.
     detach_statistics : bool
         Whether ``σ`` of a BatchNorm is constant also as a function of the parameters.
-    modules : ModuleRules
+    modules : mapping of module type to ModuleRule
         Rules of module types, which are not looked into.
     observe : callable, optional
         Gets each operation on the signal; see `FrozenGateMode`.
@@ -49,16 +51,16 @@ class FrozenGates(Hook):
     def __init__(
         self,
         *,
-        rules: Mapping[Any, Rule],
+        handlers: Mapping[Any, Handler],
         epsilon: Epsilon,
         box: tuple[Tensor, Tensor] | None,
         reference: Tensor | Literal["darkest"] | None,
         detach_statistics: bool,
-        modules: ModuleRules,
+        modules: Mapping[type[nn.Module], ModuleRule],
         observe: Callable[[Observation], None] | None = None,
     ) -> None:
         super().__init__()
-        self.rules, self.modules, self.observe = rules, modules, observe
+        self.handlers, self.modules, self.observe = handlers, modules, observe
         self.epsilon, self.box, self.reference, self.detach_statistics = epsilon, box, reference, detach_statistics
         self.active = False
         self.input_gradient = True
@@ -67,15 +69,7 @@ class FrozenGates(Hook):
 
     def copy(self) -> FrozenGates:
         """Return an unregistered hook with the same settings."""
-        return FrozenGates(
-            rules=self.rules,
-            epsilon=self.epsilon,
-            box=self.box,
-            reference=self.reference,
-            detach_statistics=self.detach_statistics,
-            modules=self.modules,
-            observe=self.observe,
-        )
+        return FrozenGates(**{name: getattr(self, name) for name in OPTIONS})
 
     def register(self, module: nn.Module) -> RemovableHandleList:
         """Hook the root module and switch the signal pass on."""
@@ -91,7 +85,7 @@ class FrozenGates(Hook):
 
     def hide_modules(self, module: nn.Module, current: Callable[[], FrozenGateMode | None]) -> list[RemovableHandle]:
         """Hook the modules that are not looked into; `current` returns the mode of the pass that runs."""
-        return [*self.modules.register(module, current), *register_synchronized(module, current)]
+        return [*register_declared(module, self.modules, current), *register_synchronized(module, current)]
 
     def remove(self) -> None:
         """Switch the signal pass off, for graphs that still exist too."""
@@ -106,14 +100,16 @@ class FrozenGates(Hook):
         images = [t for t in tensors_in((*args, *kwargs.values())) if t.requires_grad]
         if not images:
             return None
-        mode = FrozenGateMode(module, self, self.rules, self.observe)
         entries = {id(t): InputRelevance.apply(self, t, _fitted_reference(self.reference, t)) for t in images}
+        if self.box is None:
+            mode = FrozenGateMode(module, self)
+        elif len(entries) == 1:
+            mode = ZBoxMode(module, self, images[0], self.box)
+        else:
+            raise InvalidValueError(f"z^B needs one image batch as input, this model reads {len(entries)} tensors")
+        mode.observe = self.observe
         for entry in entries.values():
             mode.enter(entry)
-        if self.box is not None:
-            if len(entries) != 1:
-                raise InvalidValueError(f"z^B needs one image batch as input, this model reads {len(entries)} tensors")
-            mode.stem = Stem(images[0], mode.entries[0], self.box)
         self._mode = mode
         self._stack.enter_context(mode)
         return exchanged(args, entries), {key: exchanged(value, entries) for key, value in kwargs.items()}
@@ -123,9 +119,6 @@ class FrozenGates(Hook):
         mode = self._end_mode()
         if mode is None or output is None:
             return None
-        if mode.stem is not None and not mode.stem.passed:
-            reason = "no convolution with equal padding on both sides reads the images"
-            mode.refuse("z^B", reason, "use box=None")
         main = next(tensors_in(output.values() if isinstance(output, dict) else (output,)), None)
         problems = [] if main is None else mode.conclude(main)
         if problems:
@@ -147,3 +140,68 @@ def _fitted_reference(reference: Tensor | Literal["darkest"] | None, images: Ten
         dims = tuple(range(2, images.ndim))
         return images.detach().amin(dims, keepdim=True)
     return None if reference is None else fitted_bound(reference, images)
+
+
+def checkpoint_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Let a checkpointed part of a model be computed again by the handlers it was computed by first.
+
+    For the ``context_fn`` of `torch.utils.checkpoint.checkpoint`, which needs ``use_reentrant=False``. A checkpointed
+    part keeps its inputs only and is computed again in the signal pass and in ``loss.backward()``: less memory for two
+    more forward passes of that part. Relevance and gradients are the same, and BatchNorm counts the batch once. Where
+    no composite is on the model nothing changes but that.
+
+    With z^B (``box=…``) the first convolution, its BatchNorm and activation have to stay outside of the checkpoint.
+
+    Returns
+    -------
+    first, again : context managers
+        For the forward pass, and for each time that it is repeated.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch.utils.checkpoint import checkpoint
+    >>> from zennit_isnet import ISNetRegularizer
+    >>> from zennit_isnet.lrp import checkpoint_contexts
+    >>> class Checkpointed(torch.nn.Sequential):
+    ...     def forward(self, x):
+    ...         return checkpoint(super().forward, x, use_reentrant=False, context_fn=checkpoint_contexts)
+    >>> block = Checkpointed(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
+    >>> model = torch.nn.Sequential(block, torch.nn.Flatten(), torch.nn.Linear(4 * 6 * 6, 2))
+    >>> regularizer = ISNetRegularizer(model)
+    >>> calibration = regularizer.calibrate([torch.rand(4, 3, 8, 8)], progress=False)
+    >>> logits, penalty = regularizer(torch.rand(4, 3, 8, 8), torch.ones(4, 1, 8, 8))
+    >>> penalty.backward()
+    """
+    modes = [mode for mode in _get_current_function_mode_stack() if isinstance(mode, FrozenGateMode)]
+    return nullcontext(), _Again([(mode.root, mode.settings) for mode in modes])
+
+
+class _Inherited(Provenance):
+    """Kinds in a part of a pass that starts from tensors whose kinds were known in the first forward pass."""
+
+    def __getitem__(self, tensor: Tensor) -> Kind:
+        kind = super().__getitem__(tensor)
+        return Kind.SIGNAL if kind is Kind.UNKNOWN else kind
+
+
+class _Again(AbstractContextManager[None]):
+    """Context that can be entered any number of times, one after the other; keeps no tensor of the first pass."""
+
+    def __init__(self, passes: list[tuple[nn.Module, Settings]]) -> None:
+        self.passes = passes
+        self.stack = ExitStack()
+
+    def __enter__(self) -> None:
+        for root, settings in self.passes:
+            self.stack.enter_context(buffers_restored(root))
+            repeated = FrozenGateMode(root, settings)
+            repeated.kinds = _Inherited()
+            self.stack.enter_context(repeated)
+            if isinstance(settings, FrozenGates):
+                # those of the first pass look at that pass only, and are gone once the composite has left the model
+                for handle in settings.hide_modules(root, lambda mode=repeated: mode):  # type: ignore[misc]
+                    self.stack.callback(handle.remove)
+
+    def __exit__(self, *error: Any) -> None:
+        self.stack.close()

@@ -1,39 +1,134 @@
-"""Sees every operation of a forward pass, as a module or as a function, and gives it its relevance rule."""
+"""Sees every operation of a forward pass, gives it its handler, and keeps what each tensor is to the signal pass.
+
+So nothing wrong is propagated silently.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+import enum
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from zennit_isnet.lrp.signal.provenance import Flaws, Kind, Provenance, module_path, tensors_in
-from zennit_isnet.lrp.signal.substitute import Switch
-
-if TYPE_CHECKING:
-    from zennit_isnet.lrp.signal.activation import Epsilon
-    from zennit_isnet.lrp.signal.stem import Stem
-
-
-class Settings(Switch, Protocol):
-    """What the rules read from the composite's hook."""
-
-    epsilon: Epsilon
-    detach_statistics: bool
-    input_gradient: bool
-
-
-Rule = Callable[..., Any]
-"""``rule(mode, func, *args, **kwargs)`` runs ``func`` and returns its result with the signal rule attached."""
-
+from zennit_isnet.lrp.signal.substitute import Handler, Settings
 
 VALUE_FREE = (
     *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones"),
     *("new_empty", "new_full", "new_tensor"),
 )
 """Functions that make tensors and read no values of the tensor they are called with."""
+
+
+class Kind(enum.IntEnum):
+    """Role of a tensor in the signal pass."""
+
+    CONSTANT = 0
+    """Does not depend on the images: parameters, buffers and what is computed from them."""
+    HELD = 1
+    """Depends on the images, held constant in the signal pass: sigmoid gates, attention weights."""
+    SIGNAL = 2
+    """Carries the signal."""
+    STALE = 3
+    """Was meant to be overwritten in place; only the result of that operation may be used."""
+    UNKNOWN = 4
+    """Has a gradient function that no observed operation made: a custom autograd function, for example."""
+
+
+Flaws = frozenset[int]
+"""Problems on a tensor's way from the images, as positions in a list of problems.
+
+They make the relevance wrong only if the signal passes there. Of a tensor that is held constant they are the problems
+behind the gate, where no signal passes.
+"""
+
+NO_FLAWS: Flaws = frozenset()
+
+
+def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Yield the tensors among values, and those in lists and tuples among them."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors_in(value)
+
+
+def exchanged(value: Any, replacements: Mapping[int, Tensor]) -> Any:
+    """Return a value, or lists and tuples of values, with the tensors that have a replacement by ``id`` replaced."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(exchanged(item, replacements) for item in value)
+    return replacements.get(id(value), value)
+
+
+class Provenance:
+    """Kinds and flaws of the tensors of one forward pass; holds no tensor alive."""
+
+    def __init__(self) -> None:
+        self._kinds: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._flaws: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._aliases: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._ungraded: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+    def __getitem__(self, tensor: Tensor) -> Kind:
+        kind: Kind | None = self._kinds.get(tensor)
+        if kind is not None:
+            return kind
+        if tensor.grad_fn is None:
+            return Kind.HELD if tensor in self._ungraded else Kind.CONSTANT
+        aliased: Kind | None = self._aliases.get(tensor)
+        is_hook = aliased is not None and tensor.grad_fn.name() == "BackwardHookFunctionBackward"
+        return aliased if is_hook else Kind.UNKNOWN  # type: ignore[return-value]
+
+    def __setitem__(self, tensor: Tensor, kind: Kind) -> None:
+        self._kinds[tensor] = kind
+
+    def known(self, tensor: Tensor) -> bool:
+        """Whether the tensor was given a kind."""
+        return tensor in self._kinds
+
+    def flaws(self, tensor: Tensor) -> Flaws:
+        """Return the flaws of one tensor."""
+        found: Flaws = self._flaws.get(tensor, NO_FLAWS)
+        return found
+
+    def flaws_of(self, tensors: Iterable[Tensor], kind: Kind = Kind.SIGNAL) -> Flaws:
+        """Return the flaws of those tensors that are of a kind."""
+        return NO_FLAWS.union(*(self.flaws(t) for t in tensors if self[t] is kind))
+
+    def flaws_in_use(self) -> Flaws:
+        """Return the flaws of all tensors with a signal that the model still holds."""
+        return self.flaws_of(list(self._flaws))
+
+    def add_flaws(self, tensor: Tensor, flaws: Flaws) -> None:
+        """Note flaws of a tensor beside those that it has."""
+        if flaws:
+            self._flaws[tensor] = self.flaws(tensor) | flaws
+
+    def copy(self, tensor: Tensor, origin: Tensor) -> None:
+        """Note that a tensor is what another one is."""
+        self[tensor] = self[origin]
+        self.add_flaws(tensor, self.flaws(origin))
+
+    def alias(self, tensor: Tensor, origin: Tensor) -> None:
+        """Note what a view made without gradients is if it turns out to be a backward hook's identity.
+
+        PyTorch gives a module's backward hooks their place in the graph by a custom function that returns its input,
+        so the model's own custom functions look alike until they have a gradient function.
+        """
+        self._aliases[tensor] = self[origin]
+        self.add_flaws(tensor, self.flaws(origin))
+
+    def hold_ungraded(self, tensor: Tensor) -> None:
+        """Note that a tensor made without gradients depends on the images.
+
+        It counts while the tensor has no gradient function: what a custom function returns was made so too.
+        """
+        self._ungraded[tensor] = True
 
 
 class Problem(NamedTuple):
@@ -49,7 +144,7 @@ class Problem(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """An operation on the signal, its rule, and the positions of the problems found there."""
+    """An operation on the signal, the name of its handler, and the positions of the problems found there."""
 
     path: str
     operation: str
@@ -68,30 +163,23 @@ class FrozenGateMode(TorchFunctionMode):
     root : Module
         The model, for the module paths in messages.
     settings : Settings
-        Switch, ε and options; usually the composite's hook.
-    rules : mapping of function to rule
-        What is not in it must not touch the signal.
-    observe : callable, optional
+        Switch, ε, options and handlers; usually the composite's hook. A function without a handler must not touch the
+        signal.
+
+    Attributes
+    ----------
+    observe : callable or None
         Gets an `Observation` of each operation on the signal.
     """
 
-    def __init__(
-        self,
-        root: nn.Module,
-        settings: Settings,
-        rules: Mapping[Any, Rule],
-        observe: Callable[[Observation], None] | None = None,
-    ) -> None:
+    def __init__(self, root: nn.Module, settings: Settings) -> None:
         super().__init__()
-        self.root = root
-        self.settings = settings
-        self.rules = rules
-        self.observe = observe
+        self.root, self.settings = root, settings
+        self.observe: Callable[[Observation], None] | None = None
         self.kinds = Provenance()
         self.found: list[Problem] = []
         self.fatal: set[int] = set()
         self.entries: list[Tensor] = []
-        self.stem: Stem | None = None
         self.opaque = 0
         self._here: set[int] = set()
         self._paths: dict[int, str] = {}
@@ -114,16 +202,12 @@ class FrozenGateMode(TorchFunctionMode):
                 self._mark_ungraded(result, [*tensors_in((*args, *kwargs.values()))])
             return result
         operands = list(tensors_in((*args, *kwargs.values())))
-        kind = max((self.kinds[t] for t in operands), default=Kind.CONSTANT)
-        if kind > Kind.SIGNAL:
-            self._explain_origin(func, operands)
-            kind = Kind.SIGNAL
-        flaws = self.kinds.flaws_of(operands, kind)
+        kind, flaws = self._read(func, operands)
         versions = [t._version for t in operands]
         if kind is Kind.SIGNAL:
             outside, self._here = self._here, set()
             try:
-                result = self._follow_rule(func, operands, args, kwargs)
+                result = self._handle(func, args, kwargs)
                 here = frozenset(self._here)
             finally:
                 self._here = outside
@@ -135,13 +219,17 @@ class FrozenGateMode(TorchFunctionMode):
         self._mark(result, operands, kind, flaws, here)
         return result
 
+    def run(self, handler: Handler, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operation on the signal by its handler."""
+        return handler(self, func, *args, **kwargs)
+
+    def kinds_of(self, values: Iterable[Any]) -> list[Kind]:
+        """Return the kinds of the tensors among values."""
+        return [self.kinds[t] for t in tensors_in(values)]
+
     def declare(self, name: str, rule: str, operands: list[Tensor], output: Any, attach: Callable[[], Any]) -> Any:
         """Give the output of a module that was not looked into its declared rule."""
-        kind = max((self.kinds[t] for t in operands), default=Kind.CONSTANT)
-        if kind > Kind.SIGNAL:
-            self._explain_origin(name, operands)
-            kind = Kind.SIGNAL
-        flaws = self.kinds.flaws_of(operands, kind)
+        kind, flaws = self._read(name, operands)
         self._here = set()
         result = attach() if kind is Kind.SIGNAL else output
         here = frozenset(self._here)
@@ -169,26 +257,33 @@ class FrozenGateMode(TorchFunctionMode):
             self.refuse(name, "carries no signal from the images", remedy)
         return [self.found[i] for i in sorted(self.fatal | self.kinds.flaws(output))]
 
-    def _follow_rule(self, func: Any, operands: list[Tensor], args: Any, kwargs: Any) -> Any:
-        """Run an operation on the signal by its rule."""
-        rule = self.rules.get(func)
-        if rule is None:
+    def _read(self, func: Any, operands: list[Tensor]) -> tuple[Kind, Flaws]:
+        """Return what the operands make of a result, and their flaws."""
+        kind = max((self.kinds[t] for t in operands), default=Kind.CONSTANT)
+        if kind > Kind.SIGNAL:
+            self._explain_origin(func, operands)
+            kind = Kind.SIGNAL
+        return kind, self.kinds.flaws_of(operands, kind)
+
+    def _handle(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operation on the signal, and report it if it has no handler."""
+        handler = self.settings.handlers.get(func)
+        if handler is not None:
+            result = self.run(handler, func, args, kwargs)
+        else:
             result = func(*args, **kwargs)
             written = func is Tensor.__setitem__ or kwargs.get("out") is not None
             if written or any(t.requires_grad for t in tensors_in((result,))):
                 self.report(func, "no rule covers it", "use an operation with a rule, or register one")
-        else:
-            if self.stem is not None:
-                args, kwargs = self.stem.before(self, func, rule, args, kwargs)
-            result = rule(self, func, *args, **kwargs)
-        moves_signal = self._here or func is Tensor.__setitem__ or any(t.requires_grad for t in tensors_in((result,)))
-        if self.observe is not None and moves_signal:
-            name = None if rule is None else getattr(rule, "__name__", type(rule).__name__)
+        if self.observe is not None and (
+            self._here or func is Tensor.__setitem__ or any(t.requires_grad for t in tensors_in((result,)))
+        ):
+            name = None if handler is None else getattr(handler, "__name__", type(handler).__name__)
             self.observe(Observation(self._path(), _name(func), name, frozenset(self._here)))
         return result
 
     def _mark(self, result: Any, operands: list[Tensor], kind: Kind, flaws: Flaws, here: Flaws) -> None:
-        """Note what the results of an operation are, unless its rule has."""
+        """Note what the results of an operation are, unless its handler has."""
         for tensor in tensors_in((result,)):
             if any(tensor is operand for operand in operands):
                 continue
@@ -243,3 +338,24 @@ class FrozenGateMode(TorchFunctionMode):
 
 def _name(func: Any) -> str:
     return func if isinstance(func, str) else (resolve_name(func) or getattr(func, "__name__", repr(func)))
+
+
+def module_path(root: nn.Module, paths: Mapping[int, str] | None = None) -> str:
+    """Return path and type of the innermost module of `root` whose ``forward`` is on the call stack.
+
+    Parameters
+    ----------
+    root : Module
+        The model.
+    paths : mapping of int to str, optional
+        Path of each of its modules by ``id``, for callers that ask often.
+    """
+    if paths is None:
+        paths = {id(module): name for name, module in root.named_modules()}
+    frame = sys._getframe(1)
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, nn.Module) and id(owner) in paths:
+            return f"{paths[id(owner)] or '(the model)'} ({type(owner).__name__})"
+        frame = frame.f_back  # type: ignore[assignment]
+    return f"(the model) ({type(root).__name__})"

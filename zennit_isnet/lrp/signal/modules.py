@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
@@ -11,25 +12,23 @@ from torch import Tensor, nn
 from zennit.core import RemovableHandle
 
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
-from zennit_isnet.lrp.signal import rules
-from zennit_isnet.lrp.signal.activation import Gate
-from zennit_isnet.lrp.signal.mode import FrozenGateMode, Rule
-from zennit_isnet.lrp.signal.provenance import tensors_in
-from zennit_isnet.lrp.signal.substitute import Substitute
+from zennit_isnet.lrp.signal import activation, linear
+from zennit_isnet.lrp.signal.mode import FrozenGateMode, tensors_in
+from zennit_isnet.lrp.signal.substitute import Handler, Substitute
 
 Declared = Literal["linear", "activation", "gate"]
 
 ModuleRule: TypeAlias = "Declared | Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]"
 """What a module type is declared as, or ``rule(module, input, output, signal)``: the signal at its input."""
 
-DECLARED: Mapping[str, Rule] = MappingProxyType(
-    {"linear": rules.linear, "activation": rules.activation, "gate": rules.hold}
+DECLARED: Mapping[str, Handler] = MappingProxyType(
+    {"linear": linear.linear, "activation": activation.activation, "gate": linear.hold}
 )
-"""Rules that are declared by a word, as functions get them."""
+"""What runs a function that is declared by a word."""
 
 
-def function_rules(declared: Mapping[Any, Rule | Declared] | None) -> dict[Any, Rule]:
-    """Return rules of functions, with words replaced by the rules that they mean.
+def function_handlers(declared: Mapping[Any, Handler | Declared] | None) -> dict[Any, Handler]:
+    """Return the handlers of functions, with words replaced by the handlers that they mean.
 
     Raises
     ------
@@ -39,13 +38,8 @@ def function_rules(declared: Mapping[Any, Rule | Declared] | None) -> dict[Any, 
     return {f: DECLARED[_checked(f, rule)] if isinstance(rule, str) else rule for f, rule in (declared or {}).items()}
 
 
-class ModuleRules:
-    """Hooks that give declared module types their rules in the passes of one registration.
-
-    Parameters
-    ----------
-    declared : mapping of module type to rule, optional
-        See `ModuleRule`. Subclasses follow their base.
+def module_rules(declared: Mapping[type[nn.Module], ModuleRule] | None) -> dict[type[nn.Module], ModuleRule]:
+    """Return the rules that a user declares for module types.
 
     Raises
     ------
@@ -54,38 +48,43 @@ class ModuleRules:
     InvalidValueError
         If a word is not allowed.
     """
+    for kind, rule in (declared or {}).items():
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+            raise InvalidTypeError(f"modules must map module types to rules, got the key {kind!r}")
+        _checked(kind, rule)
+    return dict(declared or {})
 
-    def __init__(self, declared: Mapping[type[nn.Module], ModuleRule] | None = None) -> None:
-        self.declared = dict(declared or {})
-        for kind, rule in self.declared.items():
-            if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-                raise InvalidTypeError(f"modules must map module types to rules, got the key {kind!r}")
-            _checked(kind, rule)
 
-    def register(self, root: nn.Module, current: Callable[[], FrozenGateMode | None]) -> list[RemovableHandle]:
-        """Put hooks on the modules of the declared types; `current` returns the mode of the pass that runs."""
-        handles = []
-        for module in root.modules():
-            rule = next((rule for kind, rule in self.declared.items() if isinstance(module, kind)), None)
-            if rule is not None:
-                handles += DeclaredModule(rule, current).register(module)
-        return handles
+def _checked(key: Any, rule: Any) -> Any:
+    if not callable(rule) and rule not in DECLARED:
+        name = getattr(key, "__name__", repr(key))
+        raise InvalidValueError(f"the rule of {name} must be a function or one of {list(DECLARED)}, got {rule!r}")
+    return rule
 
 
 class HiddenModule:
-    """Hides the inside of one module from the mode, and attaches a rule to its output.
+    """Hides the inside of one module from the mode, and attaches a signal function to its output.
 
     Parameters
     ----------
+    word : str
+        What `check` calls its rule.
+    attach : callable
+        ``attach(module, mode, operands, output)`` returns the output with its signal function.
     current : callable
         Returns the mode of the pass that runs, or None.
+    applies : callable, optional
+        Whether the module is to be hidden as it is now.
     """
 
-    word: str
-    """Name of the rule."""
-
-    def __init__(self, current: Callable[[], FrozenGateMode | None]) -> None:
-        self.current = current
+    def __init__(
+        self,
+        word: str,
+        attach: Callable[[nn.Module, FrozenGateMode, list[Tensor], Any], Any],
+        current: Callable[[], FrozenGateMode | None],
+        applies: Callable[[nn.Module], bool] = lambda module: True,
+    ) -> None:
+        self.word, self.attach, self.current, self.applies = word, attach, current, applies
         self.operands: list[tuple[list[Tensor], list[int]]] = []
 
     def register(self, module: nn.Module) -> list[RemovableHandle]:
@@ -95,14 +94,10 @@ class HiddenModule:
             module.register_forward_hook(self.leave, prepend=True, always_call=True),
         ]
 
-    def attach(self, module: nn.Module, mode: FrozenGateMode, operands: list[Tensor], output: Any) -> Any:
-        """Return the output of the module with the rule attached."""
-        raise NotImplementedError
-
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the forward pass."""
         mode = self.current()
-        if mode is not None and torch.is_grad_enabled():
+        if mode is not None and torch.is_grad_enabled() and self.applies(module):
             mode.opaque += 1  # first, because the mode sees a look at a tensor's attributes too
             operands = list(tensors_in((*args, *kwargs.values())))
             self.operands.append((operands, [t._version for t in operands]))
@@ -114,54 +109,46 @@ class HiddenModule:
             return None
         try:
             operands, versions = self.operands.pop()
-            nested = mode.opaque > 1
-            return None if output is None or nested else self._declared(module, mode, operands, versions, output)
+            if output is None or mode.opaque > 1:
+                return None
+            name = f"module {type(module).__name__}"
+            if [t._version for t in operands] != versions:
+                mode.refuse(name, "has a declared rule and writes to its input", "make the module work out of place")
+            return mode.declare(name, self.word, operands, output, lambda: self.attach(module, mode, operands, output))
         finally:
             mode.opaque -= 1
 
-    def _declared(
-        self, module: nn.Module, mode: FrozenGateMode, operands: list[Tensor], versions: list[int], output: Any
-    ) -> Any:
+
+def attach_declared(
+    rule: ModuleRule, module: nn.Module, mode: FrozenGateMode, operands: list[Tensor], output: Any
+) -> Any:
+    """Return the output of a module with the rule that the user declared for its type."""
+    if rule == "linear":
+        return output
+    if not isinstance(output, Tensor):
         name = f"module {type(module).__name__}"
-        if any(t._version != version for t, version in zip(operands, versions, strict=True)):
-            mode.refuse(name, "has a declared rule and writes to its input", "make the module work out of place")
-        return mode.declare(name, self.word, operands, output, lambda: self.attach(module, mode, operands, output))
+        mode.report(name, f"returns {type(output).__name__}", "return one tensor, or declare it linear")
+        return output
+    if rule == "gate":
+        return linear.held_constant(mode, output, operands)
+    epsilon = mode.settings.epsilon
+
+    def signal_function(signal: Tensor, input: Tensor, output: Tensor) -> tuple[Tensor, None]:
+        if callable(rule):
+            return rule(module, input, output, signal), None
+        return activation.Gate.apply(signal, output, input, epsilon), None
+
+    return Substitute.apply(mode.settings, signal_function, output, operands[0], output)
 
 
-class DeclaredModule(HiddenModule):
-    """Gives a module the rule that the user declared for its type."""
-
-    def __init__(self, rule: ModuleRule, current: Callable[[], FrozenGateMode | None]) -> None:
-        super().__init__(current)
-        self.rule = rule
-        self.word = rule if isinstance(rule, str) else getattr(rule, "__name__", "custom rule")
-
-    def attach(self, module: nn.Module, mode: FrozenGateMode, operands: list[Tensor], output: Any) -> Any:
-        if self.rule == "linear":
-            return output
-        if not isinstance(output, Tensor):
-            name = f"module {type(module).__name__}"
-            mode.report(name, f"returns {type(output).__name__}", "return one tensor, or declare it linear")
-            return output
-        if self.rule == "gate":
-            return rules.held_constant(mode, output, operands)
-        custom, epsilon = self.rule, mode.settings.epsilon
-
-        def rule(signal: Tensor, input: Tensor, output: Tensor) -> tuple[Tensor, None]:
-            if callable(custom):
-                return custom(module, input, output, signal), None
-            gated: Tensor = Gate.apply(signal, output, input, epsilon)
-            return gated, None
-
-        return Substitute.apply(mode.settings, rule, output, operands[0], output)
-
-
-def _checked(key: Any, rule: Any) -> str:
-    """Return a rule's word, or nothing for a function that is one."""
-    if callable(rule):
-        return ""
-    if rule not in DECLARED:
-        name = getattr(key, "__name__", repr(key))
-        raise InvalidValueError(f"the rule of {name} must be a function or one of {list(DECLARED)}, got {rule!r}")
-    word: str = rule
-    return word
+def register_declared(
+    root: nn.Module, declared: Mapping[type[nn.Module], ModuleRule], current: Callable[[], FrozenGateMode | None]
+) -> list[RemovableHandle]:
+    """Put hooks on the modules of declared types, subclasses too; `current` returns the mode of the pass that runs."""
+    handles = []
+    for module in root.modules():
+        rule = next((rule for kind, rule in declared.items() if isinstance(module, kind)), None)
+        if rule is not None:
+            word = rule if isinstance(rule, str) else getattr(rule, "__name__", "custom rule")
+            handles += HiddenModule(word, partial(attach_declared, rule), current).register(module)
+    return handles

@@ -1,21 +1,272 @@
-"""LayerNorm, GroupNorm and the like: centring stays, ``σ`` is held constant in the signal pass, times ``γ``.
+"""BatchNorm, LayerNorm and the like: an affine map, constant in the signal pass.
 
-They differ from BatchNorm in that mean and ``σ`` belong to one sample, so no statistics of the batch are involved.
-With ``σ`` constant the map is linear up to its bias: ``y = γ (x − mean x)/σ + β``, and ``G_x = c − mean c`` with
+BatchNorm multiplies the signal by ``γ/σ`` with the statistics of this forward pass, of all processes' batches if it is
+a SyncBatchNorm. In LayerNorm, GroupNorm and the like mean and ``σ`` belong to one sample: centring stays, and ``σ`` is
+held constant, so the map is linear up to its bias: ``y = γ (x − mean x)/σ + β``, and ``G_x = c − mean c`` with
 ``c = γ G_y/σ``. As a function of the parameters ``σ`` is alive.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from zennit.core import RemovableHandle
 
 from zennit_isnet.lrp.signal.mode import FrozenGateMode
-from zennit_isnet.lrp.signal.rules import batch_norm
-from zennit_isnet.lrp.signal.substitute import Substitute
+from zennit_isnet.lrp.signal.modules import HiddenModule
+from zennit_isnet.lrp.signal.substitute import Handler, Substitute, Switch
+
+aten = torch.ops.aten
+
+
+def per_channel(vector: Tensor, like: Tensor) -> Tensor:
+    """View a vector ``(C,)`` so that it broadcasts over ``(N, C, …)``, in the dtype of that tensor."""
+    return vector.to(like.dtype).view(1, -1, *(1,) * (like.ndim - 2))
+
+
+def channel_products(first: Tensor, second: Tensor) -> Tensor:
+    """Sum of the products of two tensors ``(N, C, …)`` over everything but the channels."""
+    if torch.is_grad_enabled():
+        return (first * second).sum([d for d in range(first.ndim) if d != 1])
+    # the gradient of γ at mean 0 and deviation 1 is this sum, by a kernel that makes no temporary
+    dtype = torch.promote_types(first.dtype, torch.float32)
+    zero = torch.zeros(first.shape[1], dtype=dtype, device=first.device)
+    one = torch.ones_like(zero)
+    mask = [False, True, False]
+    result: Tensor = aten.native_batch_norm_backward(first, second, one, None, None, zero, one, True, 0.0, mask)[1]
+    return result
+
+
+class Scaled(Function):
+    """``G_x = s ⊙ G_y`` with one scale for each channel, differentiable with respect to both."""
+
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(signal, scale)
+        return signal * per_channel(scale, signal)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        signal, scale = ctx.saved_tensors
+        return grad * per_channel(scale, grad), channel_products(grad, signal).to(scale.dtype)
+
+
+class BatchNorm(Function):
+    """BatchNorm with the signal ``G_x = (γ/σ) ⊙ G_y``.
+
+    Returns the normalised batch and ``γ/σ`` as a second, differentiable output. The signal pass multiplies by that
+    output, so the signal depends on ``γ`` and, unless ``detach_statistics``, on ``σ(x)``, while one sample's signal
+    does not depend on the other samples' gradients.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        switch: Switch,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        training: bool,
+        momentum: float,
+        eps: float,
+        detach_statistics: bool,
+    ) -> tuple[Tensor, Tensor]:
+        output, mean, inverse_std = aten.native_batch_norm(
+            input, weight, bias, running_mean, running_var, training, momentum, eps
+        )
+        if not training:
+            assert running_mean is not None  # native_batch_norm has checked both
+            assert running_var is not None
+            inverse_std = torch.rsqrt(running_var + eps)
+            mean = running_mean
+        scale = inverse_std.clone() if weight is None else weight * inverse_std
+        ctx.switch, ctx.training, ctx.eps, ctx.alive = switch, training, eps, training and not detach_statistics
+        ctx.set_materialize_grads(False)
+        # copies of the running statistics, because the next forward pass of a shared module moves them
+        kept = (None, None) if training else (running_mean.clone(), running_var.clone())  # type: ignore[union-attr]
+        ctx.save_for_backward(input, weight, mean if training else kept[0], inverse_std, *kept, scale)
+        return output, scale
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, grad_scale: Tensor | None) -> tuple[Tensor | None, ...]:
+        input, weight, mean, inverse_std, running_mean, running_var, scale = ctx.saved_tensors
+        if ctx.switch.active:
+            return None, None if grad is None else Scaled.apply(grad, scale), *(None,) * 8
+        grad_input = grad_weight = grad_bias = None
+        if grad is not None:
+            mask = [ctx.needs_input_grad[1], weight is not None, ctx.needs_input_grad[3]]
+            grad_input, grad_weight, grad_bias = aten.native_batch_norm_backward(
+                grad, input, weight, running_mean, running_var, mean, inverse_std, ctx.training, ctx.eps, mask
+            )
+        if grad_scale is not None:
+            if ctx.training and torch.is_grad_enabled():
+                # a gradient of this gradient was asked for: σ must be a function of x in it, as in PyTorch's own kernel
+                dims = [d for d in range(input.ndim) if d != 1]
+                mean, inverse_std = input.mean(dims), torch.rsqrt(input.var(dims, unbiased=False) + ctx.eps)
+            if weight is not None:
+                through_scale = grad_scale * inverse_std
+                grad_weight = through_scale if grad_weight is None else grad_weight + through_scale
+            if ctx.alive:
+                # ∂(γ/σ)/∂x = −γ (x − μ) / (n σ³)
+                count = input.numel() // input.shape[1]
+                factor = -grad_scale * scale * inverse_std**2 / count
+                centered, factor = input - per_channel(mean, input), per_channel(factor, input)
+                if grad_input is None:
+                    grad_input = centered * factor
+                elif torch.is_grad_enabled():
+                    grad_input = torch.addcmul(grad_input, centered, factor)
+                else:
+                    grad_input.addcmul_(centered, factor)
+        return None, grad_input, grad_weight, grad_bias if ctx.needs_input_grad[3] else None, *(None,) * 6
+
+
+class BatchStatistics(Function):
+    """``μ`` and ``1/σ`` of each channel, with one pass over the input forwards and one backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        # the kernel of BatchNorm; torch.var takes several times as long over such dimensions
+        _, mean, inverse_std = torch.native_batch_norm(input, None, None, None, None, True, 0.0, eps)
+        ctx.save_for_backward(input, mean, inverse_std)
+        return mean, inverse_std
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_mean: Tensor, grad_inverse_std: Tensor) -> tuple[Tensor, None]:
+        input, mean, inverse_std = ctx.saved_tensors
+        count = input.numel() // input.shape[1]
+        return statistics_gradient(input, mean, inverse_std, count, grad_mean, grad_inverse_std), None
+
+
+def statistics_gradient(
+    input: Tensor, mean: Tensor, inverse_std: Tensor, count: int | Tensor, grad_mean: Tensor, grad_inverse_std: Tensor
+) -> Tensor:
+    """Gradient at the input of ``μ`` and ``1/σ`` of each channel, taken over ``count`` values."""
+    # ∂μ/∂x = 1/n, ∂(1/σ)/∂x = −(x − μ) / (n σ³)
+    slope = -grad_inverse_std * inverse_std**3 / count
+    offset = grad_mean / count - slope * mean
+    return torch.addcmul(per_channel(offset, input), input, per_channel(slope, input))
+
+
+def batch_norm(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Tensor:
+    """BatchNorm: ``γ/σ`` with the statistics of this pass."""
+    return batch_norm_and_scale(mode, func, *args, **kwargs)[0]
+
+
+def batch_norm_and_scale(
+    mode: FrozenGateMode,
+    func: Any,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor]:
+    """Return the output of a BatchNorm and ``γ/σ``."""
+    if training and input.numel() == input.shape[1]:
+        # one value per channel has no variance: PyTorch's own error
+        func(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    detach = mode.settings.detach_statistics
+    result: tuple[Tensor, Tensor] = BatchNorm.apply(
+        mode.settings, input, weight, bias, running_mean, running_var, training, momentum, eps, detach
+    )
+    return result
+
+
+def synchronizes(module: nn.Module) -> bool:
+    """Whether a forward pass of the module, as it is now, uses the statistics of several processes."""
+    return (
+        isinstance(module, nn.SyncBatchNorm)
+        and module.training
+        and distributed.is_available()
+        and distributed.is_initialized()
+        and distributed.get_world_size(module.process_group) > 1
+    )
+
+
+class SynchronizedStatistics(Function):
+    """``μ`` and ``1/σ`` of each channel over the batches of all processes of a group, None for all processes.
+
+    One gather forwards and one sum backwards, which all of these processes have to take part in. The gradient is that
+    of the sum of the processes' losses, as in `torch.nn.SyncBatchNorm`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, eps: float, group: Any) -> tuple[Tensor, Tensor]:
+        channels, dims = input.shape[1], [d for d in range(input.ndim) if d != 1]
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
+        variance, mean = torch.var_mean(values, dims, correction=0)
+        own = torch.cat([mean, variance, mean.new_tensor([input.numel() // channels])])
+        gathered = [torch.empty_like(own) for _ in range(distributed.get_world_size(group))]
+        distributed.all_gather(gathered, own, group)
+        means, variances, counts = torch.stack(gathered).split([channels, channels, 1], dim=1)
+        count = counts.sum()
+        # of all values: the mean of the means, and the mean of the variances with what the means lie apart
+        mean = (counts / count * means).sum(0)
+        variance = (counts / count * (variances + (means - mean).square())).sum(0)
+        inverse_std = torch.rsqrt(variance + eps)
+        ctx.group = group
+        ctx.save_for_backward(input, mean, inverse_std, count)
+        return mean, inverse_std
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_mean: Tensor, grad_inverse_std: Tensor) -> tuple[Tensor, None, None]:
+        grads = torch.cat([grad_mean, grad_inverse_std])
+        distributed.all_reduce(grads, group=ctx.group)
+        return statistics_gradient(*ctx.saved_tensors, *grads.chunk(2)), None, None
+
+
+def sync_batch_norm(mode: FrozenGateMode, func: Any, /, *args: Any) -> Tensor:
+    """SyncBatchNorm: ``γ/σ`` with the statistics of all processes' batches."""
+    return sync_batch_norm_and_scale(mode, func, *args)[0]
+
+
+def sync_batch_norm_and_scale(
+    mode: FrozenGateMode, func: Any, input: Tensor, output: Tensor, norm: Any
+) -> tuple[Tensor, Tensor]:
+    """Return the output of a SyncBatchNorm and ``γ/σ``.
+
+    PyTorch's function has no second derivative and needs none: the signal jumps over it, and ``σ`` is computed again as
+    a function of all processes' batches that has a derivative.
+    """
+    source = input.detach() if mode.settings.detach_statistics else input
+    _, inverse_std = SynchronizedStatistics.apply(source, norm.eps, norm.process_group)
+    scale = inverse_std if norm.weight is None else norm.weight * inverse_std
+
+    def signal_function(signal: Tensor, input: Tensor, scale: Tensor) -> tuple[Tensor, None]:
+        return Scaled.apply(signal, scale), None
+
+    return Substitute.apply(mode.settings, signal_function, output, input, scale), scale
+
+
+WITH_SCALE: Mapping[Handler, Handler] = MappingProxyType(
+    {batch_norm: batch_norm_and_scale, sync_batch_norm: sync_batch_norm_and_scale}
+)
+"""What else returns ``γ/σ``, for each handler of a BatchNorm."""
+
+
+def register_synchronized(root: nn.Module, current: Callable[[], FrozenGateMode | None]) -> list[RemovableHandle]:
+    """Put hooks on the modules that synchronize; `current` returns the mode of the pass that runs."""
+
+    def attach(module: nn.Module, mode: FrozenGateMode, operands: list[Tensor], output: Any) -> Any:
+        name = f"module {type(module).__name__}"
+        return mode.run(sync_batch_norm, name, (*operands, output, module), {})
+
+    norms = [module for module in root.modules() if isinstance(module, nn.SyncBatchNorm)]
+    return [h for norm in norms for h in HiddenModule("batch_norm", attach, current, synchronizes).register(norm)]
 
 
 def layer_norm(
@@ -29,14 +280,8 @@ def layer_norm(
 ) -> Tensor:
     """LayerNorm: ``G_x = c − mean c``, ``c = γ G_y/σ``, over the last dimensions."""
     dims = tuple(range(-len(normalized_shape), 0))
-
-    def rule(signal: Tensor, input: Tensor, weight: Tensor | None) -> tuple[Tensor, None]:
-        scaled = signal if weight is None else signal * weight
-        return centred_and_scaled(scaled, input.to(signal.dtype), dims, eps).to(input.dtype), None
-
     output = func(input, normalized_shape, weight, bias, eps)
-    result: Tensor = Substitute.apply(mode.settings, rule, output, input, weight)
-    return result
+    return _normalized(mode, output, input, weight, lambda scaled, x: centred_and_scaled(scaled, x, dims, eps))
 
 
 def rms_norm(
@@ -51,14 +296,10 @@ def rms_norm(
     dims = tuple(range(-len(normalized_shape), 0))
     shift = torch.finfo(input.dtype).eps if eps is None else eps
 
-    def rule(signal: Tensor, input: Tensor, weight: Tensor | None) -> tuple[Tensor, None]:
-        scaled = signal if weight is None else signal * weight
-        values = input.to(signal.dtype)
-        return (scaled * (values.square().mean(dims, keepdim=True) + shift).rsqrt()).to(input.dtype), None
+    def formula(scaled: Tensor, x: Tensor) -> Tensor:
+        return scaled * (x.square().mean(dims, keepdim=True) + shift).rsqrt()
 
-    output = func(input, normalized_shape, weight, eps)
-    result: Tensor = Substitute.apply(mode.settings, rule, output, input, weight)
-    return result
+    return _normalized(mode, func(input, normalized_shape, weight, eps), input, weight, formula)
 
 
 def group_norm(
@@ -89,10 +330,7 @@ def instance_norm(
     """InstanceNorm: a GroupNorm with one channel a group, or a BatchNorm in eval mode with running statistics."""
     if not use_input_stats:
         # the same affine map, by the same kernel
-        result: Tensor = batch_norm(
-            mode, torch.nn.functional.batch_norm, input, running_mean, running_var, weight, bias, False, momentum, eps
-        )
-        return result
+        return batch_norm(mode, F.batch_norm, input, running_mean, running_var, weight, bias, False, momentum, eps)
     output = func(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
     return _grouped(mode, output, input, input.shape[1], weight, eps)
 
@@ -106,12 +344,23 @@ def centred_and_scaled(scaled: Tensor, input: Tensor, dims: tuple[int, ...], eps
 def _grouped(
     mode: FrozenGateMode, output: Tensor, input: Tensor, groups: int, weight: Tensor | None, eps: float
 ) -> Tensor:
-    def rule(signal: Tensor, input: Tensor, weight: Tensor | None) -> tuple[Tensor, None]:
-        scaled = signal if weight is None else signal * weight.view(-1, *(1,) * (signal.ndim - 2))
+    def formula(scaled: Tensor, x: Tensor) -> Tensor:
         # (N, C, …) -> (N, groups, C/groups, …)
-        scaled, values = (t.unflatten(1, (groups, -1)) for t in (scaled, input.to(signal.dtype)))
-        result = centred_and_scaled(scaled, values, tuple(range(2, scaled.ndim)), eps)
-        return result.flatten(1, 2).to(input.dtype), None
+        scaled, x = scaled.unflatten(1, (groups, -1)), x.unflatten(1, (groups, -1))
+        return centred_and_scaled(scaled, x, tuple(range(2, x.ndim)), eps).flatten(1, 2)
 
-    result: Tensor = Substitute.apply(mode.settings, rule, output, input, weight)
+    by_channel = None if weight is None else weight.view(-1, *(1,) * (input.ndim - 2))
+    return _normalized(mode, output, input, by_channel, formula)
+
+
+def _normalized(
+    mode: FrozenGateMode, output: Tensor, input: Tensor, weight: Tensor | None, formula: Callable[..., Tensor]
+) -> Tensor:
+    """Attach ``G_x = formula(γ G_y, x)``."""
+
+    def signal_function(signal: Tensor, input: Tensor, weight: Tensor | None) -> tuple[Tensor, None]:
+        scaled = signal if weight is None else signal * weight
+        return formula(scaled, input.to(signal.dtype)).to(input.dtype), None
+
+    result: Tensor = Substitute.apply(mode.settings, signal_function, output, input, weight)
     return result

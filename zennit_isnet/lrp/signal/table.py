@@ -1,8 +1,8 @@
-"""Which operation has which rule."""
+"""Which operation has which handler: one line names both, ``relu_`` or ``max_pool2d`` as PyTorch calls them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -10,81 +10,73 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zennit_isnet.lrp.signal import attention, normalization, rules
-from zennit_isnet.lrp.signal.mode import VALUE_FREE, Rule
-from zennit_isnet.lrp.signal.substitute import substitute
+from zennit_isnet.lrp.signal import activation, attention, convolution, linear, normalization
+from zennit_isnet.lrp.signal.substitute import Handler, substitute
 
-LINEAR = (
-    *("add", "sub", "subtract", "neg", "negative", "rsub", "sum", "mean", "cumsum", "clone", "contiguous", "positive"),
-    *("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "chunk", "split", "tensor_split"),
-    *("split_with_sizes", "unbind", "narrow", "select", "index_select", "gather", "take_along_dim", "masked_fill"),
-    *("flatten", "unflatten", "reshape", "view", "ravel", "squeeze", "unsqueeze"),
-    *("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "adjoint", "roll", "flip", "fliplr"),
-    *("flipud", "rot90", "expand", "repeat", "repeat_interleave", "tile", "broadcast_to", "tril", "triu"),
-    *("diagonal", "unfold", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle"),
-    *("to", "type", "float", "double", "half", "bfloat16", "cpu", "cuda", "requires_grad_"),
-    *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d"),
-    *("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "max_pool1d", "max_pool2d", "max_pool3d"),
-    *("max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices", "pad", "interpolate"),
-    *("adaptive_max_pool1d_with_indices", "adaptive_max_pool2d_with_indices", "adaptive_max_pool3d_with_indices"),
-    *("upsample", "fold", "amax", "max", "maximum", "where"),
+OWNERS = MappingProxyType({"torch": torch, "Tensor": Tensor, "F": F, "special": torch.special})
+
+NAMES: tuple[tuple[Handler, str], ...] = (
+    # sums, and maxima: the winner takes all
+    (linear.linear, "add add_ __add__ __iadd__ __radd__ sub sub_ subtract subtract_ rsub __sub__ __isub__ __rsub__"),
+    (linear.linear, "neg neg_ negative negative_ positive __neg__ __pos__ sum mean cumsum cumsum_"),
+    (linear.linear, "amax max maximum where masked_fill masked_fill_ tril tril_ triu triu_"),
+    (linear.linear, "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d"),
+    (linear.linear, "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"),
+    (linear.linear, "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices"),
+    (linear.linear, "adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices"),
+    (linear.linear, "adaptive_max_pool3d_with_indices fold unfold interpolate upsample pad"),
+    (linear.linear, "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle"),
+    # shapes and types
+    (linear.linear, "cat concat concatenate stack hstack vstack dstack chunk split tensor_split split_with_sizes"),
+    (linear.linear, "unbind __getitem__ narrow select index_select gather take_along_dim diagonal flip fliplr flipud"),
+    (linear.linear, "rot90 roll flatten unflatten reshape view ravel squeeze squeeze_ unsqueeze unsqueeze_ permute"),
+    (linear.linear, "transpose transpose_ swapaxes swapaxes_ swapdims swapdims_ movedim moveaxis t t_ adjoint"),
+    (linear.linear, "expand repeat repeat_interleave tile broadcast_to clone contiguous"),
+    (linear.linear, "to type float __float__ double half bfloat16 cpu cuda requires_grad_"),
+    (linear.shaped, "expand_as reshape_as view_as type_as"),
+    (linear.assignment, "__setitem__"),
+    # products and quotients
+    (linear.product, "mul mul_ multiply multiply_ __mul__ __imul__ __rmul__ matmul __matmul__ __rmatmul__ bmm mm mv"),
+    (linear.product, "einsum addmm addmm_ baddbmm baddbmm_"),
+    (linear.addcmul, "addcmul addcmul_"),
+    (linear.quotient, "div div_ divide divide_ true_divide true_divide_ __div__ __idiv__ __itruediv__"),
+    (linear.quotient, "__rdiv__ __rtruediv__"),
+    # layers; what is called differently elsewhere is looked up in one place
+    (linear.affine, "linear conv_transpose1d conv_transpose2d conv_transpose3d"),
+    (linear.dropout, "F.dropout F.dropout1d F.dropout2d F.dropout3d"),
+    (convolution.convolution, "conv1d conv2d conv3d"),
+    (normalization.batch_norm, "F.batch_norm"),
+    (normalization.layer_norm, "F.layer_norm"),
+    (normalization.rms_norm, "F.rms_norm"),
+    (normalization.group_norm, "F.group_norm"),
+    (normalization.instance_norm, "F.instance_norm"),
+    (attention.scaled_dot_product_attention, "scaled_dot_product_attention"),
+    (attention.multi_head_attention, "multi_head_attention_forward"),
+    # elementwise
+    (activation.relu, "relu relu_"),
+    (activation.activation, "F.celu celu_ F.elu F.elu_ F.gelu F.hardswish F.leaky_relu F.leaky_relu_ F.mish F.prelu"),
+    (activation.activation, "F.relu6 F.rrelu F.rrelu_ F.selu selu_ F.silu hardshrink F.softshrink F.softsign"),
+    (activation.activation, "tanh tanh_ F.tanhshrink torch.celu torch.selu"),
+    (activation.hardtanh, "hardtanh"),
+    (linear.hold, "sigmoid sigmoid_ hardsigmoid softmax log_softmax"),
+    # without a gradient
+    (linear.constant, "detach detach_ argmax argmin any all isnan isinf isfinite numel size dim"),
+    (linear.constant, "eq eq_ ne ne_ lt lt_ le le_ gt gt_ ge ge_"),
+    (linear.constant, "Tensor.__eq__ Tensor.__ne__ Tensor.__lt__ Tensor.__le__ Tensor.__gt__ Tensor.__ge__"),
+    (linear.constant, "zeros_like ones_like empty_like full_like rand_like randn_like"),
+    (linear.constant, "new_zeros new_ones new_empty new_full new_tensor"),
 )
-"""Operations whose plain gradient is the rule (maxima: the winner takes all)."""
+"""Handlers, and the names of their functions in each of `OWNERS`, or in one that is named."""
 
-SHAPED = ("expand_as", "reshape_as", "view_as", "type_as")
-PRODUCT = ("mul", "multiply", "matmul", "bmm", "mm", "mv", "einsum", "baddbmm", "addmm", "__matmul__", "__rmatmul__")
-QUOTIENT = ("div", "divide", "true_divide")
-GATES = ("sigmoid", "hardsigmoid", "softmax", "log_softmax")
-AFFINE = (F.linear, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
-DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
-RELUS = (F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
-CONSTANTS = (
-    *("detach", "argmax", "argmin", "eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "isfinite", "any", "all"),
-    *("numel", "size", "dim"),
-    *VALUE_FREE,
+
+def _functions(name: str) -> list[Any]:
+    owner, _, function = name.rpartition(".")
+    found = [getattr(place, function, None) for key, place in OWNERS.items() if owner in ("", key)]
+    return [function for function in found if callable(function)]
+
+
+HANDLERS: Mapping[Any, Handler] = MappingProxyType(
+    {func: handler for handler, names in NAMES for name in names.split() for func in _functions(name)}
+    | {substitute: linear.alias}
 )
-"""Operations whose result has no gradient."""
-
-
-def _named(names: Iterable[str]) -> Iterator[Any]:
-    """Yield the functions, methods, operators and in-place variants that carry one of the names."""
-    for name in names:
-        variants = (name, f"{name}_", f"__{name}__", f"__r{name}__", f"__i{name}__")
-        for owner in (torch, Tensor, F, torch.special):
-            yield from (getattr(owner, v) for v in variants if callable(getattr(owner, v, None)))
-
-
-def _table(entries: Iterable[tuple[Iterable[Any], Callable[..., Any]]]) -> Mapping[Any, Rule]:
-    return MappingProxyType({func: rule for funcs, rule in entries for func in funcs})
-
-
-RULES: Mapping[Any, Rule] = _table(
-    [
-        (_named(LINEAR), rules.linear),
-        ([Tensor.__getitem__], rules.linear),
-        ([Tensor.__setitem__], rules.assignment),
-        (_named(SHAPED), rules.shaped),
-        (_named(PRODUCT), rules.product),
-        (_named(("addcmul",)), rules.addcmul),
-        (_named(QUOTIENT), rules.quotient),
-        (_named(GATES), rules.hold),
-        (_named(CONSTANTS), rules.constant),
-        (AFFINE, rules.affine),
-        (CONVOLUTIONS, rules.convolution),
-        (DROPOUTS, rules.dropout),
-        ([F.batch_norm], rules.batch_norm),
-        ([F.layer_norm], normalization.layer_norm),
-        ([F.rms_norm], normalization.rms_norm),
-        ([F.group_norm], normalization.group_norm),
-        ([F.instance_norm], normalization.instance_norm),
-        ([F.scaled_dot_product_attention], attention.scaled_dot_product_attention),
-        ([F.multi_head_attention_forward], attention.multi_head_attention),
-        ([substitute], rules.alias),
-        (RELUS, rules.relu),
-        (rules.ELEMENTWISE, rules.activation),
-        (rules.IN_PLACE_ACTIVATIONS, rules.activation),
-        ([F.hardtanh], rules.hardtanh),
-    ]
-)
-"""Rules of the operations of PyTorch; a composite may add others."""
+"""Handlers of the operations of PyTorch; a composite may add others."""

@@ -1,14 +1,147 @@
-"""The z^B rule of a convolution that reads images with known bounds."""
+"""The z^B rule at the first layer: finds convolution, BatchNorm and activation, and jumps over them at once."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
 
-from zennit_isnet.lrp.signal.convolution import Geometry, TransposedSignal
-from zennit_isnet.lrp.signal.substitute import stabilize
+import torch
+from torch import Tensor, nn
+
+from zennit_isnet.checks import fitted_bound
+from zennit_isnet.lrp.signal.activation import activation, hardtanh, out_of_place, relu
+from zennit_isnet.lrp.signal.convolution import Geometry, TransposedSignal, convolution, convolution_and_weights
+from zennit_isnet.lrp.signal.linear import alias, constant
+from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, Problem, exchanged, tensors_in
+from zennit_isnet.lrp.signal.normalization import WITH_SCALE
+from zennit_isnet.lrp.signal.substitute import Handler, Settings, Substitute, stabilize
 
 aten = torch.ops.aten
+
+ABSOLUTE = 1e-2
+"""Stabilizer of z^B where the gates' ``ε`` is relative: the authors' value."""
+
+ACTIVATIONS = (relu, activation, hardtanh)
+
+
+class ZBoxMode(FrozenGateMode):
+    """Follows the images through convolution, BatchNorm and activation, in this order, the last two optional.
+
+    At the end of this stem a `Substitute` sends the relevance ``a ⊙ G`` straight to the images by the z^B rule.
+
+    Parameters
+    ----------
+    root, settings
+        See `FrozenGateMode`.
+    images : Tensor
+        What the user gave to the model, which reads the first of `entries` instead.
+    box : tuple of Tensor
+        Lowest and highest value of the images.
+    """
+
+    def __init__(self, root: nn.Module, settings: Settings, images: Tensor, box: tuple[Tensor, Tensor]) -> None:
+        super().__init__(root, settings)
+        self.images = images
+        self.low, self.high = (fitted_bound(bound, images) for bound in box)
+        self.first: tuple[Tensor, Tensor, Tensor | None, Geometry] | None = None
+        self.scale: Tensor | None = None
+        self.tail: Tensor | None = None
+        self.passed: list[Tensor] = []
+
+    def run(self, handler: Handler, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operation by its handler, and follow the stem."""
+        if handler in (constant, alias):  # a look at the shape reads no values
+            result = handler(self, func, *args, **kwargs)
+            if handler is alias and args[2] is self.tail:
+                self.tail = result
+            return result
+        args, kwargs = self._before(handler, func, args, kwargs)
+        if handler is convolution:
+            return self._convolution(func, *args, **kwargs)
+        if handler in WITH_SCALE:
+            return self._norm(handler, func, *args, **kwargs)
+        if handler in ACTIVATIONS:
+            return self._activation(handler, func, *args, **kwargs)
+        return handler(self, func, *args, **kwargs)
+
+    def conclude(self, output: Tensor) -> list[Problem]:
+        """Return the problems that make relevance of this output wrong; one is that no stem was found."""
+        if not self.passed:
+            self.refuse("z^B", "no convolution with equal padding on both sides reads the images", "use box=None")
+        return super().conclude(output)
+
+    def _before(self, handler: Handler, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Check an operation that is about to run; end the stem before one that does not belong to it."""
+        operands = list(tensors_in((*args, *kwargs.values())))
+        if handler is not convolution and any(t is self.entries[0] for t in operands):
+            remedy = "normalise the images before the model, or use box=None"
+            self.report(func, "z^B needs a convolution as the first operation on the images", remedy)
+        if any(t is passed for t in operands for passed in self.passed):
+            self.report(func, "z^B needs a first layer whose output only one operation reads", "use box=None")
+        belongs = (handler in WITH_SCALE and self.scale is None) or handler in ACTIVATIONS
+        if self.tail is None or belongs or all(t is not self.tail for t in operands):
+            return args, kwargs
+        ended = {id(self.tail): self._end(self.tail)}
+        return exchanged(args, ended), {key: exchanged(value, ended) for key, value in kwargs.items()}
+
+    def _convolution(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """A convolution is the first layer if it reads the images."""
+        output, weights = convolution_and_weights(self, func, input, *args, **kwargs)
+        if weights is not None and input is self.entries[0]:
+            self.first, self.tail = (output, *weights), output
+        return output
+
+    def _norm(self, handler: Handler, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The ``γ/σ`` of a BatchNorm after the first layer multiplies that layer's weights."""
+        output, scale = WITH_SCALE[handler](self, func, input, *args, **kwargs)
+        if self.tail is not None and input is self.tail:
+            self.passed.append(self.tail)
+            self.scale, self.tail = scale, output
+        return output
+
+    def _activation(self, handler: Handler, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """An activation ends the stem; it runs out of place, because z^B reads what it would overwrite."""
+        if input is not self.tail:
+            return handler(self, func, input, *args, **kwargs)
+        inplace, func, args, kwargs = out_of_place(func, args, kwargs)
+        ended = self._end(handler(self, func, input, *args, **kwargs))
+        if inplace:
+            self.kinds[input] = Kind.STALE
+        return ended
+
+    def _end(self, output: Tensor) -> Tensor:
+        """Return `output`, the last of the stem, with the z^B rule attached; another stem may start."""
+        assert self.first is not None and self.tail is not None  # noqa: PT018
+        preactivation, weight, bias, geometry = self.first
+        low, high = self.low, self.high
+        # denominators of z^B need a stabilizer and no damping
+        epsilon = ABSOLUTE if self.settings.epsilon.relative else self.settings.epsilon.value
+
+        def signal_function(signal: Tensor, *operands: Any) -> tuple[Tensor | None, ...]:
+            output, images, preactivation, weight, bias, scale = operands
+            # under autocast too in the images' precision, which their relevance has
+            signal, output, preactivation, weight = (
+                operand.to(images.dtype) for operand in (signal, output, preactivation, weight)
+            )
+            trailing = (1,) * (weight.ndim - 2)
+            if bias is not None:
+                preactivation = preactivation - bias.view(1, -1, *trailing)
+            if scale is not None:
+                scale = scale.to(weight.dtype)
+                preactivation = preactivation * scale.view(1, -1, *trailing)
+                weight = weight * scale.view(-1, 1, *trailing)
+            relevance = output * signal
+            with torch.autocast(images.device.type, enabled=False):
+                relevance = zbox_relevance(relevance, images, preactivation, weight, geometry, low, high, epsilon)
+            return None, relevance, None, None, None, None
+
+        ended: Tensor = Substitute.apply(
+            self.settings, signal_function, output, output, self.images, preactivation, weight, bias, self.scale
+        )
+        self.kinds[ended] = Kind.SIGNAL
+        self.kinds.add_flaws(ended, self.kinds.flaws_of((self.entries[0], self.tail)))
+        self.passed += [self.tail, output]
+        self.first = self.scale = self.tail = None
+        return ended
 
 
 def zbox_relevance(
