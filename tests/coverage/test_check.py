@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchvision import models
 
 from zennit_isnet import ISNetRegularizer, LRPFlex, check
-from zennit_isnet.errors import ISNetError, UncoveredOperationError
+from zennit_isnet.errors import InvalidValueError, ISNetError, UncoveredOperationError
 from zennit_isnet.lrp import Report
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
@@ -81,6 +81,29 @@ def test_the_model_and_the_random_state_stay(gap, training):
     assert [(id(m), m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()] == before
     assert torch.equal(torch.get_rng_state(), random_state)
     assert not IMAGES.requires_grad
+
+
+def test_the_box_is_part_of_the_pass():
+    problems = check(nn.Sequential(nn.ReLU(), nn.Flatten()), IMAGES, LRPFlex(box=(-1.0, 1.0))).problems
+    assert "z^B" in [problem.operation for problem in problems]
+    assert all("box=None" in problem.remedy for problem in problems)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_the_pass_runs_in_the_mode_of_the_model(training):
+    class SoftInTraining(nn.Module):
+        def forward(self, features):
+            return F.softplus(features) if self.training else features.relu()
+
+    assert check(planted.model_with(SoftInTraining()).train(training), IMAGES[:1]).ok != training
+
+
+def test_the_pass_runs_backwards_too():
+    def lost(module, input, output, signal):
+        raise InvalidValueError("the signal is lost")
+
+    report = check(planted.model_with(CubeBlock()), IMAGES, LRPFlex(modules={CubeBlock: lost}))
+    assert [(row.operation, row.remedy) for row in report.problems] == [("the signal pass", "the signal is lost")]
 
 
 def test_an_error_of_the_model_leaves_no_hooks():

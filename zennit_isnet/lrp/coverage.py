@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from zennit_isnet.checks import check_images, check_model
+from zennit_isnet.errors import InvalidTypeError, ISNetError, UncoveredOperationError
+from zennit_isnet.lrp.attribution import LRPAttribution
 from zennit_isnet.lrp.flex import LRPFlex
-from zennit_isnet.lrp.signal.hook import FrozenGates
-from zennit_isnet.lrp.signal.mode import Observation, Problem, tensors_in
-from zennit_isnet.model import eval_mode, unwrapped
+from zennit_isnet.lrp.signal.mode import Inspection, Problem
+from zennit_isnet.model import buffers_restored, unwrapped
 
 BEHIND_A_GATE = "none needed: ends at a gate"
 
@@ -72,14 +73,16 @@ class Report:
 def check(model: nn.Module, example: Tensor, composite: LRPFlex | None = None) -> Report:
     """Name every operation that relevance passes in a model, and its rule.
 
-    Runs the model once in eval mode and leaves it as it was: modes, values, hooks, random state.
+    Runs the pass that training runs, forwards and backwards, in the mode that the model is in, and reports instead of
+    raising. The model stays as it was: modes, parameters, buffers, hooks; and so does the random state.
 
     Parameters
     ----------
     model : Module
         A classifier; it may use what is not supported.
     example : Tensor
-        A batch of images as the model takes them, ``(N, C, H, W)`` or ``(N, C, T, H, W)``; one image is enough.
+        A batch of images as the model takes them, ``(N, C, H, W)`` or ``(N, C, T, H, W)``. One image is enough: in
+        train mode, where BatchNorm needs several, it is taken twice.
     composite : LRPFlex, optional
         The rules, with those of your own. Default ``LRPFlex()``.
 
@@ -91,7 +94,8 @@ def check(model: nn.Module, example: Tensor, composite: LRPFlex | None = None) -
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        If `model` is no module or `example` no batch of images.
+        If `model` is no module, `example` no batch of images or outside of the box of z^B, or `composite` no
+        `LRPFlex`.
     UnsupportedModelError
         If the model is compiled or scripted, so that its operations cannot be seen.
 
@@ -109,39 +113,38 @@ def check(model: nn.Module, example: Tensor, composite: LRPFlex | None = None) -
     True
     """
     check_model(model)
-    example = check_images(example, values=True)
-    model = unwrapped(model)
+    model, example = unwrapped(model), check_images(example, values=True)
     composite = LRPFlex() if composite is None else composite
-    seen: list[Observation] = []
-    hook = _Collecting(**composite.hook_options(), observe=seen.append)
+    if not isinstance(composite, LRPFlex):
+        raise InvalidTypeError(f"composite must be an LRPFlex, got {type(composite).__name__}")
+    attribution = LRPAttribution(composite)
+    attribution.check_box(example)
+    if model.training and len(example) == 1:
+        example = torch.cat([example, example])
+    found: list[Inspection] = []
+    rows: list[Row] = []
+
+    def seeds(logits: Tensor) -> Tensor:
+        if found and found[-1].problems:
+            raise UncoveredOperationError([str(problem) for problem in found[-1].problems])
+        return torch.ones_like(logits).unsqueeze(1)
+
     devices = sorted({p.device for p in model.parameters() if p.device.type == "cuda"}, key=str)
-    with torch.random.fork_rng(devices), eval_mode(model), torch.enable_grad():
-        handles = hook.register(model)
+    with torch.random.fork_rng(devices), buffers_restored(model), composite.inspected(found.append):
         try:
-            model(example.detach().requires_grad_())
-        finally:
-            handles.remove()
-    return Report(tuple(_rows(seen, hook.found, hook.live)))
+            attribution(model, example, seeds)
+        except UncoveredOperationError:
+            pass  # found
+        except ISNetError as error:
+            rows = [Row("the signal pass", f"(the model) ({type(model).__name__})", None, str(error))]
+    return Report((*(_rows(found[-1]) if found else ()), *rows))
 
 
-class _Collecting(FrozenGates):
-    """Keeps the problems of the pass instead of raising them."""
-
-    found: list[Problem]
-    live: list[Problem]
-
-    def _leave(self, module: nn.Module, args: object, output: object) -> None:
-        mode = self._end_mode()
-        main = next(tensors_in(output.values() if isinstance(output, dict) else (output,)), None)
-        if mode is not None:
-            self.live = [] if main is None else mode.conclude(main)
-            self.found = mode.found
-
-
-def _rows(seen: list[Observation], found: list[Problem], live: list[Problem]) -> list[Row]:
+def _rows(inspection: Inspection) -> list[Row]:
+    found, live = inspection.found, inspection.problems
     rows: dict[Row, None] = {}
     shown: set[Problem] = set()
-    for path, operation, rule, positions in seen:
+    for path, operation, rule, positions in inspection.seen:
         problems = [found[i] for i in sorted(positions)]
         wrong = [problem for problem in problems if problem in live]
         if wrong:

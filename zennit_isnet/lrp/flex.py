@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from zennit_isnet.checks import check_choice, check_number
 from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.lrp.composite import Bound, LRPComposite, as_bound, as_box
 from zennit_isnet.lrp.signal.hook import FrozenGates
+from zennit_isnet.lrp.signal.mode import Inspection
 from zennit_isnet.lrp.signal.modules import Declared, ModuleRule, function_handlers, module_rules
 from zennit_isnet.lrp.signal.substitute import Epsilon, Handler
 from zennit_isnet.lrp.signal.table import HANDLERS
@@ -119,29 +121,37 @@ class LRPFlex(LRPComposite):
         self.detach_statistics = detach_statistics
         self._own_handlers = function_handlers(rules)
         self.modules = module_rules(modules)
+        self._inspect: Callable[[Inspection], None] | None = None
         super().__init__(module_map=self._rule_of_module)
 
     @property
     def handlers(self) -> Mapping[Any, Handler]:
         """The handler of each function, the user's before the built-in ones."""
         # put together when asked for: the keys cannot all be copied, and a composite must be
-        return {**HANDLERS, **self._own_handlers}
+        return {**HANDLERS, **self._own_handlers} if self._own_handlers else HANDLERS
 
     def _rule_of_module(self, ctx: dict[str, Any], name: str, module: nn.Module) -> FrozenGates | None:
         # one hook sees all operations below it, so the root is the only module that gets one
-        return None if name else FrozenGates(**self.hook_options())
+        if name:
+            return None
+        return FrozenGates(
+            handlers=self.handlers,
+            epsilon=Epsilon(self.epsilon_ratio if self.epsilon is None else self.epsilon, self.epsilon is None),
+            box=self.box,
+            reference=self.reference,
+            detach_statistics=self.detach_statistics,
+            modules=self.modules,
+            inspect=self._inspect,
+        )
 
-    def hook_options(self) -> dict[str, Any]:
-        """Options of the hook that a registration puts on the model."""
-        relative = self.epsilon is None
-        return {
-            "handlers": self.handlers,
-            "epsilon": Epsilon(self.epsilon_ratio if self.epsilon is None else self.epsilon, relative),
-            "box": self.box,
-            "reference": self.reference,
-            "detach_statistics": self.detach_statistics,
-            "modules": self.modules,
-        }
+    @contextmanager
+    def inspected(self, inspect: Callable[[Inspection], None]) -> Iterator[None]:
+        """Hand what the passes of new registrations find to a function, and raise nothing."""
+        self._inspect = inspect
+        try:
+            yield
+        finally:
+            self._inspect = None
 
     def entry(self, images: Tensor, *, input_gradient: bool = True) -> Tensor:
         """Return the images: the model gets a copy of them, at which the signal becomes relevance."""

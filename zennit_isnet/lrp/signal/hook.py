@@ -13,14 +13,14 @@ from zennit.core import Hook, RemovableHandle, RemovableHandleList
 
 from zennit_isnet.checks import fitted_bound
 from zennit_isnet.errors import InvalidValueError, UncoveredOperationError
-from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, Observation, Provenance, exchanged, tensors_in
+from zennit_isnet.lrp.signal.mode import FrozenGateMode, Inspection, Kind, Provenance, exchanged, tensors_in
 from zennit_isnet.lrp.signal.modules import ModuleRule, register_declared
 from zennit_isnet.lrp.signal.normalization import register_synchronized
 from zennit_isnet.lrp.signal.substitute import Epsilon, Handler, InputRelevance, Settings
 from zennit_isnet.lrp.signal.zbox import ZBoxMode
 from zennit_isnet.model import buffers_restored
 
-OPTIONS = ("handlers", "epsilon", "box", "reference", "detach_statistics", "modules", "observe")
+OPTIONS = ("handlers", "epsilon", "box", "reference", "detach_statistics", "modules", "inspect")
 
 
 class FrozenGates(Hook):
@@ -44,8 +44,8 @@ class FrozenGates(Hook):
         Whether ``σ`` of a BatchNorm is constant also as a function of the parameters.
     modules : mapping of module type to ModuleRule
         Rules of module types, which are not looked into.
-    observe : callable, optional
-        Gets each operation on the signal; see `FrozenGateMode`.
+    inspect : callable, optional
+        Gets an `Inspection` of each pass, whose problems are then no error.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class FrozenGates(Hook):
         reference: Tensor | Literal["darkest"] | None,
         detach_statistics: bool,
         modules: Mapping[type[nn.Module], ModuleRule],
-        observe: Callable[[Observation], None] | None = None,
+        inspect: Callable[[Inspection], None] | None = None,
     ) -> None:
         super().__init__()
-        self.handlers, self.modules, self.observe = handlers, modules, observe
+        self.handlers, self.modules, self.inspect = handlers, modules, inspect
         self.epsilon, self.box, self.reference, self.detach_statistics = epsilon, box, reference, detach_statistics
         self.active = False
         self.input_gradient = True
@@ -107,7 +107,7 @@ class FrozenGates(Hook):
             mode = ZBoxMode(module, self, images[0], self.box)
         else:
             raise InvalidValueError(f"z^B needs one image batch as input, this model reads {len(entries)} tensors")
-        mode.observe = self.observe
+        mode.seen = None if self.inspect is None else []
         for entry in entries.values():
             mode.enter(entry)
         self._mode = mode
@@ -115,13 +115,15 @@ class FrozenGates(Hook):
         return exchanged(args, entries), {key: exchanged(value, entries) for key, value in kwargs.items()}
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> Any:
-        """End the pass and raise what it found."""
+        """End the pass and raise, or report, what it found."""
         mode = self._end_mode()
         if mode is None or output is None:
             return None
         main = next(tensors_in(output.values() if isinstance(output, dict) else (output,)), None)
         problems = [] if main is None else mode.conclude(main)
-        if problems:
+        if self.inspect is not None:
+            self.inspect(Inspection(mode.seen or [], mode.found, problems))
+        elif problems:
             raise UncoveredOperationError([str(problem) for problem in problems])
         return None
 

@@ -152,6 +152,14 @@ class Observation(NamedTuple):
     problems: Flaws
 
 
+class Inspection(NamedTuple):
+    """What one pass has seen: operations on the signal, all problems, and those that count."""
+
+    seen: list[Observation]
+    found: list[Problem]
+    problems: list[Problem]
+
+
 class FrozenGateMode(TorchFunctionMode):
     """Runs one forward pass of a model as the frozen-gate network.
 
@@ -168,14 +176,14 @@ class FrozenGateMode(TorchFunctionMode):
 
     Attributes
     ----------
-    observe : callable or None
-        Gets an `Observation` of each operation on the signal.
+    seen : list of Observation or None
+        The operations on the signal, if somebody wants to know them.
     """
 
     def __init__(self, root: nn.Module, settings: Settings) -> None:
         super().__init__()
         self.root, self.settings = root, settings
-        self.observe: Callable[[Observation], None] | None = None
+        self.seen: list[Observation] | None = None
         self.kinds = Provenance()
         self.found: list[Problem] = []
         self.fatal: set[int] = set()
@@ -233,8 +241,8 @@ class FrozenGateMode(TorchFunctionMode):
         self._here = set()
         result = attach() if kind is Kind.SIGNAL else output
         here = frozenset(self._here)
-        if kind is Kind.SIGNAL and self.observe is not None:
-            self.observe(Observation(self._path(), name, rule, here))
+        if kind is Kind.SIGNAL and self.seen is not None:
+            self.seen.append(Observation(self._path(), name, rule, here))
         self._mark(result, operands, kind, flaws, here)
         return result
 
@@ -275,11 +283,11 @@ class FrozenGateMode(TorchFunctionMode):
             written = func is Tensor.__setitem__ or kwargs.get("out") is not None
             if written or any(t.requires_grad for t in tensors_in((result,))):
                 self.report(func, "no rule covers it", "use an operation with a rule, or register one")
-        if self.observe is not None and (
+        if self.seen is not None and (
             self._here or func is Tensor.__setitem__ or any(t.requires_grad for t in tensors_in((result,)))
         ):
             name = None if handler is None else getattr(handler, "__name__", type(handler).__name__)
-            self.observe(Observation(self._path(), _name(func), name, frozenset(self._here)))
+            self.seen.append(Observation(self._path(), _name(func), name, frozenset(self._here)))
         return result
 
     def _mark(self, result: Any, operands: list[Tensor], kind: Kind, flaws: Flaws, here: Flaws) -> None:
