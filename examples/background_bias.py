@@ -37,7 +37,7 @@ from zennit_isnet.data import BackgroundBias, load_digits
 from zennit_isnet.data.background_bias import Split
 from zennit_isnet.formulations import AllLogits
 from zennit_isnet.plotting import heatmap_panel
-from zennit_isnet.schedule import EveryNth
+from zennit_isnet.regularizer import EveryNth
 
 FORMULATIONS = ("stochastic", "selective", "dual")
 """Those of ``--formulation all``; the cost of ``original`` grows with the number of classes."""

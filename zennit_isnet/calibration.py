@@ -17,9 +17,8 @@ from zennit_isnet.errors import (
     InvalidTypeError,
     InvalidValueError,
     RelevanceRangeWarning,
-    VanishedRelevanceWarning,
 )
-from zennit_isnet.lrp.places import Place, Places
+from zennit_isnet.lrp.taps import Place, Places
 from zennit_isnet.model import unwrapped
 
 __all__ = ["RelevanceRange"]
@@ -156,47 +155,6 @@ def warn_outside_default_range(place: Place, total: float, *, stacklevel: int = 
             RelevanceRangeWarning,
             stacklevel=stacklevel,
         )
-
-
-_FAINT = 1e-2
-"""A total relevance below this part of ``c1`` leaves the foreground term of the loss constant."""
-
-_STREAK = 10
-"""Calls in a row with so little relevance that draw a warning."""
-
-_LOOK = 100
-"""Calls between two looks at an accelerator, which has to be waited for."""
-
-
-class VanishingWatch:
-    """Warns where the relevance of a layer has all but vanished for some training calls in a row."""
-
-    def __init__(self) -> None:
-        self._calls = 0
-        self._streaks: dict[Place, int] = {}
-
-    def due(self, free: bool) -> bool:
-        """Count a call and say whether to look at it: at each where that is free, at a few in a row elsewhere."""
-        self._calls += 1
-        return free or self._calls % _LOOK >= _LOOK - _STREAK
-
-    def see(
-        self, totals: Mapping[Place, float], ranges: Mapping[Place, RelevanceRange], *, stacklevel: int = 2
-    ) -> None:
-        """Count the layers whose mean total |relevance| is far below their range, and warn with `_STREAK` in a row."""
-        for place, total in totals.items():
-            c1 = ranges.get(place, DEFAULT_RANGE).c1
-            streak = self._streaks[place] = self._streaks.get(place, 0) + 1 if total < _FAINT * c1 else 0
-            if streak == _STREAK:
-                warnings.warn(
-                    f"the total relevance at {place} has been below {_FAINT:g} of its range (c1 = {c1:.3g}, now "
-                    f"{total:.3g}) in {_STREAK} training calls in a row: the penalty there is a constant and teaches "
-                    "nothing. Most units are dead, or the logits hardly depend on the images any more; lower the "
-                    "learning rate or the weight of the penalty, clip the gradient, or train plainly for longer first. "
-                    "If the range was measured with other settings, calibrate again",
-                    VanishedRelevanceWarning,
-                    stacklevel=stacklevel,
-                )
 
 
 class Maturity:

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from zennit_isnet.checks import check_count, check_differentiable, check_number
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.lrp.composite import LRPComposite
-from zennit_isnet.lrp.places import INPUT, Place, Places
 from zennit_isnet.lrp.propagation import propagate
-from zennit_isnet.lrp.taps import MapTaps, Taps, TensorTaps
+from zennit_isnet.lrp.taps import INPUT, MapTaps, Place, Places, Taps, TensorTaps
 from zennit_isnet.model import buffers_restored, main_logits, unwrapped
 
 __all__ = ["GradCAM", "GradientTimesInput", "InputGradient", "IntegratedGradients"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from tqdm.auto import tqdm
 
 from zennit_isnet import calibration
 from zennit_isnet.balance import PATIENCE, GradientNorms, LossBalance, RatioWatch, gradient_norms
-from zennit_isnet.calibration import DEFAULT_RANGE, Maturity, RelevanceRange, VanishingWatch
+from zennit_isnet.calibration import DEFAULT_RANGE, Maturity, RelevanceRange
 from zennit_isnet.checks import (
     check_callable,
     check_has_mask,
@@ -22,24 +23,128 @@ from zennit_isnet.checks import (
     check_model,
     check_number,
 )
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError, VanishedRelevanceWarning
 from zennit_isnet.formulations import Stochastic, Target
 from zennit_isnet.functional import gwrp, total_relevance, validate_foreground
 from zennit_isnet.functional.heatmap import HeatmapLoss
-from zennit_isnet.lrp.attribution import Attribution, LRPAttribution
 from zennit_isnet.lrp.auto_layers import AUTO
 from zennit_isnet.lrp.composite import LRPComposite
 from zennit_isnet.lrp.flex import LRPFlex
-from zennit_isnet.lrp.places import INPUT, Place, Places
-from zennit_isnet.lrp.taps import find_layers
+from zennit_isnet.lrp.propagation import Attribution, LRPAttribution
+from zennit_isnet.lrp.taps import INPUT, Place, Places, find_layers
 from zennit_isnet.model import buffers_restored_on_error, detached, eval_mode, unwrapped
-from zennit_isnet.schedule import EveryNth
+
+__all__ = ["EveryNth", "ISNetRegularizer"]
+
+
+class EveryNth:
+    """Makes the first calls due, and every n-th one after them.
+
+    Lazy regularization: with n times the weight at each n-th step, the loss needs no other weighting than at every
+    step. That holds while the penalty only has to keep what it reached. A classifier decides early what it looks at,
+    and then three plain steps before each penalised one let the shortcut win; so the first part of a training, a third
+    in our runs, should be penalised as a whole.
+
+    Parameters
+    ----------
+    every : int
+        The n, at least 1.
+    start : int, default 0
+        The number of first calls that are all due, with their own weight.
+    calls : int, default 0
+        Calls that were made before, in a training that is resumed.
+
+    Raises
+    ------
+    InvalidTypeError
+        If a number is no integer.
+    InvalidValueError
+        If `every` is smaller than 1, or another number smaller than 0.
+
+    Examples
+    --------
+    >>> from zennit_isnet.regularizer import EveryNth
+    >>> schedule = EveryNth(3, start=2)
+    >>> [schedule.advance() for _ in range(9)]
+    [1, 1, 3, 0, 0, 3, 0, 0, 3]
+    """
+
+    def __init__(self, every: int, start: int = 0, calls: int = 0) -> None:
+        for name, value, least in (("every", every, 1), ("start", start, 0), ("calls", calls, 0)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise InvalidTypeError(
+                    f"{name} must be an integer of at least {least}, got {type(value).__name__}: {value!r}"
+                )
+            if value < least:
+                raise InvalidValueError(f"{name} must be at least {least}, got {value}")
+        self.every = every
+        self.start = start
+        self.calls = calls
+
+    @property
+    def weight(self) -> int:
+        """Factor of the penalty at the call that is about to be made; 0 where it is not due."""
+        if self.calls < self.start:
+            return 1
+        return self.every if (self.calls - self.start) % self.every == 0 else 0
+
+    def advance(self) -> int:
+        """Count a call and return its weight."""
+        weight = self.weight
+        self.calls += 1
+        return weight
+
+    def after(self, calls: int) -> EveryNth:
+        """Return the same schedule after a number of calls."""
+        return EveryNth(self.every, self.start, calls)
+
 
 MAX_RATIO = 5.0
 """How much larger than the classification loss's the penalty's gradient may be."""
 
 MEASURE_EVERY = 50
 """Training steps from one measurement of the gradients to the next."""
+
+
+_FAINT = 1e-2
+"""A total relevance below this part of ``c1`` leaves the foreground term of the loss constant."""
+
+_STREAK = 10
+"""Calls in a row with so little relevance that draw a warning."""
+
+_LOOK = 100
+"""Calls between two looks at an accelerator, which has to be waited for."""
+
+
+class VanishingWatch:
+    """Warns where the relevance of a layer has all but vanished for some training calls in a row."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._streaks: dict[Place, int] = {}
+
+    def due(self, free: bool) -> bool:
+        """Count a call and say whether to look at it: at each where that is free, at a few in a row elsewhere."""
+        self._calls += 1
+        return free or self._calls % _LOOK >= _LOOK - _STREAK
+
+    def see(
+        self, totals: Mapping[Place, float], ranges: Mapping[Place, RelevanceRange], *, stacklevel: int = 2
+    ) -> None:
+        """Count the layers whose mean total |relevance| is far below their range, and warn with `_STREAK` in a row."""
+        for place, total in totals.items():
+            c1 = ranges.get(place, DEFAULT_RANGE).c1
+            streak = self._streaks[place] = self._streaks.get(place, 0) + 1 if total < _FAINT * c1 else 0
+            if streak == _STREAK:
+                warnings.warn(
+                    f"the total relevance at {place} has been below {_FAINT:g} of its range (c1 = {c1:.3g}, now "
+                    f"{total:.3g}) in {_STREAK} training calls in a row: the penalty there is a constant and teaches "
+                    "nothing. Most units are dead, or the logits hardly depend on the images any more; lower the "
+                    "learning rate or the weight of the penalty, clip the gradient, or train plainly for longer first. "
+                    "If the range was measured with other settings, calibrate again",
+                    VanishedRelevanceWarning,
+                    stacklevel=stacklevel,
+                )
 
 
 class ISNetRegularizer:

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from zennit_isnet import ISNetRegularizer
 from zennit_isnet.calibration import RelevanceRange
 from zennit_isnet.lrp import Place
-from zennit_isnet.schedule import EveryNth
+from zennit_isnet.regularizer import EveryNth
 from zennit_isnet.swap import BackgroundSwap, swap_consistency
 
 Ranges = Mapping[Place, RelevanceRange]

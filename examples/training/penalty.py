@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zennit_isnet import HeatmapLoss, ISNetRegularizer, LRPFlex, Original, Selective, Stochastic, ZPlus
 from zennit_isnet.formulations import AllLogits
 from zennit_isnet.functional import background_share
-from zennit_isnet.schedule import EveryNth
+from zennit_isnet.regularizer import EveryNth
 
 FORMULATIONS = ("stochastic", "selective", "dual", "original")
 

@@ -7,8 +7,8 @@ import zoo
 from torch import Tensor, nn
 
 from zennit_isnet.formulations import Selective, Target
-from zennit_isnet.lrp.attribution import LRPAttribution
 from zennit_isnet.lrp.flex import LRPFlex
+from zennit_isnet.lrp.propagation import LRPAttribution
 from zennit_isnet.regularizer import ISNetRegularizer
 
 EPSILON = 1e-30

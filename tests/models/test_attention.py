@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from zennit_isnet.formulations import Target
-from zennit_isnet.lrp.attribution import LRPAttribution
 from zennit_isnet.lrp.flex import LRPFlex
+from zennit_isnet.lrp.propagation import LRPAttribution
 
 N, LENGTH, WIDTH, HEADS = 2, 5, 8, 2
 CAUSAL = torch.ones(LENGTH, LENGTH, dtype=torch.bool).triu(1)

@@ -11,8 +11,8 @@ from finite_differences import backward_gradients, worst_relative_error
 
 from zennit_isnet.calibration import RelevanceRange
 from zennit_isnet.formulations import Original, Selective
-from zennit_isnet.lrp.attribution import LRPAttribution
 from zennit_isnet.lrp.flex import LRPFlex
+from zennit_isnet.lrp.propagation import LRPAttribution
 from zennit_isnet.regularizer import ISNetRegularizer
 
 TOLERANCE = 1e-5

@@ -8,8 +8,8 @@ from torch import nn
 from torchvision.models.convnext import LayerNorm2d
 
 from zennit_isnet.formulations import Target
-from zennit_isnet.lrp.attribution import LRPAttribution
 from zennit_isnet.lrp.flex import LRPFlex
+from zennit_isnet.lrp.propagation import LRPAttribution
 
 SHAPE = (2, 4, 3, 3)
 NORMS = {

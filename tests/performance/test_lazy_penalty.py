@@ -6,7 +6,7 @@ from torch import nn
 
 from zennit_isnet import ISNetRegularizer, Selective
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
-from zennit_isnet.schedule import EveryNth
+from zennit_isnet.regularizer import EveryNth
 
 
 @pytest.fixture

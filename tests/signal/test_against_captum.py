@@ -12,8 +12,8 @@ from captum.attr._utils.lrp_rules import EpsilonRule
 from torch import nn
 
 from zennit_isnet.formulations import Original
-from zennit_isnet.lrp.attribution import LRPAttribution
 from zennit_isnet.lrp.flex import LRPFlex
+from zennit_isnet.lrp.propagation import LRPAttribution
 
 NETS = {
     "convolutions": lambda: [

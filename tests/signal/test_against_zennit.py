@@ -14,8 +14,8 @@ from zennit.canonizers import SequentialMergeBatchNorm
 from zennit.torchvision import ResNetCanonizer
 
 from zennit_isnet.formulations import Target
-from zennit_isnet.lrp.attribution import LRPAttribution
 from zennit_isnet.lrp.flex import LRPFlex, box_from_normalization
+from zennit_isnet.lrp.propagation import LRPAttribution
 
 CANONIZERS = {"vgg11_bn": SequentialMergeBatchNorm, "resnet18": ResNetCanonizer}
 BOX = box_from_normalization(mean=(0.5, 0.4, 0.3), std=(0.25, 0.3, 0.2))

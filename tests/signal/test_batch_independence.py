@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from zennit_isnet.formulations import Original
-from zennit_isnet.lrp.attribution import LRPAttribution
 from zennit_isnet.lrp.flex import LRPFlex
+from zennit_isnet.lrp.propagation import LRPAttribution
 
 boxes = pytest.mark.parametrize("box", [None, (0.0, 1.0)], ids=["no box", "z^B"])
 modes = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])

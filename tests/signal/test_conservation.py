@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from zennit_isnet.formulations import Original, Target
-from zennit_isnet.lrp.attribution import LRPAttribution
 from zennit_isnet.lrp.flex import LRPFlex
+from zennit_isnet.lrp.propagation import LRPAttribution
 
 EPSILON = 1e-30
 MODELS = {

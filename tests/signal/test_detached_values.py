@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from zennit_isnet.errors import UncoveredOperationError
 from zennit_isnet.formulations import Target
-from zennit_isnet.lrp.attribution import LRPAttribution
 from zennit_isnet.lrp.flex import LRPFlex
+from zennit_isnet.lrp.propagation import LRPAttribution
 
 
 class Net(nn.Module):

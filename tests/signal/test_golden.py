@@ -11,8 +11,8 @@ from torch import nn
 
 from zennit_isnet import HeatmapLoss
 from zennit_isnet.formulations import Original, Selective
-from zennit_isnet.lrp.attribution import LRPAttribution
 from zennit_isnet.lrp.flex import LRPFlex
+from zennit_isnet.lrp.propagation import LRPAttribution
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "reference.npz")
 FORMULATIONS = {"selective": lambda: Selective(1e-2), "original": Original}

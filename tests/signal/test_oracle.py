@@ -12,8 +12,8 @@ from torch import nn
 
 from zennit_isnet.errors import UncoveredOperationError
 from zennit_isnet.formulations import Original
-from zennit_isnet.lrp.attribution import LRPAttribution
 from zennit_isnet.lrp.flex import LRPFlex, box_from_normalization
+from zennit_isnet.lrp.propagation import LRPAttribution
 
 EPSILON = 1e-2
 STEMS = {

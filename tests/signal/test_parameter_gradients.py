@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from zennit_isnet import HeatmapLoss
 from zennit_isnet.calibration import RelevanceRange
 from zennit_isnet.formulations import Original, Selective, Stochastic, Target
-from zennit_isnet.lrp.attribution import LRPAttribution
 from zennit_isnet.lrp.flex import LRPFlex
+from zennit_isnet.lrp.propagation import LRPAttribution
 from zennit_isnet.regularizer import ISNetRegularizer
 
 FORMULATIONS = {

@@ -15,8 +15,8 @@ from zennit.core import Composite
 
 from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.formulations import Target
-from zennit_isnet.lrp.attribution import LRPAttribution
 from zennit_isnet.lrp.flex import LRPFlex
+from zennit_isnet.lrp.propagation import LRPAttribution
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 SEED = torch.eye(nets.CLASSES, dtype=torch.float64)[[0, 1, 2, 1]]

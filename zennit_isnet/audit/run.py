@@ -16,7 +16,7 @@ from zennit_isnet.audit.report import AuditReport, Examples, ImageResult, Versio
 from zennit_isnet.checks import as_integers, check_count, check_number
 from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.functional import background_share, resize_foreground
-from zennit_isnet.lrp.attribution import Attribution
+from zennit_isnet.lrp.propagation import Attribution
 from zennit_isnet.model import eval_mode, main_logits, unwrapped
 from zennit_isnet.regularizer import ISNetRegularizer
 from zennit_isnet.swap import swap_backgrounds

@@ -15,9 +15,8 @@ from zennit_isnet.checks import check_differentiable, check_in_box, check_model
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.lrp.composite import LRPComposite, as_composites
 from zennit_isnet.lrp.flex import LRPFlex
-from zennit_isnet.lrp.places import Places
 from zennit_isnet.lrp.propagation import propagate
-from zennit_isnet.lrp.taps import TensorTaps
+from zennit_isnet.lrp.taps import Places, TensorTaps
 from zennit_isnet.model import buffers_restored, unwrapped
 
 

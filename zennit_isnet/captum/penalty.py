@@ -17,8 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from zennit_isnet.checks import check_differentiable
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
-from zennit_isnet.lrp.places import Place, Places
-from zennit_isnet.lrp.taps import find_layers
+from zennit_isnet.lrp.taps import Place, Places, find_layers
 from zennit_isnet.model import attributes_restored, buffers_restored, main_logits, unwrapped
 
 MADE_HERE = ("inputs", "target", "additional_forward_args")

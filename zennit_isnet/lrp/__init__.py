@@ -1,9 +1,8 @@
 """LRP whose relevance is a differentiable function of the parameters: Zennit composites and what explains by them."""
 
-from zennit_isnet.lrp.attribution import LRPAttribution
 from zennit_isnet.lrp.coverage import Report, check
-from zennit_isnet.lrp.flex import LRPFlex, box_from_normalization
-from zennit_isnet.lrp.places import INPUT, Place, Places
+from zennit_isnet.lrp.flex import LRPFlex, box_from_normalization, checkpoint_contexts
+from zennit_isnet.lrp.propagation import LRPAttribution
 from zennit_isnet.lrp.relevance.composite import (
     DifferentiableComposite,
     FuseBatchNorm,
@@ -11,7 +10,7 @@ from zennit_isnet.lrp.relevance.composite import (
     differentiable,
 )
 from zennit_isnet.lrp.relevance.papers import EpsilonZBox, ZPlus
-from zennit_isnet.lrp.signal.hook import checkpoint_contexts
+from zennit_isnet.lrp.taps import INPUT, Place, Places
 
 __all__ = [
     "INPUT",

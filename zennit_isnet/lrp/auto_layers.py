@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zennit_isnet.lrp.pictures import Layout, Reading
-from zennit_isnet.lrp.places import Place
-from zennit_isnet.lrp.taps import MapTaps
+from zennit_isnet.lrp.taps import MapTaps, Place
 from zennit_isnet.model import unwrapped
 
 AUTO = "auto"

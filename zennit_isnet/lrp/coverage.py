@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from zennit_isnet.checks import check_images, check_model
 from zennit_isnet.errors import InvalidTypeError, ISNetError, UncoveredOperationError
-from zennit_isnet.lrp.attribution import LRPAttribution
 from zennit_isnet.lrp.flex import LRPFlex
+from zennit_isnet.lrp.propagation import LRPAttribution
 from zennit_isnet.lrp.signal.mode import Inspection, Problem
 from zennit_isnet.model import buffers_restored, unwrapped
 

@@ -18,10 +18,9 @@ from torch.nn import functional as F
 from zennit_isnet.formulations import Contrast, Label, LogProbabilities
 from zennit_isnet.functional.masks import align, as_heatmaps
 from zennit_isnet.gradients import GradCAM, GradientTimesInput, InputGradient
-from zennit_isnet.lrp.attribution import Attribution
+from zennit_isnet.lrp.propagation import Attribution
 from zennit_isnet.lrp.taps import find_layers
-from zennit_isnet.regularizer import ISNetRegularizer
-from zennit_isnet.schedule import EveryNth
+from zennit_isnet.regularizer import EveryNth, ISNetRegularizer
 
 
 def rrr_loss(attribution: Tensor, foreground: Tensor) -> Tensor:
