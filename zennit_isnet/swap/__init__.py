@@ -4,7 +4,7 @@ A heatmap without relevance on the background is no evidence that the background
 stays when the background changes is.
 """
 
-from zennit_isnet.swap.backgrounds import BackgroundSwap, swap_backgrounds
+from zennit_isnet.swap.backgrounds import BackgroundFade, BackgroundSwap, swap_backgrounds
 from zennit_isnet.swap.predictions import swap_consistency, swap_gap
 
-__all__ = ["BackgroundSwap", "swap_backgrounds", "swap_consistency", "swap_gap"]
+__all__ = ["BackgroundFade", "BackgroundSwap", "swap_backgrounds", "swap_consistency", "swap_gap"]

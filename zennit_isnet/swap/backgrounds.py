@@ -80,7 +80,59 @@ def swap_backgrounds(images: Tensor, masks: Tensor, donors: Tensor, *, feather: 
     return exchanged(images, masks == 1, donors, feather)
 
 
-class BackgroundSwap:
+class RandomBackgrounds:
+    """What the transforms that change backgrounds at random have in common: their draws, and the checks of a batch.
+
+    Parameters
+    ----------
+    probability, generator, validate
+        See `BackgroundSwap`.
+    """
+
+    def __init__(self, probability: float, generator: torch.Generator | None, validate: bool) -> None:
+        check_number("probability", probability, high=1.0, include_low=True)
+        check_generator(generator)
+        self.probability = probability
+        self.generator = generator
+        self.validate = validate
+        self._called = False
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """State of the generator; empty for the global generator, which belongs to the user."""
+        return {} if self.generator is None else {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the state of the generator, so that the draws go on as they would have.
+
+        Parameters
+        ----------
+        state : mapping of str to torch.Tensor
+            From the `state_dict` of a transform that had a generator if and only if this one has.
+
+        Raises
+        ------
+        InvalidValueError
+            If `state` has other keys than this transform's own state.
+        """
+        expected = sorted(self.state_dict())
+        if sorted(state) != expected:
+            raise InvalidValueError(f"the state of {self!r} must have the keys {expected}; got {sorted(state)}")
+        if self.generator is not None:
+            self.generator.set_state(state["generator"].cpu())
+
+    def _prepared(self, images: Tensor, masks: Tensor, has_mask: Any) -> tuple[Tensor, Tensor]:
+        """Return images and boolean foreground; an image without a mask is all foreground."""
+        images, masks = check_pair(images, masks)
+        flags = check_has_mask(has_mask, len(images), images.device).view(-1, *(1,) * (masks.ndim - 1))
+        masks = torch.where(flags, masks, torch.ones_like(masks))
+        # reading values makes an accelerator wait
+        if self.validate or not self._called or images.device.type == "cpu":
+            validate_foreground(masks)
+        self._called = True
+        return images, masks == 1
+
+
+class BackgroundSwap(RandomBackgrounds):
     r"""Exchange the backgrounds of some images of a batch, so that they go less with the labels.
 
     A batch transform for training: labels and masks stay as they are. The images that take part are brought into a
@@ -139,14 +191,9 @@ class BackgroundSwap:
         *,
         validate: bool = False,
     ) -> None:
-        check_number("probability", probability, high=1.0, include_low=True)
+        super().__init__(probability, generator, validate)
         check_number("feather", feather, include_low=True)
-        check_generator(generator)
-        self.probability = probability
         self.feather = feather
-        self.generator = generator
-        self.validate = validate
-        self._called = False
 
     def __call__(self, images: Tensor, masks: Tensor, has_mask: Any = None) -> Tensor:
         """Return the batch with some backgrounds exchanged.
@@ -194,40 +241,10 @@ class BackgroundSwap:
         InvalidTypeError, InvalidValueError
             As for a call.
         """
-        images, masks = check_pair(images, masks)
-        flags = check_has_mask(has_mask, len(images), images.device).view(-1, *(1,) * (masks.ndim - 1))
+        images, foreground = self._prepared(images, masks, has_mask)
         # without background an image takes no part
-        masks = torch.where(flags, masks, torch.ones_like(masks))
-        # reading values makes an accelerator wait
-        if self.validate or not self._called or images.device.type == "cpu":
-            validate_foreground(masks)
-        self._called = True
-        foreground = masks == 1
         donors = self._draw(takes_part=~foreground.flatten(1).all(1))
         return exchanged(images, foreground, donors, self.feather), donors
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """State of the generator; empty for the global generator, which belongs to the user."""
-        return {} if self.generator is None else {"generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the state of the generator, so that the draws go on as they would have.
-
-        Parameters
-        ----------
-        state : mapping of str to torch.Tensor
-            From the `state_dict` of a swap that had a generator if and only if this one has.
-
-        Raises
-        ------
-        InvalidValueError
-            If `state` has other keys than this swap's own state.
-        """
-        expected = sorted(self.state_dict())
-        if sorted(state) != expected:
-            raise InvalidValueError(f"the state of {self!r} must have the keys {expected}; got {sorted(state)}")
-        if self.generator is not None:
-            self.generator.set_state(state["generator"].cpu())
 
     def _draw(self, takes_part: Tensor) -> Tensor:
         """Draw the donors; always the same count of random numbers, and no wait for the device."""
@@ -241,6 +258,86 @@ class BackgroundSwap:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(probability={self.probability}, feather={self.feather})"
+
+
+class BackgroundFade(RandomBackgrounds):
+    r"""Fade the backgrounds of some images of a batch towards their darkest value, so that they are weaker cues.
+
+    .. math:: x' = m \odot x + (1 - m) \odot (r + s\,(x - r))
+
+    with the foreground mask :math:`m`, the darkest value :math:`r` of each channel of the image, and a strength
+    :math:`s` drawn uniformly from [0, 1] for each image. No image sees another one's background.
+
+    A batch transform for training, before the call of a regularizer. By itself it leaves the shortcut in; together with
+    the heatmap loss it lets the loss see what a background does through the gates of the network, which stay closed or
+    open at one strength and change between two.
+
+    Parameters
+    ----------
+    probability : float, default=0.5
+        The chance of each image to be faded, in [0, 1]. One half, so that the model still sees real images.
+    generator : torch.Generator, optional
+        Source of the draws, on the CPU. Pass a seeded one for runs that can be repeated; by default PyTorch's global
+        generator is used. The draws do not depend on the device of the images.
+    validate : bool, default=False
+        As for `BackgroundSwap`.
+
+    Raises
+    ------
+    InvalidTypeError
+        If an argument has the wrong type.
+    InvalidValueError
+        If `probability` is out of range, or `generator` is not on the CPU.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet.swap import BackgroundFade
+    >>> fade = BackgroundFade(probability=1.0, generator=torch.Generator().manual_seed(0))
+    >>> images, masks = torch.rand(4, 3, 8, 8), torch.zeros(4, 1, 8, 8)
+    >>> masks[..., 2:6, 2:6] = 1
+    >>> faded = fade(images, masks)
+    >>> bool((faded == images)[..., 2:6, 2:6].all()), bool((faded <= images).all())
+    (True, True)
+    """
+
+    def __init__(
+        self, probability: float = 0.5, generator: torch.Generator | None = None, *, validate: bool = False
+    ) -> None:
+        super().__init__(probability, generator, validate)
+
+    def __call__(self, images: Tensor, masks: Tensor, has_mask: Any = None) -> Tensor:
+        """Return the batch with some backgrounds faded.
+
+        Parameters
+        ----------
+        images : torch.Tensor
+            Floating, ``(N, C, H, W)`` or ``(N, C, T, H, W)``.
+        masks, has_mask
+            As for `BackgroundSwap`.
+
+        Returns
+        -------
+        torch.Tensor
+            New images; `images` is not changed. Differentiable in `images`.
+
+        Raises
+        ------
+        InvalidTypeError, InvalidValueError
+            If an argument is not allowed; nothing has been drawn then.
+        """
+        if isinstance(images, Tensor) and not images.is_floating_point():
+            raise InvalidTypeError(f"images must be floating, got {images.dtype}; fade them after ToDtype(scale=True)")
+        images, foreground = self._prepared(images, masks, has_mask)
+        chance, strength = torch.rand(2, len(images), generator=self.generator).to(images)[
+            (..., *(None,) * (images.ndim - 1))
+        ]
+        darkest = images.amin(tuple(range(2, images.ndim)), keepdim=True)
+        faded = darkest + strength * (images - darkest)
+        return torch.where(foreground | (chance >= self.probability), images, faded)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(probability={self.probability})"
 
 
 def exchanged(images: Tensor, foreground: Tensor, donors: Tensor, feather: float) -> Tensor:
