@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from zennit_isnet import HeatmapLoss, ISNetRegularizer, LRPAttribution, LRPFlex, Original, Selective, Stochastic, Target
 from zennit_isnet.calibration import RelevanceRange, measured_ranges
 from zennit_isnet.errors import CalibrationError, InvalidValueError, RelevanceRangeWarning, VanishedRelevanceWarning
-from zennit_isnet.lrp import INPUT
+from zennit_isnet.lrp import INPUT, Place
 
 
 class TestRange:
@@ -92,7 +92,7 @@ class TestCalibrate:
         found = regularizer.calibrate(images.split(4), progress=False)
 
         mean, std = expected.mean(), expected.std(ddof=1)
-        assert list(found) == ["input"]
+        assert list(found) == [INPUT]
         assert found["input"].count == 10
         assert found["input"].mean == pytest.approx(mean, rel=1e-5)
         assert found["input"].std == pytest.approx(std, rel=1e-4)
@@ -139,7 +139,7 @@ class TestCalibrate:
 
         images = batch(6, size=8)[0]
         found = on_images(tiny_net(), attribution=attribution).calibrate([images], progress=False)
-        assert list(found) == ["deep", "input"]
+        assert list(found) == [Place("deep"), INPUT]
         sums = images.double().flatten(1).sum(1).numpy()
         assert found["input"].mean == pytest.approx(sums.mean(), rel=1e-5)
         assert found["deep"].mean == pytest.approx(2 * sums.mean(), rel=1e-5)
@@ -151,7 +151,7 @@ class TestCalibrate:
             ([], "at least 2 images, got 0"),
             ([batch(1, size=8)[0]], "at least 2 images, got 1"),
             ([batch(1, size=8)[0]] * 3, r"got c1 = .*standard deviation 0, 3 images"),
-            ([torch.zeros(4, 3, 8, 8)], r"all relevance at 'input' is zero: .*each image has one colour"),
+            ([torch.zeros(4, 3, 8, 8)], r"all relevance at input is zero: .*each image has one colour"),
         ],
         ids=["empty loader", "one image", "identical images", "no relevance"],
     )
@@ -165,7 +165,7 @@ class TestCalibrate:
     def test_the_returned_ranges_are_the_users_own(self):
         regularizer = on_images(tiny_net())
         regularizer.calibrate([batch(4, size=8)[0]], progress=False).clear()
-        assert list(regularizer.ranges) == ["input"]
+        assert list(regularizer.ranges) == [INPUT]
 
 
 class TestState:
@@ -193,7 +193,7 @@ class TestState:
         regularizer = on_images(tiny_net())
         regularizer.calibrate([batch(4, size=8)[0]], progress=False)
         state = regularizer.state_dict()
-        state["ranges"]["input"]["c1"] = -1.0
+        state["ranges"][0]["c1"] = -1.0
         assert regularizer.ranges["input"].c1 > 0
 
     def test_of_a_formulation_without_state_is_fine(self):
@@ -216,7 +216,7 @@ class TestWarning:
     @pytest.mark.parametrize("total", [1e-3, 1e4])
     def test_comes_once_at_the_first_call_and_says_what_to_do(self, total):
         regularizer, (images, masks) = far_from_the_default_range(total), batch(size=8)
-        with pytest.warns(RelevanceRangeWarning, match=r"'input' is .*range \(1, 25\).*calibrate\(loader\)") as caught:
+        with pytest.warns(RelevanceRangeWarning, match=r"input is .*range \(1, 25\).*calibrate\(loader\)") as caught:
             regularizer(images, masks)
         assert [warning.filename for warning in caught] == [__file__]
         with warnings.catch_warnings():
@@ -243,7 +243,7 @@ class TestWarning:
     def test_does_not_come_with_a_loaded_state(self):
         regularizer, (images, masks) = far_from_the_default_range(1e4), batch(size=8)
         state = regularizer.state_dict()
-        state["ranges"]["input"] = {"c1": 1e3, "c2": 2e4}
+        state["ranges"] = [{"layer": None, "c1": 1e3, "c2": 2e4}]
         regularizer.load_state_dict(state)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -264,7 +264,7 @@ def certain_classifier() -> tuple[torch.nn.Module, torch.Tensor]:
 class TestScatterWarning:
     def test_comes_where_the_seeds_of_a_certain_classifier_vanish(self):
         model, images = certain_classifier()
-        with pytest.warns(RelevanceRangeWarning, match=r"'input' scatters .*delta=0") as caught:
+        with pytest.warns(RelevanceRangeWarning, match=r"input scatters .*delta=0") as caught:
             ranges = on_images(model, formulation=Selective(1e-2)).calibrate([images], progress=False)
         assert ranges["input"].std > ranges["input"].mean
         assert caught[0].filename == __file__
@@ -288,11 +288,9 @@ class TestWithoutTraining:
         model = tiny_net()
         torch.nn.init.zeros_(model[-1].weight)
         images = batch(4, size=8)[0]
-        with pytest.raises(
-            CalibrationError, match=r"'input' is zero: .*8\.weight is zero throughout.*train .* plainly"
-        ):
+        with pytest.raises(CalibrationError, match=r"input is zero: .*8\.weight is zero throughout.*train .* plainly"):
             on_images(model).calibrate([images], progress=False)
-        with pytest.raises(InvalidValueError, match=r"'input' is zero: .*8\.weight is zero throughout"):
+        with pytest.raises(InvalidValueError, match=r"input is zero: .*8\.weight is zero throughout"):
             on_images(model)(images, torch.ones(4, 1, 8, 8))
 
     def test_logits_of_a_guess_that_name_one_class_draw_a_warning(self):
@@ -319,7 +317,7 @@ class TestVanishedRelevance:
         regularizer = self.regularizer(1e6)
         for _ in range(9):
             regularizer(images, masks)
-        with pytest.warns(VanishedRelevanceWarning, match=r"at 'input' has been below 0.01 of its range") as caught:
+        with pytest.warns(VanishedRelevanceWarning, match=r"at input has been below 0.01 of its range") as caught:
             regularizer(images, masks)
         for _ in range(12):
             regularizer(images, masks)

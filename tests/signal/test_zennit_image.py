@@ -67,7 +67,7 @@ def test_the_sum_of_all_logits_is_one_heatmap(net: torch.nn.Module, generator: t
 
 
 def test_a_relevance_composite_gets_relevance_for_the_same_formulation(generator: torch.Generator) -> None:
-    net = nets.without_biases(nets.torchvision_net("resnet18", generator, num_classes=3))
+    net = nets.without_biases(nets.torchvision_net("resnet18", generator))
     images, heatmaps = nets.make_images(generator), []
     for composite in (LRPFlex(1e-12), EpsilonZBox(epsilon=1e-12)):
         with Gradient(net, composite, attr_output=composite.seed(Selective())) as attributor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections import UserDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,14 +22,20 @@ T = TypeVar("T")
 class Place(NamedTuple):
     """A place where relevance is read.
 
-    Attributes
+    Parameters
     ----------
-    layer : str or None
-        Name of the layer, as in ``model.named_modules()``; None for what the model is called with, the images.
-    composite : int
+    layer : str, optional
+        Name of the layer, as in ``model.named_modules()``. Default None: what the model is called with, the images.
+    composite : int, default 0
         Which of several composites the relevance is of.
-    part : int
+    part : int, default 0
         Which tensor, where the model is called with several or a layer returns several.
+
+    Examples
+    --------
+    >>> from zennit_isnet.lrp import Place
+    >>> print(Place(), Place("layer4"), Place("layer4", composite=1), sep="; ")
+    input; layer 'layer4'; layer 'layer4' (composite 1)
     """
 
     layer: str | None = None
@@ -52,6 +58,11 @@ class Places(UserDict[Place, T]):
     A string is short for a place of the first composite: ``"input"`` for the images, any other for the layer of that
     name. A layer that is called ``input`` is ``Place("input")``.
 
+    Parameters
+    ----------
+    values : mapping of Place or str, optional
+        The values.
+
     Examples
     --------
     >>> from zennit_isnet.lrp import Place, Places
@@ -59,6 +70,9 @@ class Places(UserDict[Place, T]):
     >>> relevance["input"], relevance[Place("layer2")], relevance[Place("layer2", 1)]
     (1.0, 2.0, 3.0)
     """
+
+    def __init__(self, values: Mapping[Any, T] | None = None) -> None:
+        super().__init__(values)
 
     def __getitem__(self, place: Place | str) -> T:
         return self.data[_placed(place)]
