@@ -57,7 +57,7 @@ def test_steps_leave_no_object_behind(box):
 
     for _ in range(20):
         step()
-    counts, steps = [census()], 60
+    counts, steps = [census()], 20
     for _ in range(3):
         for _ in range(steps):
             step()

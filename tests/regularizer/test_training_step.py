@@ -181,7 +181,7 @@ def test_images_that_require_a_gradient_get_one():
 
 
 def test_bfloat16_autocast_stays_close_to_float32():
-    model, (images, masks) = resnet(), batch(8)
+    model, (images, masks) = resnet(), batch()
     regularizer = regularizer_of(model.eval())
     expected_logits, expected = regularizer(images, masks)
     expected.backward()
