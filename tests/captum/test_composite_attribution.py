@@ -184,10 +184,15 @@ def test_relevance_has_a_graph_only_if_asked_for(images, generator):
     assert images.grad is None
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("of", ["parameters", "images"])
+# each composite with respect to both, and both in each mode
 @pytest.mark.parametrize(
-    "composite", [LRPFlex(0.1), differentiable(EpsilonPlus(epsilon=0.1))], ids=["signal", "relevance"]
+    ("composite", "of", "training"),
+    [
+        (LRPFlex(0.1), "parameters", True),
+        (LRPFlex(0.1), "images", False),
+        (differentiable(EpsilonPlus(epsilon=0.1)), "parameters", False),
+        (differentiable(EpsilonPlus(epsilon=0.1)), "images", True),
+    ],
 )
 def test_gradients_agree_with_finite_differences(composite, of, training, images, generator):
     model = nets.make("plain", generator, training=training)

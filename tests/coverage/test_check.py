@@ -53,7 +53,7 @@ def test_a_softmax_at_the_end_is_a_problem():
     assert "return logits" in problem.remedy
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "swin_t", "convnext_tiny"])
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "swin_t"])
 def test_classifiers_of_torchvision_have_rules_for_everything(name):
     report = check(models.get_model(name, num_classes=3), torch.rand(1, 3, 32, 32))
     assert report.ok

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -22,6 +21,9 @@ from training.phase import Phase
 
 RANDOM = ("--swap-probability", "0.5", "--checkpoint-every", "1")
 """Every source of random numbers at work: crops, dropout, Stochastic, swapped backgrounds."""
+
+
+HALTING = Path(__file__).with_name("halting_train.py")
 
 
 class Killed(BaseException):
@@ -118,44 +120,40 @@ def test_other_settings_are_refused(tmp_path: Path, options: list[str], before_s
 
 @pytest.mark.slow
 def test_sigkill_and_sigterm_of_a_real_process(tmp_path: Path, options: list[str]):
-    options = [*options, "--epochs", "6"]
     run(*options, output=tmp_path / "whole")
-    checkpoint, errors = tmp_path / "parts" / "last.pt", tmp_path / "errors.txt"
-    with started(command(*options, output=tmp_path / "parts"), errors) as process:
-        wait_for(checkpoint, process, errors)
-        time.sleep(random.Random().uniform(0, 0.5))
+    with halted(tmp_path / "killed", 2, *options, "--output", str(tmp_path / "parts")) as process:
         process.kill()
     assert process.returncode == -signal.SIGKILL
+    assert last_state(tmp_path / "parts")["total_steps"] == 1
 
-    before = last_state(tmp_path / "parts")["total_steps"]
-    with started(command(*options, "--resume", output=tmp_path / "parts"), errors) as process:
-        wait_for(checkpoint, process, errors, newer_than=checkpoint.stat().st_mtime_ns)
+    with halted(tmp_path / "ended", 2, *options, "--resume", "--output", str(tmp_path / "parts")) as process:
         process.terminate()
-    assert process.returncode == 0, errors.read_text()
-    assert "the same command with --resume goes on" in errors.read_text()
-    stopped = last_state(tmp_path / "parts")["total_steps"]
-    assert before < stopped < last_state(tmp_path / "whole")["total_steps"]
+        (tmp_path / "ended" / "go_on").touch()
+    said = (tmp_path / "ended" / "errors.txt").read_text()
+    assert process.returncode == 0, said
+    assert "--resume" in said
+    # the step at which the signal came is finished
+    assert last_state(tmp_path / "parts")["total_steps"] == 3
 
     run(*options, "--resume", output=tmp_path / "parts")
     assert_same(last_state(tmp_path / "parts"), last_state(tmp_path / "whole"))
 
 
 @contextmanager
-def started(arguments: list[str], errors: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a process that writes its errors to a file, and wait for its end; end it if the test fails before."""
-    with errors.open("wb") as file, subprocess.Popen(arguments, stderr=file) as process:
+def halted(folder: Path, step: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a run, wait until it halts before a step, and for its end in the end; its errors go to a file."""
+    folder.mkdir()
+    arguments = [str(HALTING), str(step), str(folder / "halted"), str(folder / "go_on"), *options]
+    errors = folder / "errors.txt"
+    with errors.open("wb") as file, subprocess.Popen([sys.executable, *arguments], stderr=file) as process:
         try:
+            while not (folder / "halted").exists():
+                assert process.poll() is None, errors.read_text()
+                time.sleep(0.01)
             yield process
         except BaseException:
             process.kill()
             raise
-
-
-def wait_for(path: Path, process: subprocess.Popen[bytes], errors: Path, newer_than: int = 0) -> None:
-    """Wait until a file was written, as long as the process that is to write it lives."""
-    while not (path.exists() and path.stat().st_mtime_ns > newer_than):
-        assert process.poll() is None, errors.read_text()
-        time.sleep(0.01)
 
 
 @pytest.mark.slow

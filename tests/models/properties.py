@@ -15,23 +15,21 @@ EPSILON = 1e-30
 BIASED = (nn.modules.conv._ConvNd, nn.Linear, *zoo.NORMS)
 
 
-def conservation_error(model: nn.Module, images: Tensor) -> float:
-    """|ΣR − logit| / |logit| of the largest logit of each image, for a model without biases."""
-    with torch.no_grad():
-        classes = model(images).abs().argmax(1)
-    logits, relevance = LRPAttribution(LRPFlex(EPSILON))(model, images, Target(classes), create_graph=False)
-    explained = logits.detach().gather(1, classes[:, None])[:, 0]
-    assert explained.abs().min() > 0
-    total = relevance["input"].flatten(1).sum(1)
-    return ((total - explained) / explained).abs().max().item()
+def conservation_error(model: nn.Module, images: Tensor) -> tuple[float, float]:
+    """|ΣR − logit| / |logit| of the largest logit of each image, for a model without biases.
 
-
-def logit_difference(model: nn.Module, images: Tensor) -> float:
-    """Largest difference from the plain model's logits, relative to the largest logit."""
-    logits = LRPAttribution(LRPFlex())(model, images, Target(0), create_graph=False)[0].detach()
+    And the largest difference of its logits from the plain model's, relative to the largest logit.
+    """
     with torch.no_grad():
         plain = model(images)
-    return ((logits - plain).abs().max() / plain.abs().max()).item()
+    classes = plain.abs().argmax(1)
+    logits, relevance = LRPAttribution(LRPFlex(EPSILON))(model, images, Target(classes), create_graph=False)
+    logits = logits.detach()
+    explained = logits.gather(1, classes[:, None])[:, 0]
+    assert explained.abs().min() > 0
+    total = relevance["input"].flatten(1).sum(1)
+    error = ((total - explained) / explained).abs().max().item()
+    return error, ((logits - plain).abs().max() / plain.abs().max()).item()
 
 
 def conservation_error_with_biases(model: nn.Module, images: Tensor) -> tuple[float, float]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision.models import resnet18
+from torchvision.models.resnet import BasicBlock, ResNet
 from zennit.composites import EpsilonPlus
 
 from zennit_isnet import EpsilonZBox, ISNetRegularizer, LRPFlex, Original, Selective, Stochastic, ZPlus, differentiable
@@ -24,6 +24,11 @@ def batch(size=64, count=4):
     return torch.rand(count, 3, size, size), masks
 
 
+def resnet(num_classes):
+    """torchvision's, with one block in each stage."""
+    return ResNet(BasicBlock, [1, 1, 1, 1], num_classes)
+
+
 def smooth_net(num_classes):
     layers = [nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.SiLU(), nn.Conv2d(8, 8, 3), nn.GroupNorm(2, 8), nn.GELU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, num_classes))
@@ -39,7 +44,7 @@ def gradient(model):
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
-@pytest.mark.parametrize("make", [resnet18, smooth_net])
+@pytest.mark.parametrize("make", [resnet, smooth_net])
 def test_under_autocast_the_penalty_is_close_to_full_precision(make):
     torch.manual_seed(0)
     model = make(num_classes=3)
@@ -100,7 +105,7 @@ def test_under_autocast_the_gradient_points_where_it_does_in_full_precision():
     # With ε = 0.01 no rounding is small: gates rise within 0.01, so that weights changed by 2⁻⁸ in float32 turn the
     # gradient of this model by 83°.
     torch.manual_seed(0)
-    model = resnet18(num_classes=3)
+    model = resnet(num_classes=3)
     regularizer, (images, masks) = regularizer_of(model, epsilon=1.0), batch()
     regularizer(images, masks)[1].backward()
     expected = gradient(model)
@@ -187,7 +192,7 @@ def test_the_loss_of_half_precision_heatmaps_is_taken_in_float32(dtype):
 
 def test_channels_last_is_kept_through_the_whole_step():
     torch.manual_seed(0)
-    model = resnet18(num_classes=3)
+    model = resnet(num_classes=3)
     regularizer, (images, masks) = regularizer_of(model), batch()
     expected = regularizer(images, masks)[1]
     expected.backward()
@@ -205,7 +210,7 @@ def test_channels_last_is_kept_through_the_whole_step():
     penalty.backward()
     for handle in handles:
         handle.remove()
-    assert len(seen) > 40
+    assert len(seen) > 30
     assert all(t.is_contiguous(memory_format=torch.channels_last) for t in seen)
     assert all(p.grad.is_contiguous(memory_format=torch.channels_last) for p in model.parameters() if p.ndim == 4)
     torch.testing.assert_close(penalty, expected, rtol=1e-3, atol=1e-5)
@@ -214,7 +219,7 @@ def test_channels_last_is_kept_through_the_whole_step():
 
 def test_the_signal_keeps_channels_last():
     torch.manual_seed(0)
-    model = resnet18(num_classes=3).to(memory_format=torch.channels_last)
+    model = resnet(num_classes=3).to(memory_format=torch.channels_last)
     images = batch()[0].to(memory_format=torch.channels_last).requires_grad_()
     layers = []
     handle = [m.register_forward_hook(lambda *a: layers.append(a[-1])) for m in (model.layer1, model.layer3)]

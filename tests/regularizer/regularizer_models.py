@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from zennit_isnet import ISNetRegularizer, LRPFlex, Selective
 from zennit_isnet.calibration import RelevanceRange
@@ -98,13 +98,14 @@ class Failing(nn.Module):
         return features
 
 
-def resnet18() -> nn.Module:
-    return torchvision.models.resnet18(num_classes=CLASSES)
+def resnet() -> nn.Module:
+    """torchvision's, with one block in each stage."""
+    return ResNet(BasicBlock, [1, 1, 1, 1], CLASSES)
 
 
 BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "tiny": tiny_net,
-    "resnet18": resnet18,
+    "resnet": resnet,
     "densenet-like": DenseNetLike,
     "in-place first": InPlaceFirst,
 }

@@ -54,68 +54,42 @@ class Operation(nn.Module):
         return self.operation(features)
 
 
-HELD = "adds a signal and something that is constant in the signal pass"
-
 UNCOVERED = {
-    "a product of two signals": (lambda x: x * x, r"torch\.Tensor\.mul", "both carry the signal", "hold one factor"),
-    "a matrix product of two signals": (
-        lambda x: torch.matmul(x, x),
-        r"torch\.matmul",
-        "both carry the signal",
-        "hold one factor",
-    ),
-    "a power": (lambda x: x**2, r"torch\.Tensor\.__pow__", "no rule covers it", "register one"),
-    "softplus": (F.softplus, r"torch\.nn\.functional\.softplus", "no rule covers it", "register one"),
-    "exp": (torch.exp, r"torch\.exp", "no rule covers it", "register one"),
-    "a custom autograd function": (
-        lambda x: Cube.apply(x) + 0,
-        r"torch\.Tensor\.add",
-        r"unknown origin \(CubeBackward\)",
-        "register a rule for the module",
-    ),
+    "a product of two signals": (lambda x: x * x, r"torch\.Tensor\.mul", "hold one factor"),
+    "a matrix product of two signals": (lambda x: torch.matmul(x, x), r"torch\.matmul", "hold one factor"),
+    "a power": (lambda x: x**2, r"torch\.Tensor\.__pow__", "register"),
+    "softplus": (F.softplus, r"torch\.nn\.functional\.softplus", "register"),
+    "exp": (torch.exp, r"torch\.exp", "register"),
+    "a custom autograd function": (lambda x: Cube.apply(x) + 0, r"torch\.Tensor\.add", r"CubeBackward.*register"),
     "a custom autograd function of covered operations": (
         lambda x: Reversed.apply(x) + 0,
         r"torch\.Tensor\.add",
-        r"unknown origin \(ReversedBackward\)",
-        "register a rule for the module",
+        r"ReversedBackward.*register",
     ),
-    "a sigmoid gate added to a signal": (
-        lambda x: x + x.sigmoid(),
-        r"torch\.Tensor\.add",
-        HELD,
-        "a gate may only multiply",
-    ),
+    "a sigmoid gate added to a signal": (lambda x: x + x.sigmoid(), r"torch\.Tensor\.add", "gate may only multiply"),
     "a sigmoid gate beside a signal": (
         lambda x: torch.cat([x[:, :4], x[:, 4:].sigmoid()], 1),
         r"torch\.cat",
-        HELD,
-        "a gate may only multiply",
+        "gate may only multiply",
     ),
-    "division by a signal": (
-        lambda x: x / (x + 1),
-        r"torch\.Tensor\.div",
-        "divides by a tensor that carries the signal",
-        "register a rule",
-    ),
+    "division by a signal": (lambda x: x / (x + 1), r"torch\.Tensor\.div", "divides.*register"),
     "division of a number by a signal": (
         lambda x: 1 / (x + 1),
         r"torch\.Tensor\.(__rdiv__|__rtruediv__)",
-        "divides by a tensor that carries the signal",
-        "register a rule",
+        "divides.*register",
     ),
     "weights that depend on the images": (
         lambda x: F.conv2d(x, x[:1, :8].mean((2, 3), keepdim=True).expand(8, 8, 1, 1)),
         r"torch\.nn\.functional\.conv2d",
-        "weight that depends on the images",
-        "register a rule",
+        "weight.*register",
     ),
     "hardtanh away from zero": (
         lambda x: F.hardtanh(x, 0.5, 1.0),
         r"torch\.nn\.functional\.hardtanh",
-        r"range \[0\.5, 1\.0\]",
-        "a range that contains 0",
+        r"\[0\.5, 1\.0\].*contains 0",
     ),
 }
+"""An operation, its function, and what else the message has to name: the cause where there are several, the remedy."""
 
 
 def refusal(model: nn.Module, **parts) -> UncoveredOperationError:
@@ -128,10 +102,10 @@ def refusal(model: nn.Module, **parts) -> UncoveredOperationError:
 
 
 @pytest.mark.parametrize("name", UNCOVERED)
-def test_an_operation_without_a_rule_is_named_with_path_reason_and_remedy(name):
-    operation, function, reason, remedy = UNCOVERED[name]
+def test_an_operation_without_a_rule_is_named_with_path_and_remedy(name):
+    operation, function, named = UNCOVERED[name]
     (problem,) = refusal(Wrapped(Operation(operation))).problems
-    assert re.fullmatch(rf"operation \(Operation\): ({function}): .*({reason}).*; .*{remedy}.*", problem)
+    assert re.match(rf"operation \(Operation\): {function}: .*{named}", problem)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from zennit.composites import (
     DeconvNet,
@@ -42,3 +43,19 @@ def ours(name, epsilon=1e-6):
     """A built-in composite, differentiable, with this package's canonizers."""
     composite = MAKERS[name](**stabilizers(name, epsilon))
     return differentiable(composite, canonizers=[FuseBatchNorm(), MakeFunctionsVisible()])
+
+
+def every_composite(*nets):
+    """Parametrize with each built-in composite in both modes, on two nets by turns.
+
+    Nets and modes are independent of each other: each composite meets both nets, and each net both modes.
+    """
+    cases = [(nets[(i + t) % 2], t == 1, composite) for i, composite in enumerate(MAKERS) for t in (0, 1)]
+    ids = [f"{net}-{'train' if training else 'eval'}-{composite}" for net, training, composite in cases]
+    return pytest.mark.parametrize(("net", "training", "composite"), cases, ids=ids)
+
+
+every_composite_in_one_mode = pytest.mark.parametrize(
+    ("training", "composite"), [(i % 2 == 1, composite) for i, composite in enumerate(MAKERS)]
+)
+"""Half of the built-in composites in train mode, the other half in eval mode."""

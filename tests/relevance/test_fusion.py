@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import nets
 import pytest
@@ -64,7 +65,12 @@ NOT_BEFORE = {
 }
 
 training = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-rules = pytest.mark.parametrize("rule", RULES)
+
+
+def with_every_rule(cases):
+    """Each case with each rule, in eval and train mode by turns: the mode changes the statistics, not their use."""
+    turns = [(case, rule, (i + j) % 2 == 1) for i, case in enumerate(cases) for j, rule in enumerate(RULES)]
+    return pytest.mark.parametrize(("case", "rule", "training"), turns)
 
 
 def make(layers, shape, generator, training=False, count=4):
@@ -129,9 +135,7 @@ def merged_before(norm, layer, x):
     return merged
 
 
-@training
-@rules
-@pytest.mark.parametrize("case", AFTER)
+@with_every_rule(AFTER)
 def test_a_batch_norm_after_a_layer_has_the_relevance_of_the_merged_layer(case, rule, training, generator):
     layer, norm, shape = AFTER[case]
     model, images = make((layer, norm), shape, generator, training)
@@ -141,9 +145,7 @@ def test_a_batch_norm_after_a_layer_has_the_relevance_of_the_merged_layer(case, 
     assert_same(relevance_of(fused(RULES[rule]), model, images, itself).detach(), expected.detach(), 1e-9)
 
 
-@training
-@rules
-@pytest.mark.parametrize("case", BEFORE)
+@with_every_rule(BEFORE)
 def test_a_batch_norm_before_a_layer_has_the_relevance_of_the_merged_layer(case, rule, training, generator):
     norm, layer, shape = BEFORE[case]
     model, images = make((norm, layer), shape, generator, training)
@@ -153,9 +155,13 @@ def test_a_batch_norm_before_a_layer_has_the_relevance_of_the_merged_layer(case,
     assert_same(relevance_of(fused(RULES[rule]), model, images, itself).detach(), expected.detach(), 1e-9)
 
 
+CASES = [*AFTER, *(f"before {name}" for name in BEFORE)]
+CASES_WITH_A_RULE = list(zip(CASES, itertools.cycle(["Epsilon", "AlphaBeta", "WSquare"]), strict=False))
+"""Rules by turns: how a merged weight comes about does not depend on who reads it."""
+
+
 @training
-@pytest.mark.parametrize("rule", ["Epsilon", "AlphaBeta", "WSquare"])
-@pytest.mark.parametrize("case", [*AFTER, *(f"before {name}" for name in BEFORE)])
+@pytest.mark.parametrize(("case", "rule"), CASES_WITH_A_RULE)
 def test_gradients_are_exact(case, rule, training, generator):
     first, second, shape = BEFORE[case.removeprefix("before ")] if case.startswith("before ") else AFTER[case]
     model, images = make((first, second), shape, generator, training)

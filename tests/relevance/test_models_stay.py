@@ -9,7 +9,7 @@ import weakref
 import nets
 import pytest
 import torch
-from built_in import MAKERS, ours
+from built_in import every_composite, every_composite_in_one_mode, ours
 from explanations import (
     LABELS,
     assert_same_gradients,
@@ -29,10 +29,9 @@ from zennit.composites import EpsilonPlus
 
 from zennit_isnet.lrp.relevance.composite import FuseBatchNorm, MakeFunctionsVisible, differentiable
 
-STEPS = 10
+STEPS = 3
 
 both_nets = pytest.mark.parametrize("net", ["residual", "concatenating"])
-composites = pytest.mark.parametrize("composite", MAKERS)
 both_modes = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 
 
@@ -42,7 +41,7 @@ def problem(generator):
 
 
 def unmoved_by_training(composite, model, images, optimizer):
-    """Names of the parameters that the last of ten training steps with relevance in the loss left where they were."""
+    """Names of the parameters that the last of three training steps with relevance in the loss left where they were."""
     for _ in range(STEPS):
         before, source = values_of(model), images.clone().requires_grad_()
         with composite.context(model):
@@ -59,9 +58,7 @@ TAKEN_OUT = {"residual": {"grouped.bias"}, "concatenating": {"stem.bias", "depth
 """Biases before a BatchNorm, which the mean of the batch takes out: they have no gradient in any training."""
 
 
-@both_modes
-@composites
-@both_nets
+@every_composite("residual", "concatenating")
 def test_an_optimizer_built_before_moves_every_parameter(net, composite, training, generator):
     model, images = nets.make(net, generator, training=training), nets.make_images(generator)
     held = [id(parameter) for parameter in model.parameters()]
@@ -82,9 +79,7 @@ def test_with_stock_zennit_1_the_optimizer_moves_nothing(generator):
     assert unmoved == (with_a_rule if MAJOR > 0 else [])
 
 
-@composites
-@both_modes
-@both_nets
+@every_composite("residual", "concatenating")
 def test_nothing_is_left_on_the_model(net, training, composite, generator):
     model, images = nets.make(net, generator, training=training), nets.make_images(generator)
     plain = copy.deepcopy(model)
@@ -154,9 +149,7 @@ def test_the_gradient_of_relevance_may_be_taken_inside_while_inactive(problem):
     assert_same_gradients(gradients, expected)
 
 
-@both_modes
-@both_nets
-@composites
+@every_composite("residual", "concatenating")
 def test_backward_of_an_old_graph_is_ordinary_after_the_context(net, training, composite, generator):
     model, images = nets.make(net, generator, training=training), nets.make_images(generator)
     expected = plain_gradients(model, images)
@@ -198,8 +191,7 @@ class Kept:
         self.tensor = tensor
 
 
-@both_modes
-@composites
+@every_composite_in_one_mode
 def test_graphs_are_freed_without_the_garbage_collector(composite, training, generator):
     """A rule that keeps its relevance, whose graph keeps the rule, would keep all activations of each step."""
     model, images = nets.make("residual", generator, training=training), nets.make_images(generator)

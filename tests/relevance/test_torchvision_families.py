@@ -23,8 +23,11 @@ FAMILIES = {
     "squeezenet1_1": (32, {}),
 }
 
+SLOW = frozenset({"resnext50_32x4d", "inception_v3", "regnet_x_400mf", "mnasnet0_5"})
+"""Made of what the others are made of."""
 
-@pytest.mark.parametrize("name", FAMILIES)
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in FAMILIES])
 def test_epsilon_relevance_is_the_logit_and_positive_relevance_is_not_negative(
     name: str, generator: torch.Generator
 ) -> None:

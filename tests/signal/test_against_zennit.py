@@ -30,7 +30,7 @@ def make(name, generator):
         if isinstance(module, nn.BatchNorm2d):
             module.eps = 0.0
     low, high = BOX
-    return model, low + (high - low) * nets.make_images(generator, 2, 32)
+    return model, low + (high - low) * nets.make_images(generator, 1, 32)
 
 
 def ours(model, images, epsilon, box=None):
@@ -62,8 +62,7 @@ def test_zbox_rule_at_a_small_epsilon(name, generator):
     assert relative_error(ours(model, images, 1e-9, BOX)[1], expected) <= 1e-6
 
 
-@pytest.mark.parametrize("epsilon", [1e-2, 1e-1])
-@pytest.mark.parametrize("box", [None, BOX], ids=["no box", "z^B"])
+@pytest.mark.parametrize(("box", "epsilon"), [(None, 1e-1), (BOX, 1e-2)], ids=["no box", "z^B"])
 def test_chains_differ_by_the_last_layer_alone(box, epsilon, generator):
     """Zennit divides by y + ε in the last layer too, where no activation follows: a factor y/(y + ε·sign y)."""
     model, images = make("vgg11_bn", generator)
