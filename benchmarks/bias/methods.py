@@ -40,6 +40,8 @@ class Method:
         P in ``(1 − P)·cross-entropy + P·penalty``.
     swap : float
         The chance of each training image to get another background.
+    fade : float
+        The chance of each training image to have its background faded.
     consistency : float
         Weight of the distance between the predictions for the images and for the same on other backgrounds.
     every : int
@@ -51,6 +53,7 @@ class Method:
     penalty: str | None = None
     weight: float = 0.7
     swap: float = 0.0
+    fade: float = 0.0
     consistency: float = 0.0
     every: int = 1
     background: Background = "biased"
@@ -126,6 +129,8 @@ METHODS: dict[str, Method] = {
     "isnet": Method("isnet"),
     "isnet-selective": Method("isnet-selective"),
     "isnet-input": Method("isnet-input"),
+    "isnet+fade": Method("isnet", fade=0.5),
+    "plain+fade": Method(fade=0.5),
     "isnet+swap": Method("isnet", swap=0.5),
     "isnet+swap+every4": Method("isnet", swap=0.5, every=4),
     "dual": Method("dual"),

@@ -12,7 +12,7 @@ from zennit_isnet import ISNetRegularizer
 from zennit_isnet.calibration import RelevanceRange
 from zennit_isnet.lrp import Place
 from zennit_isnet.regularizer import EveryNth
-from zennit_isnet.swap import BackgroundSwap, swap_consistency
+from zennit_isnet.swap import BackgroundFade, BackgroundSwap, swap_consistency
 
 Ranges = Mapping[Place, RelevanceRange]
 
@@ -23,7 +23,7 @@ def main_head(output: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 
 class Objective:
-    """``(1 − P)·cross-entropy + P·penalty + weight·consistency`` of one batch, on images that may be swapped first.
+    """``(1 − P)·cross-entropy + P·penalty + weight·consistency`` of one batch, on images whose backgrounds may be swapped or faded first.
 
     Parameters
     ----------
@@ -40,6 +40,7 @@ class Objective:
         self.cross_entropy = nn.CrossEntropyLoss()
         self.augment = BackgroundSwap(method.swap, generator=Generator().manual_seed(seed + 1))
         self.swap = BackgroundSwap(1.0, generator=Generator().manual_seed(seed + 2))
+        self.fade = BackgroundFade(method.fade, generator=Generator().manual_seed(seed + 3))
         self.regularizer: ISNetRegularizer | None = None
         if method.penalty is not None:
             self.regularizer = PENALTIES[method.penalty].make(model, Generator().manual_seed(seed))
@@ -49,6 +50,8 @@ class Objective:
         """Return the loss and its terms; swaps for augmentation in train mode only."""
         if self.method.swap and self.model.training:
             images = self.augment(images, masks)
+        if self.method.fade and self.model.training:
+            images = self.fade(images, masks)
         if self.regularizer is None:
             logits = main_head(self.model(images))
             terms = {"loss": self.cross_entropy(logits, labels)}
