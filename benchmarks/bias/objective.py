@@ -23,7 +23,7 @@ def main_head(output: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 
 class Objective:
-    """``(1 − P)·cross-entropy + P·penalty + weight·consistency`` of one batch, on images whose backgrounds may be swapped or faded first.
+    """``(1 − P)·cross-entropy + P·penalty + weight·consistency`` of one batch, whose backgrounds may be changed first.
 
     Parameters
     ----------
