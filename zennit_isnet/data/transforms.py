@@ -85,10 +85,10 @@ class KeepForeground(nn.Module):
     >>> import torch
     >>> from torchvision import tv_tensors
     >>> from torchvision.transforms import v2
-    >>> from zennit_isnet.data import KeepForeground, around_foreground
+    >>> from zennit_isnet.data import KeepForeground, MaskFollows, around_foreground
     >>> image, mask = tv_tensors.Image(torch.rand(3, 64, 96)), torch.zeros(1, 64, 96, dtype=torch.bool)
     >>> mask[:, 0, 95] = True
-    >>> crop = KeepForeground(v2.RandomCrop(8), fallback=v2.Compose([around_foreground, v2.Resize(8)]))
+    >>> crop = KeepForeground(v2.RandomCrop(8), fallback=v2.Compose([around_foreground, MaskFollows(v2.Resize(8))]))
     >>> image, mask = crop(image, tv_tensors.Mask(mask))
     >>> mask.any().item(), mask.shape
     (True, torch.Size([1, 8, 8]))
