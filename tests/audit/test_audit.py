@@ -216,8 +216,8 @@ def test_refuses_what_it_cannot_audit(background_reader: nn.Module, data: Cued) 
         (data, {"examples": 0}, InvalidValueError, "examples must be"),
         (data, {"tolerance": 2}, InvalidValueError, "tolerance must lie in"),
         (data, {"batch_size": 0}, InvalidValueError, "batch_size must be"),
-        (data, {"normalization": (0.5, 0.5)}, InvalidTypeError, "sequences of numbers"),
-        (data, {"normalization": ([0.5], [0.0])}, InvalidValueError, "std > 0"),
+        (data, {"normalization": ([0.5], [0.0])}, InvalidValueError, "std must be positive"),
+        (data, {"normalization": ([0.5] * 2, [0.5] * 2)}, InvalidValueError, "normalization has 2 channels"),
     ]
     for items, options, error, message in refused:
         with pytest.raises(error, match=message):

@@ -35,14 +35,8 @@ Exit status: 0 when the report was written, whatever its verdict, 2 after wrong 
 """
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add this subcommand to the parsers of ``zennit-isnet``."""
-    parser = subparsers.add_parser(
-        "audit",
-        help="report whether a model looks at the background",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this subcommand."""
     parser.add_argument("model", metavar="MODEL", help="a classifier of torchvision, or module:function that makes one")
     add_source(parser, required=False)
     classes = "file with the names of the model's classes, one a line; default: the folders or labels, sorted"
@@ -64,7 +58,6 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--tolerance", type=float, default=0.05, help="change of accuracy that is none; default: 0.05")
     parser.add_argument("--seed", type=int, default=0, help="of the draws of donors and of images; default: 0")
     parser.add_argument("--output", type=Path, default=Path("audit"), help="folder of the report; default: audit")
-    parser.set_defaults(run=run, parser=parser)
 
 
 def _device(text: str) -> torch.device:

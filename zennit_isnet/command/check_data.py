@@ -22,20 +22,13 @@ Exit status: 0 without problems, 1 with problems, 2 after wrong usage.
 """
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add this subcommand to the parsers of ``zennit-isnet``."""
-    parser = subparsers.add_parser(
-        "check-data",
-        help="check images and their masks before a training",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this subcommand."""
     add_source(parser, required=True)
     kinds = get_args(ProblemKind)
     allow = f"problems that leave the exit status 0, may be repeated: {', '.join(kinds)}"
     parser.add_argument("--allow", metavar="KIND", action="append", choices=kinds, default=[], help=allow)
     parser.add_argument("--workers", type=int, help="threads that read; default: the number of processors, at most 8")
-    parser.set_defaults(run=run, parser=parser)
 
 
 def run(options: argparse.Namespace) -> int:
