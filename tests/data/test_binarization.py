@@ -77,7 +77,7 @@ def test_values_that_are_not_finite_are_refused(binarize: Binarize) -> None:
 
 @pytest.mark.parametrize(
     ("binarize", "error"),
-    [("otsu", InvalidValueError), (set(), InvalidValueError), (3, InvalidTypeError), ({True}, InvalidTypeError)],
+    [("otsu", InvalidValueError), (set(), InvalidTypeError), (3, InvalidTypeError), ({True}, InvalidTypeError)],
 )
 def test_other_policies_are_refused_with_the_legal_ones(binarize: object, error: type[Exception]) -> None:
     with pytest.raises(error, match="binarize must"):

@@ -190,7 +190,7 @@ def test_files_that_differ_in_their_extension_only_are_refused(layout: Layout, w
 @pytest.mark.parametrize("which", ["images_root", "masks_root"])
 def test_folders_must_exist(layout: Layout, which: str) -> None:
     roots = {"images_root": layout.images, "masks_root": layout.masks, which: layout.images / "absent"}
-    with pytest.raises(InvalidValueError, match=f"{which} must be an existing folder; got .*absent"):
+    with pytest.raises(InvalidValueError, match=f"{which} must .*absent"):
         MaskedImageFolder(**roots)  # type: ignore[arg-type]
 
 

@@ -149,8 +149,8 @@ class Survey:
 
     Attributes
     ----------
-    labels : Tensor
-        Of the images that take part, ``(n,)``.
+    count : int
+        Number of images that take part.
     left_out : int
         Number of images without a mask, or without background.
     low, high : Tensor
@@ -161,7 +161,7 @@ class Survey:
         At most `DONORS` images, drawn uniformly.
     """
 
-    labels: Tensor
+    count: int
     left_out: int
     low: Tensor
     high: Tensor
@@ -205,7 +205,6 @@ def survey(source: MaskedImages, normalization: Normalization | None, *, seed: i
     chance = random.Random(seed)
     low, high = (bound.float() for bound in box_from_normalization(*(normalization or (0.0, 1.0))))
     problems: dict[str, list[str]] = {"no foreground": [], "values other than 0 and 1": []}
-    labels: list[Tensor] = []
     donors: list[Batch] = []
     sizes: set[tuple[int, ...]] = set()
     seen, pixels, total = 0, 0, torch.zeros(1, 1, 1, dtype=torch.float64)
@@ -221,7 +220,6 @@ def survey(source: MaskedImages, normalization: Normalization | None, *, seed: i
         total = total + batch.images.double().sum((0, 2, 3)).view(-1, 1, 1)
         pixels += batch.images[:, 0].numel()
         part = usable(batch)
-        labels.append(part.labels)
         for position in range(len(part)):
             seen += 1
             place = len(donors) if len(donors) < DONORS else chance.randrange(seen)
@@ -234,7 +232,7 @@ def survey(source: MaskedImages, normalization: Normalization | None, *, seed: i
     if len(sizes) > 1:
         raise InvalidValueError(f"images must have one shape (C, H, W); got {sorted(sizes)}; resize and crop them")
     donated = Batch(*map(torch.cat, zip(*(vars(donor).values() for donor in donors), strict=True)))
-    return Survey(torch.cat(labels), len(source) - seen, low, high, (total / pixels).float(), donated)
+    return Survey(seen, len(source) - seen, low, high, (total / pixels).float(), donated)
 
 
 def _check_range(images: Tensor, low: Tensor, high: Tensor) -> None:

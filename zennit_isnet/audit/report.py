@@ -93,19 +93,23 @@ class ClassResult:
     Attributes
     ----------
     name : str
-    count : int
-    kept, swapped : Proportion
-        Accuracy on their own background and on that of another class.
-    share, area : float or None
-        Means over the images; the share is None where it is undefined for all of them.
+        The class.
+    images : int
+        Their number.
+    accuracy, swapped_accuracy : float or None
+        On their own background and on that of another class; None where nothing could be tested.
+    background_share : float or None
+        Mean share of |relevance| on the background; None where it is undefined for all of them.
+    background_area : float
+        Mean share of the background in the images' area.
     """
 
     name: str
-    count: int
-    kept: Proportion
-    swapped: Proportion
-    share: float | None
-    area: float
+    images: int
+    accuracy: float | None
+    swapped_accuracy: float | None
+    background_share: float | None
+    background_area: float
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,7 @@ class AuditReport:
         found = []
         for label in sorted({row.label for row in self.images}):
             part = replace(self, images=tuple(row for row in self.images if row.label == label))
-            kept, swapped = part.accuracy("kept"), part.accuracy("swapped")
+            kept, swapped = part.accuracy("kept").value, part.accuracy("swapped").value
             found.append(ClassResult(self.classes[label], len(part.images), kept, swapped, part.share, part.area))
         return tuple(found)
 
@@ -208,17 +212,7 @@ class AuditReport:
             "background_area": self.area,
             "undefined_shares": self.undefined,
             "left_out": self.left_out,
-            "classes": [
-                {
-                    "name": row.name,
-                    "images": row.count,
-                    "accuracy": row.kept.value,
-                    "swapped_accuracy": row.swapped.value,
-                    "background_share": row.share,
-                    "background_area": row.area,
-                }
-                for row in self.by_class
-            ],
+            "classes": [asdict(row) for row in self.by_class],
             "images": [asdict(row) for row in self.images],
         }
 

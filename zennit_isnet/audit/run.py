@@ -117,7 +117,7 @@ def audit(
     known: Sequence[str] | None = source.classes if classes is None else [str(name) for name in classes]
 
     chance = random.Random(seed)
-    chosen = sorted(chance.sample(range(len(seen.labels)), min(examples, len(seen.labels))))
+    chosen = sorted(chance.sample(range(seen.count), min(examples, seen.count)))
     worst: list[int] = []
     rows: list[ImageResult] = []
     pictures: dict[int, tuple[Tensor, ...]] = {}

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("check-data", check_data, "check images and their masks before a training"),
     ):
         subparser = subparsers.add_parser(
-            name, help=purpose, description=module.DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+            name, help=purpose, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run, parser=subparser)

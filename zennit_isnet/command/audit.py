@@ -1,4 +1,15 @@
-"""``zennit-isnet audit``: whether a model looks at the background, as a report."""
+"""Report whether a model looks at the background, before any training.
+
+Its accuracy when the backgrounds of images are swapped, and where the relevance of its predictions lies. Writes
+report.html, report.md and report.json.
+
+  zennit-isnet audit resnet50 photos/ masks/ --checkpoint resnet50.pth --imagenet
+  zennit-isnet audit resnet50 photos/ masks/ --checkpoint resnet50.pth --imagenet --classes imagenet.txt
+  zennit-isnet audit my_models:make photos/ masks/ --size 128
+  zennit-isnet audit resnet18 --benchmark patch --checkpoint digits.pth
+
+Exit status: 0 when the report was written, whatever its verdict, 2 after wrong usage, data or weights.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +32,6 @@ from zennit_isnet.data.files import MaskedFiles
 from zennit_isnet.errors import InvalidValueError, ISNetError
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-DESCRIPTION = """\
-Report whether a model looks at the background, before any training: its accuracy when the backgrounds of images are
-swapped, and where the relevance of its predictions lies. Writes report.html, report.md and report.json.
-
-  zennit-isnet audit resnet50 photos/ masks/ --checkpoint resnet50.pth --imagenet
-  zennit-isnet audit resnet50 photos/ masks/ --checkpoint resnet50.pth --imagenet --classes imagenet.txt
-  zennit-isnet audit my_models:make photos/ masks/ --size 128
-  zennit-isnet audit resnet18 --benchmark patch --checkpoint digits.pth
-
-Exit status: 0 when the report was written, whatever its verdict, 2 after wrong usage, data or weights.
-"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,10 +71,12 @@ def run(options: argparse.Namespace) -> int:
     normalization = _checked(options)
     try:
         data = _data(options, normalization)
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(options.seed))
+        part = Subset(data, order[: options.limit].sort().values.tolist())
         model = load_model(options.model, len(data.classes), options.checkpoint).to(options.device)
         report = audit(
             model,
-            DataLoader(_limited(data, options), options.batch_size, num_workers=options.workers),
+            DataLoader(part, options.batch_size, num_workers=options.workers),
             normalization=normalization,
             classes=data.classes,
             examples=options.examples,
@@ -141,10 +142,3 @@ def _in_order_of(file: Path, data: MaskedFiles) -> MaskedFiles:
     numbers = torch.tensor([classes.index(name) for name in data.classes])
     data.targets, data.classes = numbers[data.targets], classes
     return data
-
-
-def _limited(data: Any, options: argparse.Namespace) -> Any:
-    if options.limit is None or options.limit >= len(data):
-        return data
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(options.seed))
-    return Subset(data, order[: options.limit].sort().values.tolist())

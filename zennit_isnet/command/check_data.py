@@ -1,5 +1,9 @@
-"""``zennit-isnet check-data``: whether images and masks fit together; and how subcommands take images and masks."""
+"""Read all images and masks; print the foreground's share of the images by class, and all problems.
 
+Exit status: 0 without problems, 1 with problems, 2 after wrong usage.
+"""
+
+# how the subcommands take images and masks stands here too
 from __future__ import annotations
 
 import argparse
@@ -14,12 +18,6 @@ from zennit_isnet.data.mask_check import ProblemKind
 from zennit_isnet.errors import InvalidValueError
 
 VALUES = f"{', '.join(get_args(Binarization))}, or numbers as in 1,3"
-
-
-DESCRIPTION = """\
-Read all images and masks; print the foreground's share of the images by class, and all problems.
-Exit status: 0 without problems, 1 with problems, 2 after wrong usage.
-"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

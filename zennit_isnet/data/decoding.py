@@ -20,7 +20,6 @@ Binarization: TypeAlias = Literal["strict", "half", "nonzero"]
 Binarize: TypeAlias = Binarization | Collection[int]
 
 TOP_8, TOP_16 = 255, 65535
-WHITE = (255, 255, 255, 255)
 
 NAMED = 8
 """Names or values of which a message lists no more."""
@@ -86,7 +85,7 @@ def read_image(source: Path | Image.Image, name: str = "") -> tv_tensors.Image:
         return tv_tensors.Image(grey.expand(3, -1, -1).contiguous())
     if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
         opaque = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", opaque.size, WHITE), opaque)
+        picture = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
     return tv_tensors.Image(functional.pil_to_tensor(picture.convert("RGB")))
 
 
@@ -198,25 +197,19 @@ def binarized(levels: Levels, binarize: Binarize, name: str) -> Tensor:
             raise InvalidValueError(f'{problem}; use binarize="nonzero" or the foreground\'s values')
         foreground = values > top / 2
     elif binarize == "strict":
-        foreground = _strict(levels, name)
+        # not by `unique`, which sorts all pixels of every mask that is read
+        foreground, other = values != 0, values.max().item()
+        single = bool((values == other).logical_or_(~foreground).all())
+        if not single or (other not in (0, 1, top) and bool(foreground.all())):
+            found = listed([f"{value:g}" for value in values.unique().tolist()])
+            raise InvalidValueError(
+                f"{name} has the values {found}; a mask must have 0 on the background and one other value on the "
+                'foreground; binarize="half", "nonzero" or the foreground\'s values reads other masks'
+            )
     else:
         # wide, because PyTorch reduces numbers to the range of bytes before it compares them with bytes
         foreground = torch.isin(values.double(), torch.tensor([*binarize], dtype=torch.float64))
     return foreground.unsqueeze(0)
-
-
-def _strict(levels: Levels, name: str) -> Tensor:
-    # not by `unique`, which sorts all pixels of every mask that is read
-    values, top = levels
-    foreground = values != 0
-    other = values.max().item()
-    if bool((values == other).logical_or_(~foreground).all()) and (other in (0, 1, top) or not bool(foreground.all())):
-        return foreground
-    found = listed([f"{value:g}" for value in values.unique().tolist()])
-    raise InvalidValueError(
-        f"{name} has the values {found}; a mask must have 0 on the background and one other value on the foreground; "
-        f'binarize="half", "nonzero" or the foreground\'s values reads other masks'
-    )
 
 
 def listed(names: Sequence[object]) -> str:

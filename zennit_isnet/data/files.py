@@ -168,13 +168,12 @@ class MaskedImageFolder(MaskedFiles):
     ) -> None:
         policy = MaskPolicy(missing, empty, binarize, resize_masks)
         images_root, masks_root = os.fspath(images_root), os.fspath(masks_root)
-        for name, root in (("images_root", images_root), ("masks_root", masks_root)):
-            if not os.path.isdir(root):
-                raise InvalidValueError(f"{name} must be an existing folder; got {root!r}")
+        if not os.path.isdir(masks_root):
+            raise InvalidValueError(f"masks_root must be an existing folder; got {masks_root!r}")
         try:
             classes, class_index = find_classes(images_root)
             samples = make_dataset(images_root, class_index, IMG_EXTENSIONS, allow_empty=allow_empty)
-        except FileNotFoundError as error:
+        except OSError as error:
             raise InvalidValueError(f"images_root must hold a folder of images for each class: {error}") from error
         image_of = _by_stem(images_root, [path for path, _ in samples])
         mask_of = _by_stem(masks_root, _image_files(masks_root))

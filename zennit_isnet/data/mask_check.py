@@ -207,14 +207,8 @@ def _looks_inverted(mask: Tensor) -> bool:
 
 
 def _coverage(name: str, findings: Sequence[Finding]) -> ClassCoverage:
-    shares = [share for share, _ in findings if share is not None]
+    shares = [share for share, _ in findings if share is not None] or [math.nan]
+    missing = sum(problem.kind == "missing" for _, found in findings for problem in found)
     return ClassCoverage(
-        name,
-        images=len(findings),
-        missing=sum(problem.kind == "missing" for _, found in findings for problem in found),
-        empty=shares.count(0.0),
-        full=shares.count(1.0),
-        mean=fmean(shares) if shares else math.nan,
-        lowest=min(shares, default=math.nan),
-        highest=max(shares, default=math.nan),
+        name, len(findings), missing, shares.count(0.0), shares.count(1.0), fmean(shares), min(shares), max(shares)
     )

@@ -58,11 +58,9 @@ class MaskPolicy:
         check_choice("empty", self.empty, Empty)
         if isinstance(self.binarize, str):
             check_choice("binarize", self.binarize, Binarization)
-        elif not isinstance(self.binarize, Collection) or not all(type(value) is int for value in self.binarize):
+        elif not isinstance(self.binarize, Collection) or {type(value) for value in self.binarize} != {int}:
             words = ", ".join(map(repr, get_args(Binarization)))
-            raise InvalidTypeError(f"binarize must be one of {words} or integers; got {self.binarize!r}")
-        elif not self.binarize:
-            raise InvalidValueError("binarize must hold at least one value that is foreground; got none")
+            raise InvalidTypeError(f"binarize must be one of {words}, or at least one integer; got {self.binarize!r}")
 
 
 class MaskedDataset(Dataset[Any], ABC):
