@@ -83,10 +83,10 @@ def test_class_table_counts_each_class_by_itself(data: Cued) -> None:
         model[1].weight[1] = 0
         model[1].bias[1] = 0.5
     first, second = run(model, data, classes=["cat", "dog"]).by_class
-    assert (first.name, first.count, first.kept.value, first.swapped.value) == ("cat", 30, 1, 0)
-    assert (second.name, second.count, second.kept.value, second.swapped.value) == ("dog", 30, 1, 0)
-    assert (first.share, second.share) == (1, None)
-    assert first.area == pytest.approx(AREA)
+    assert (first.name, first.images, first.accuracy, first.swapped_accuracy) == ("cat", 30, 1, 0)
+    assert (second.name, second.images, second.accuracy, second.swapped_accuracy) == ("dog", 30, 1, 0)
+    assert (first.background_share, second.background_share) == (1, None)
+    assert first.background_area == pytest.approx(AREA)
 
 
 def test_without_relevance_the_share_is_undefined_and_not_zero(data: Cued) -> None:
@@ -216,8 +216,8 @@ def test_refuses_what_it_cannot_audit(background_reader: nn.Module, data: Cued) 
         (data, {"examples": 0}, InvalidValueError, "examples must be"),
         (data, {"tolerance": 2}, InvalidValueError, "tolerance must lie in"),
         (data, {"batch_size": 0}, InvalidValueError, "batch_size must be"),
-        (data, {"normalization": (0.5, 0.5)}, InvalidTypeError, "sequences of numbers"),
-        (data, {"normalization": ([0.5], [0.0])}, InvalidValueError, "std > 0"),
+        (data, {"normalization": ([0.5], [0.0])}, InvalidValueError, "std must be positive"),
+        (data, {"normalization": ([0.5] * 2, [0.5] * 2)}, InvalidValueError, "normalization has 2 channels"),
     ]
     for items, options, error, message in refused:
         with pytest.raises(error, match=message):

@@ -83,8 +83,8 @@ def test_colours_are_the_mean_of_all_pixels_and_black(data: Cued) -> None:
 def test_black_is_black_before_the_normalisation(data: Cued) -> None:
     data.images = (data.images - 0.5) / 0.25
     seen = survey(MaskedImages(data, 100), ([0.5], [0.25]), seed=0, progress=False)
-    assert seen.black.item() == -2
-    assert seen.visible(seen.black).item() == 0
+    assert seen.low.item() == -2
+    assert seen.visible(seen.low).item() == 0
 
 
 def test_donors_are_a_bounded_draw_from_all_images() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,7 +31,7 @@ def test_weights_come_from_all_forms_of_checkpoints(tmp_path: Path, form: str) -
 
 def test_names_that_only_look_wrapped_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = torch.nn.ModuleDict({"model": torch.nn.Linear(2, 3)})
-    monkeypatch.setattr("zennit_isnet.audit.loading.import_module", lambda _: SimpleNamespace(make=lambda: model))
+    monkeypatch.setattr("pkgutil.resolve_name", lambda _: lambda: model)
     torch.save({"model.weight": torch.ones(3, 2), "model.bias": torch.zeros(3)}, tmp_path / "weights.pt")
     load_model("any:make", 3, tmp_path / "weights.pt")
     assert bool((model["model"].weight == 1).all())
@@ -77,7 +76,7 @@ def test_refuses_files_that_are_no_weights_of_the_model(tmp_path: Path) -> None:
         ),
         (
             lambda: torch.save(squeezenet1_1(num_classes=3), file),
-            r"cannot be read .* save model.state_dict\(\)",
+            r"cannot be read .*model.state_dict\(\)",
         ),  # would run code
     ]
     for write, message in refused:

@@ -80,14 +80,14 @@ def test_interval_of_a_proportion_holds_all_shares_that_the_score_test_accepts(r
 
 
 def test_interval_of_a_drop_does_not_vanish_where_all_images_agree() -> None:
-    assert Drop.of([True] * 10, [True] * 10) == Drop(right=10, lost=0, gained=0, count=10)
+    assert Drop.of([(True, True)] * 10) == Drop(right=10, lost=0, gained=0, count=10)
     low, high = Drop(10, 0, 0, 10).interval
     assert high == -low == pytest.approx(1.959964 / 12)
     assert Drop(10, 10, 0, 10).interval[1] <= 1
 
 
 def test_drop_knows_accuracy_before_and_after_and_what_turned() -> None:
-    drop = Drop.of([True, True, True, False], [True, False, False, True])
+    drop = Drop.of([(True, True), (True, False), (True, False), (False, True)])
     assert drop == Drop(right=3, lost=2, gained=1, count=4)
     assert (drop.before.value, drop.after.value, drop.value, drop.turned.value) == (0.75, 0.5, 0.25, 0.75)
 

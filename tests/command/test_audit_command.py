@@ -96,7 +96,7 @@ def test_audits_a_part_of_the_built_in_digits_with_weights_from_a_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
 ) -> None:
     digits = torch.randint(0, 256, (200, 28, 28), dtype=torch.uint8, generator=generator), torch.arange(10).repeat(20)
-    monkeypatch.setattr("zennit_isnet.data.background_bias.load_digits", lambda *_: digits)
+    monkeypatch.setattr("zennit_isnet.data.background_bias.load_digits", lambda: digits)
     always_seven = {"2.weight": torch.zeros(10, 48), "2.bias": torch.zeros(10)}
     always_seven["2.weight"][7] = 1
     torch.save({"model": always_seven}, "sevens.pt")

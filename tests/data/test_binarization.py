@@ -51,7 +51,7 @@ def test_half_is_half_of_the_range_of_the_format(top: float, values: list[float]
 def test_half_of_an_unknown_range_is_refused() -> None:
     with pytest.raises(InvalidValueError, match=r"mask 1\.png .*not known"):
         foreground([0, 1, 2], "half", top=None)
-    with pytest.raises(InvalidValueError, match=r"up to 200,.* is 1,"):
+    with pytest.raises(InvalidValueError, match=r"up to 200,.* is 1;"):
         foreground([0.0, 200.0], "half", top=1)
 
 
@@ -77,7 +77,7 @@ def test_values_that_are_not_finite_are_refused(binarize: Binarize) -> None:
 
 @pytest.mark.parametrize(
     ("binarize", "error"),
-    [("otsu", InvalidValueError), (set(), InvalidValueError), (3, InvalidTypeError), ({True}, InvalidTypeError)],
+    [("otsu", InvalidValueError), (set(), InvalidTypeError), (3, InvalidTypeError), ({True}, InvalidTypeError)],
 )
 def test_other_policies_are_refused_with_the_legal_ones(binarize: object, error: type[Exception]) -> None:
     with pytest.raises(error, match="binarize must"):

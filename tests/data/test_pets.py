@@ -50,11 +50,6 @@ def test_items_are_what_the_files_show(root: Path, digit_pairs: BackgroundBias) 
         assert label == data.targets[index]
 
 
-def test_border_may_be_background(root: Path, digit_pairs: BackgroundBias) -> None:
-    _, mask, _ = OxfordPetMasks(root, border_is_foreground=False)[0]
-    assert torch.equal(mask[0], trimap(digit_pairs.masks[0, 0]) == 1)
-
-
 def test_splits_are_those_of_the_data_set(root: Path) -> None:
     names = {
         split: [Path(OxfordPetMasks(root, split).name(index)).stem for index in (0, 1)]

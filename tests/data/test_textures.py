@@ -5,18 +5,17 @@ import sys
 import pytest
 import torch
 
-from zennit_isnet.data import TEXTURE_SOURCES, cut_textures, load_texture
-from zennit_isnet.data.textures import CUTS_PER_SIDE, TextureSource
+from zennit_isnet.data.background_bias import CUTS_PER_SIDE, TEXTURES, cut_textures, load_texture
 from zennit_isnet.errors import MissingDependencyError
 
 
 def test_there_is_one_source_for_each_class() -> None:
-    assert len(set(TEXTURE_SOURCES)) == 10
+    assert len(set(TEXTURES)) == 10
 
 
-@pytest.mark.parametrize("source", TEXTURE_SOURCES, ids=lambda source: source.name)
-def test_source_is_a_structured_picture_of_the_requested_side(source: TextureSource) -> None:
-    picture = load_texture(source, side=96)
+@pytest.mark.parametrize("name", TEXTURES)
+def test_source_is_a_structured_picture_of_the_requested_side(name: str) -> None:
+    picture = load_texture(name, side=96)
     assert picture.shape[0] == 3
     assert min(picture.shape[1:]) == 96
     assert picture.dtype == torch.float32
@@ -29,7 +28,7 @@ def test_cuts_are_pieces_of_the_source_that_the_cue_names() -> None:
     cues = torch.tensor([0, 9, 5])
     positions = torch.tensor([[0.0, 0.0], [0.999999, 0.999999], [0.5, 0.25]])
     cuts = cut_textures(cues, positions, size)
-    pictures = [load_texture(TEXTURE_SOURCES[cue], CUTS_PER_SIDE * size) for cue in cues.tolist()]
+    pictures = [load_texture(TEXTURES[cue], CUTS_PER_SIDE * size) for cue in cues.tolist()]
     assert cuts.shape == (3, 3, size, size)
     assert torch.equal(cuts[0], pictures[0][:, :size, :size])
     assert torch.equal(cuts[1], pictures[1][:, -size:, -size:])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import pickle
+import pkgutil
 import sys
 import textwrap
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ WEIGHTS = ("model", "state_dict", "model_state_dict")
 WRAPPERS = ("module.", "_orig_mod.", "model.")
 """What `DistributedDataParallel`, `torch.compile` and Lightning put before the names of all weights."""
 
-LINES, LONGEST_LINE = 3, 200
-"""How much of PyTorch's list of all weights that do not fit is shown."""
+LONGEST = 600
+"""How much is shown of what PyTorch says; it lists all weights that do not fit."""
 
 
 def load_model(name: str, classes: int, checkpoint: str | Path | None = None) -> nn.Module:
@@ -84,12 +84,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = "it is damaged, or holds more than weights, and no code is run; save model.state_dict()"
-        raise InvalidValueError(f"{path} cannot be read as a file of weights: {reason}") from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InvalidValueError(f"{path} cannot be read as a file of weights: {reason}") from error
+    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError) as error:
+        reason = textwrap.shorten(str(error) or type(error).__name__, LONGEST)
+        needed = "weights alone, as torch.save(model.state_dict(), file) writes them, for no code is run"
+        raise InvalidValueError(f"{path} cannot be read as a file of {needed}: {reason}") from error
     while isinstance(content, Mapping) and (inner := [key for key in WEIGHTS if isinstance(content.get(key), Mapping)]):
         content = content[inner[0]]
     if not isinstance(content, Mapping):
@@ -97,8 +95,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(_own_names(content, model.state_dict()))
     except RuntimeError as error:
-        lines = " ".join(textwrap.shorten(line, LONGEST_LINE) for line in str(error).splitlines()[1 : 1 + LINES])
-        raise InvalidValueError(f"{path} holds weights of another model, or number of classes: {lines}") from error
+        found = textwrap.shorten(str(error).partition("\n")[2], LONGEST)
+        raise InvalidValueError(f"{path} holds weights of another model, or number of classes: {found}") from error
 
 
 def _own_names(state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,11 +109,10 @@ def _own_names(state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, An
 
 
 def _from_function(name: str) -> nn.Module:
-    module, _, function = name.partition(":")
     sys.path.insert(0, "")  # the current folder first
     try:
         try:
-            make = getattr(import_module(module), function)
+            make = pkgutil.resolve_name(name)
         except (ImportError, AttributeError, ValueError) as error:
             raise InvalidValueError(f"model {name!r} cannot be imported: {error}") from error
         model = make()

@@ -1,18 +1,41 @@
-"""What an audit found: one row for each image, and what follows from the rows."""
+"""What an audit found: one row for each image, what follows from the rows, and the pages that show it."""
 
 from __future__ import annotations
 
 import json
+import re
+from base64 import b64encode
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from torch import Tensor
 
-from zennit_isnet.audit.verdict import Drop, Proportion, Verdict, judge
+from zennit_isnet.audit.verdict import Drop, Proportion, Verdict, judge, percent, points
+from zennit_isnet.errors import import_optional
+from zennit_isnet.plotting import heatmap_panel, share_by_class, share_histogram
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Version: TypeAlias = Literal["kept", "swapped", "same_class", "mean", "black", "removed"]
+
+VERSIONS: dict[Version, str] = {
+    "kept": "unchanged images",
+    "swapped": "background from an image of another class",
+    "same_class": "background from another image of the same class",
+    "mean": "background in the mean colour of the data",
+    "black": "background black",
+    "removed": "background alone, object painted over",
+}
+"""What each version is called in a report."""
+
+COLUMNS = 4
+"""Images in a panel: few enough to be seen on a phone."""
 
 
 @dataclass(frozen=True)
@@ -70,19 +93,23 @@ class ClassResult:
     Attributes
     ----------
     name : str
-    count : int
-    kept, swapped : Proportion
-        Accuracy on their own background and on that of another class.
-    share, area : float or None
-        Means over the images; the share is None where it is undefined for all of them.
+        The class.
+    images : int
+        Their number.
+    accuracy, swapped_accuracy : float or None
+        On their own background and on that of another class; None where nothing could be tested.
+    background_share : float or None
+        Mean share of |relevance| on the background; None where it is undefined for all of them.
+    background_area : float
+        Mean share of the background in the images' area.
     """
 
     name: str
-    count: int
-    kept: Proportion
-    swapped: Proportion
-    share: float | None
-    area: float
+    images: int
+    accuracy: float | None
+    swapped_accuracy: float | None
+    background_share: float | None
+    background_area: float
 
 
 @dataclass(frozen=True)
@@ -138,24 +165,19 @@ class AuditReport:
 
     def accuracy(self, version: Version) -> Proportion:
         """Accuracy on one version of the images, over those for which it could be made."""
-        return Proportion.of([right for row in self.images if (right := row.right(version)) is not None])
+        rights = [right for row in self.images if (right := row.right(version)) is not None]
+        return Proportion(sum(rights), len(rights))
 
     def drop(self, version: Version, since: Version = "kept") -> Drop:
         """Loss of accuracy from one version of the images to another, over those for which both could be made."""
         pairs = [(row.right(since), row.right(version)) for row in self.images]
-        made = [(bool(before), bool(after)) for before, after in pairs if before is not None and after is not None]
-        return Drop.of([before for before, _ in made], [after for _, after in made])
+        return Drop.of([(before, after) for before, after in pairs if before is not None and after is not None])
 
     @property
     def verdict(self) -> Verdict:
         """Whether the model relies on the background, and why we say so."""
-        return judge(
-            kept=self.accuracy("kept"),
-            majority=self.majority,
-            swapped=self.drop("swapped"),
-            by_class=self.drop("swapped", since="same_class"),
-            tolerance=self.tolerance,
-        )
+        swapped, by_class = self.drop("swapped"), self.drop("swapped", since="same_class")
+        return judge(self.accuracy("kept"), self.majority, swapped, by_class, self.tolerance)
 
     @property
     def by_class(self) -> tuple[ClassResult, ...]:
@@ -163,13 +185,12 @@ class AuditReport:
         found = []
         for label in sorted({row.label for row in self.images}):
             part = replace(self, images=tuple(row for row in self.images if row.label == label))
-            kept, swapped = part.accuracy("kept"), part.accuracy("swapped")
+            kept, swapped = part.accuracy("kept").value, part.accuracy("swapped").value
             found.append(ClassResult(self.classes[label], len(part.images), kept, swapped, part.share, part.area))
         return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the pictures as plain numbers, strings, lists and dictionaries; undefined is None."""
-        versions: tuple[Version, ...] = get_args(Version)
         return {
             "model": self.model,
             "data": self.data,
@@ -183,7 +204,7 @@ class AuditReport:
                     "drop_interval": list(drop.interval),
                     "turned": drop.turned.value,
                 }
-                for version in versions
+                for version in VERSIONS
             },
             "majority": self.majority,
             "tolerance": self.tolerance,
@@ -191,17 +212,7 @@ class AuditReport:
             "background_area": self.area,
             "undefined_shares": self.undefined,
             "left_out": self.left_out,
-            "classes": [
-                {
-                    "name": row.name,
-                    "images": row.count,
-                    "accuracy": row.kept.value,
-                    "swapped_accuracy": row.swapped.value,
-                    "background_share": row.share,
-                    "background_area": row.area,
-                }
-                for row in self.by_class
-            ],
+            "classes": [asdict(row) for row in self.by_class],
             "images": [asdict(row) for row in self.images],
         }
 
@@ -213,7 +224,7 @@ class AuditReport:
         MissingDependencyError
             If SciPy is not installed; the extra ``audit`` has it.
         """
-        return written(json.dumps(self.to_dict(), indent=2, ensure_ascii=False), path)
+        return _written(json.dumps(self.to_dict(), indent=2, ensure_ascii=False), path)
 
     def to_markdown(self, path: str | Path | None = None) -> str:
         """Return the report without pictures as Markdown, and write it to `path` if there is one.
@@ -223,25 +234,94 @@ class AuditReport:
         MissingDependencyError
             If Jinja or SciPy is not installed; the extra ``audit`` has both.
         """
-        from zennit_isnet.audit.rendering import markdown
-
-        return written(markdown(self), path)
+        return _written(_rendered(self, "report.md"), path)
 
     def to_html(self, path: str | Path | None = None) -> str:
         """Return the report with its pictures as one HTML page, and write it to `path` if there is one.
+
+        The page needs no other file, and all names in it are escaped.
 
         Raises
         ------
         MissingDependencyError
             If Jinja, Matplotlib or SciPy is not installed; the extra ``audit`` has them.
         """
-        from zennit_isnet.audit.rendering import html
+        page = _rendered(
+            self,
+            "report.html",
+            share_pictures=list(_share_pictures(self)),
+            worst_panels=list(_panels(self, self.worst, "Worst images")),
+            random_panels=list(_panels(self, self.random, "Random images")),
+        )
+        return _written(page, path)
 
-        return written(html(self), path)
 
-
-def written(text: str, path: str | Path | None) -> str:
-    """Write a text to a file in UTF-8, if there is one; return the text."""
+def _written(text: str, path: str | Path | None) -> str:
     if path is not None:
         Path(path).write_text(text, encoding="utf-8")
     return text
+
+
+def _rendered(report: AuditReport, template: str, **pictures: list[tuple[str, str]]) -> str:
+    jinja2 = import_optional("jinja2", "jinja2", extra="audit")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("zennit_isnet.audit"),
+        autoescape=jinja2.select_autoescape(),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(percent=percent, points=points, cell=_escaped_cell)
+    text: str = environment.get_template(template).render(
+        report=report,
+        versions=[(key, name, report.accuracy(key), report.drop(key)) for key, name in VERSIONS.items()],
+        package_version=version("zennit-isnet"),
+        **pictures,
+    )
+    return text
+
+
+def _escaped_cell(text: str) -> str:
+    """Return a name such that it stays one plain cell of a Markdown table."""
+    return " ".join(re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", text).split())
+
+
+def _share_pictures(report: AuditReport) -> Iterator[tuple[str, str]]:
+    """Draw the histogram of shares, and the shares by class; nothing where no share is defined."""
+    rows = [(row.share, row.label, row.area) for row in report.images if row.share is not None]
+    if rows:
+        shares, labels, areas = (list(column) for column in zip(*rows, strict=True))
+        yield _picture(
+            share_histogram({report.model: shares}, expected=areas),
+            f"Histogram: share of |relevance| on the background of {len(rows)} images, {percent(report.share)} on "
+            f"average; the background covers {percent(report.area)} of the area",
+        )
+        yield _picture(
+            share_by_class(shares, labels, report.classes, expected=areas),
+            "Share of |relevance| on the background by class: median, middle half and range of its images",
+        )
+
+
+def _panels(report: AuditReport, examples: Examples, kind: str) -> Iterator[tuple[str, str]]:
+    """Draw the images, masks and heatmaps of examples, a few in a picture."""
+    for start in range(0, len(examples.rows), COLUMNS):
+        chosen = slice(start, start + COLUMNS)
+        rows = [report.images[row] for row in examples.rows[chosen]]
+        figure = heatmap_panel(
+            examples.images[chosen],
+            examples.masks[chosen],
+            {"relevance": examples.relevance[chosen]},
+            [f"#{place} · {report.classes[row.label]:.14}" for place, row in enumerate(rows, start=start + 1)],
+            colour_bar=False,
+        )
+        shown = "; ".join(f"{row.name}, class {report.classes[row.label]}, {percent(row.share)}" for row in rows)
+        places = f"{start + 1} to {start + len(rows)}"
+        yield _picture(figure, f"{kind} {places}: image, mask and heatmap of {shown} on the background")
+
+
+def _picture(figure: Figure, alt: str) -> tuple[str, str]:
+    """Return a figure as a ``data:`` address, and what it shows for readers who do not see it."""
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    return f"data:image/png;base64,{b64encode(file.getvalue()).decode()}", alt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import random
 from collections.abc import Sequence
@@ -116,29 +117,25 @@ def audit(
     known: Sequence[str] | None = source.classes if classes is None else [str(name) for name in classes]
 
     chance = random.Random(seed)
-    chosen = set(chance.sample(range(len(seen.labels)), min(examples, len(seen.labels))))
-    worst: list[_Shown] = []
-    drawn: list[_Shown] = []
+    chosen = sorted(chance.sample(range(seen.count), min(examples, seen.count)))
+    worst: list[int] = []
     rows: list[ImageResult] = []
+    pictures: dict[int, tuple[Tensor, ...]] = {}
     with eval_mode(model):
         for batch in map(usable, source.batches("auditing", progress=progress)):
-            if len(batch):
-                altered = versions(batch, seen, chance)
-                logits = {version: _logits(model, images) for version, images in altered.items()}
-                known = _checked_names(known, batch.labels, max(2, logits["kept"].shape[1]))
-                relevance = _relevance(regularizer, batch.images, logits["kept"])
-                names_of = [source.name(index) for index in batch.indices.tolist()]
-                counts = {version: images.counts for version, images in altered.items()}
-                found = _rows(batch, names_of, counts, logits, relevance)
-                for row, *pictures in zip(found, batch.images, batch.masks, relevance.sum(1), strict=True):
-                    shown = _Shown(len(rows), row.share, *pictures)
-                    rows.append(row)
-                    if shown.row in chosen:
-                        drawn.append(shown)
-                    # an undefined share is never among the worst
-                    if shown.share is not None:
-                        worst.append(shown)
-                worst = sorted(worst, key=lambda shown: -(shown.share or 0))[:examples]
+            if not len(batch):
+                continue
+            altered = versions(batch, seen, chance)
+            logits = {version: _logits(model, images) for version, (images, _) in altered.items()}
+            known = _checked_names(known, batch.labels, max(2, logits["kept"].shape[1]))
+            relevance = _relevance(regularizer, batch.images, logits["kept"])
+            pictures.update(enumerate(zip(batch.images, batch.masks, relevance.sum(1), strict=True), start=len(rows)))
+            names_of = [source.name(index) for index in batch.indices.tolist()]
+            rows += _rows(batch, names_of, altered, logits, relevance)
+            # an undefined share is never among the worst
+            shares = {row: share for row in pictures if (share := rows[row].share) is not None}
+            worst = heapq.nlargest(examples, shares, key=shares.__getitem__)
+            pictures = {row: picture for row, picture in pictures.items() if row in {*chosen, *worst}}
     model_name, data_name = names or (type(unwrapped(model)).__name__, source.title)
     return AuditReport(
         model=model_name,
@@ -147,8 +144,8 @@ def audit(
         images=tuple(rows),
         left_out=seen.left_out,
         tolerance=tolerance,
-        worst=_examples(worst, seen),
-        random=_examples(drawn, seen),
+        worst=_examples(worst, pictures, seen),
+        random=_examples(chosen, pictures, seen),
     )
 
 
@@ -191,7 +188,7 @@ def versions(batch: Batch, survey: Survey, chance: random.Random) -> dict[Versio
         "swapped": _on_donors(batch, survey.donors, same_class=False, chance=chance),
         "same_class": _on_donors(batch, survey.donors, same_class=True, chance=chance),
         "mean": _painted(batch, survey.colour),
-        "black": _painted(batch, survey.black),
+        "black": _painted(batch, survey.low),
         "removed": without_object(batch.images, batch.masks),
     }
 
@@ -227,18 +224,17 @@ def _on_donors(batch: Batch, donors: Batch, *, same_class: bool, chance: random.
     drawn = torch.tensor([chance.choice(row.nonzero()[:, 0].tolist()) if row.any() else 0 for row in fits])
     images = torch.cat([batch.images, donors.images[drawn]])
     masks = torch.cat([batch.masks, donors.masks[drawn]])
-    own = torch.arange(len(images))
     # each image takes the background of the donor that stands one batch behind it; donors stay as they are
-    partner = torch.cat([own[len(batch) :], own[len(batch) :]])
+    partner = torch.arange(len(batch), len(images)).repeat(2)
     return Altered(swap_backgrounds(images, masks, partner)[: len(batch)], counts)
 
 
 @torch.no_grad()
-def _logits(model: nn.Module, altered: Altered) -> Tensor:
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
     """Logits ``(N, C)`` on the CPU."""
     # DistributedDataParallel would wait for all processes, of which perhaps only this one audits
-    output = unwrapped(model)(altered.images.to(_device(model)))
-    logits = main_logits(output, len(altered.images)).float().cpu()
+    output = unwrapped(model)(images.to(_device(model)))
+    logits = main_logits(output, len(images)).float().cpu()
     if not bool(logits.isfinite().all()):
         raise InvalidValueError("the model must return finite logits; got NaN or Inf")
     return logits
@@ -260,7 +256,7 @@ def _relevance(regularizer: ISNetRegularizer, images: Tensor, logits: Tensor) ->
 
 
 def _device(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    return next(model.parameters(), torch.empty(0)).device
 
 
 def _checked_names(names: Sequence[str] | None, labels: Tensor, count: int) -> Sequence[str]:
@@ -273,34 +269,24 @@ def _checked_names(names: Sequence[str] | None, labels: Tensor, count: int) -> S
 
 
 def _rows(
-    batch: Batch, names: Sequence[str], counts: dict[Version, Tensor], logits: dict[Version, Tensor], relevance: Tensor
+    batch: Batch, names: list[str], altered: dict[Version, Altered], logits: dict[Version, Tensor], relevance: Tensor
 ) -> list[ImageResult]:
-    """One row for each image; `counts` says which images a version counts for."""
     foreground = resize_foreground(batch.masks, relevance.shape[-2:])
     # a model that gives no relevance has no share; 0 would say that it does not look at the background
     shares = background_share(relevance, foreground, undefined="skip").tolist()
     areas = (batch.masks != 1).float().flatten(1).mean(1).tolist()
     predicted = {version: _predictions(values).tolist() for version, values in logits.items()}
+    made = {version: counts.tolist() for version, (_, counts) in altered.items()}
     rows = []
     for i, (name, label) in enumerate(zip(names, batch.labels.tolist(), strict=True)):
         share = None if math.isnan(shares[i]) else shares[i]
-        predictions = {version: classes[i] if counts[version][i] else None for version, classes in predicted.items()}
+        predictions = {version: classes[i] if made[version][i] else None for version, classes in predicted.items()}
         rows.append(ImageResult(name, label, areas[i], share, predictions))
     return rows
 
 
-class _Shown(NamedTuple):
-    """One image with its mask and relevance, ``(C, H, W)``, ``(1, H, W)`` and ``(h, w)``, and its row in the report."""
-
-    row: int
-    share: float | None
-    image: Tensor
-    mask: Tensor
-    relevance: Tensor
-
-
-def _examples(shown: Sequence[_Shown], survey: Survey) -> Examples:
-    if not shown:
+def _examples(chosen: list[int], pictures: dict[int, tuple[Tensor, ...]], survey: Survey) -> Examples:
+    if not chosen:
         return Examples((), torch.empty(0, 3, 1, 1), torch.empty(0, 1, 1, 1), torch.empty(0, 1, 1))
-    rows, _, images, masks, relevance = zip(*shown, strict=True)
-    return Examples(rows, survey.visible(torch.stack(images)), torch.stack(masks), torch.stack(relevance))
+    images, masks, relevance = map(torch.stack, zip(*(pictures[row] for row in chosen), strict=True))
+    return Examples(tuple(chosen), survey.visible(images), masks, relevance)

@@ -34,11 +34,6 @@ class Proportion:
     part: int
     count: int
 
-    @classmethod
-    def of(cls, outcomes: Sequence[bool]) -> Proportion:
-        """Count outcomes."""
-        return cls(sum(outcomes), len(outcomes))
-
     @property
     def value(self) -> float | None:
         """The share; None without images."""
@@ -90,10 +85,10 @@ class Drop:
     count: int
 
     @classmethod
-    def of(cls, before: Sequence[bool], after: Sequence[bool]) -> Drop:
-        """Compare outcomes for the same images."""
-        pairs = list(zip(before, after, strict=True))
-        return cls(sum(before), pairs.count((True, False)), pairs.count((False, True)), len(pairs))
+    def of(cls, pairs: Sequence[tuple[bool, bool]]) -> Drop:
+        """Compare outcomes before and after, one pair for each image."""
+        lost, gained = pairs.count((True, False)), pairs.count((False, True))
+        return cls(pairs.count((True, True)) + lost, lost, gained, len(pairs))
 
     @property
     def before(self) -> Proportion:
@@ -238,10 +233,8 @@ def _decide(kept: Proportion, majority: float, swapped: Drop, by_class: Drop, to
         return "undecided", f"{found} By chance this may lie on either side of {sides}; more images would tell."
     moved = f"Accuracy {_moves(swapped)} when the background comes from an image of another class and the object stays"
     if by_class.value is None:
-        return (
-            "undecided",
-            f"{moved}. No image of its class could lend a background; the seams of the swap may be the cause.",
-        )
+        why = "No image of its class could lend a background; the seams of the swap may be the cause."
+        return "undecided", f"{moved}. {why}"
     if _sign(by_class, tolerance) != change:
         return "undecided", (
             f"{moved}. But another background of the same class does not clearly differ from that: from it, accuracy "

@@ -42,8 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="zennit-isnet", description="Tools for training with the ISNet heatmap loss.")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for subcommand in (audit, check_data):
-        subcommand.add_parser(subparsers)
+    for name, module, purpose in (
+        ("audit", audit, "report whether a model looks at the background"),
+        ("check-data", check_data, "check images and their masks before a training"),
+    ):
+        subparser = subparsers.add_parser(
+            name, help=purpose, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run, parser=subparser)
     options = parser.parse_args(arguments)
     status: int = options.run(options)
     return status

@@ -1,4 +1,15 @@
-"""``zennit-isnet audit``: whether a model looks at the background, as a report."""
+"""Report whether a model looks at the background, before any training.
+
+Its accuracy when the backgrounds of images are swapped, and where the relevance of its predictions lies. Writes
+report.html, report.md and report.json.
+
+  zennit-isnet audit resnet50 photos/ masks/ --checkpoint resnet50.pth --imagenet
+  zennit-isnet audit resnet50 photos/ masks/ --checkpoint resnet50.pth --imagenet --classes imagenet.txt
+  zennit-isnet audit my_models:make photos/ masks/ --size 128
+  zennit-isnet audit resnet18 --benchmark patch --checkpoint digits.pth
+
+Exit status: 0 when the report was written, whatever its verdict, 2 after wrong usage, data or weights.
+"""
 
 from __future__ import annotations
 
@@ -22,27 +33,9 @@ from zennit_isnet.errors import InvalidValueError, ISNetError
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-DESCRIPTION = """\
-Report whether a model looks at the background, before any training: its accuracy when the backgrounds of images are
-swapped, and where the relevance of its predictions lies. Writes report.html, report.md and report.json.
 
-  zennit-isnet audit resnet50 photos/ masks/ --checkpoint resnet50.pth --imagenet
-  zennit-isnet audit resnet50 photos/ masks/ --checkpoint resnet50.pth --imagenet --classes imagenet.txt
-  zennit-isnet audit my_models:make photos/ masks/ --size 128
-  zennit-isnet audit resnet18 --benchmark patch --checkpoint digits.pth
-
-Exit status: 0 when the report was written, whatever its verdict, 2 after wrong usage, data or weights.
-"""
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add this subcommand to the parsers of ``zennit-isnet``."""
-    parser = subparsers.add_parser(
-        "audit",
-        help="report whether a model looks at the background",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this subcommand."""
     parser.add_argument("model", metavar="MODEL", help="a classifier of torchvision, or module:function that makes one")
     add_source(parser, required=False)
     classes = "file with the names of the model's classes, one a line; default: the folders or labels, sorted"
@@ -64,7 +57,6 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--tolerance", type=float, default=0.05, help="change of accuracy that is none; default: 0.05")
     parser.add_argument("--seed", type=int, default=0, help="of the draws of donors and of images; default: 0")
     parser.add_argument("--output", type=Path, default=Path("audit"), help="folder of the report; default: audit")
-    parser.set_defaults(run=run, parser=parser)
 
 
 def _device(text: str) -> torch.device:
@@ -79,10 +71,12 @@ def run(options: argparse.Namespace) -> int:
     normalization = _checked(options)
     try:
         data = _data(options, normalization)
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(options.seed))
+        part = Subset(data, order[: options.limit].sort().values.tolist())
         model = load_model(options.model, len(data.classes), options.checkpoint).to(options.device)
         report = audit(
             model,
-            DataLoader(_limited(data, options), options.batch_size, num_workers=options.workers),
+            DataLoader(part, options.batch_size, num_workers=options.workers),
             normalization=normalization,
             classes=data.classes,
             examples=options.examples,
@@ -148,10 +142,3 @@ def _in_order_of(file: Path, data: MaskedFiles) -> MaskedFiles:
     numbers = torch.tensor([classes.index(name) for name in data.classes])
     data.targets, data.classes = numbers[data.targets], classes
     return data
-
-
-def _limited(data: Any, options: argparse.Namespace) -> Any:
-    if options.limit is None or options.limit >= len(data):
-        return data
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(options.seed))
-    return Subset(data, order[: options.limit].sort().values.tolist())

@@ -1,5 +1,9 @@
-"""``zennit-isnet check-data``: whether images and masks fit together; and how subcommands take images and masks."""
+"""Read all images and masks; print the foreground's share of the images by class, and all problems.
 
+Exit status: 0 without problems, 1 with problems, 2 after wrong usage.
+"""
+
+# how the subcommands take images and masks stands here too
 from __future__ import annotations
 
 import argparse
@@ -16,26 +20,13 @@ from zennit_isnet.errors import InvalidValueError
 VALUES = f"{', '.join(get_args(Binarization))}, or numbers as in 1,3"
 
 
-DESCRIPTION = """\
-Read all images and masks; print the foreground's share of the images by class, and all problems.
-Exit status: 0 without problems, 1 with problems, 2 after wrong usage.
-"""
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add this subcommand to the parsers of ``zennit-isnet``."""
-    parser = subparsers.add_parser(
-        "check-data",
-        help="check images and their masks before a training",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this subcommand."""
     add_source(parser, required=True)
     kinds = get_args(ProblemKind)
     allow = f"problems that leave the exit status 0, may be repeated: {', '.join(kinds)}"
     parser.add_argument("--allow", metavar="KIND", action="append", choices=kinds, default=[], help=allow)
     parser.add_argument("--workers", type=int, help="threads that read; default: the number of processors, at most 8")
-    parser.set_defaults(run=run, parser=parser)
 
 
 def run(options: argparse.Namespace) -> int:

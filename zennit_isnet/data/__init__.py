@@ -3,26 +3,22 @@
 The benchmark needs the packages of the extra ``examples``.
 """
 
-from zennit_isnet.data.background_bias import BackgroundBias
-from zennit_isnet.data.digits import foreground_mask, load_digits
+from zennit_isnet.data.background_bias import BackgroundBias, foreground_mask, load_digits
 from zennit_isnet.data.files import MaskedImageFolder, OxfordPetMasks
 from zennit_isnet.data.mask_check import MaskProblem, MaskReport, check_masks
 from zennit_isnet.data.masked import MaskedDataset, MaskPolicy
 from zennit_isnet.data.table import MaskedImageTable
-from zennit_isnet.data.textures import TEXTURE_SOURCES, cut_textures, load_texture
 from zennit_isnet.data.transforms import (
-    AroundForeground,
     KeepForeground,
     MaskedPreset,
     MaskFollows,
+    around_foreground,
     evaluation_transform,
     training_transform,
 )
 from zennit_isnet.data.wrapping import with_masks
 
 __all__ = [
-    "TEXTURE_SOURCES",
-    "AroundForeground",
     "BackgroundBias",
     "KeepForeground",
     "MaskFollows",
@@ -34,12 +30,11 @@ __all__ = [
     "MaskedImageTable",
     "MaskedPreset",
     "OxfordPetMasks",
+    "around_foreground",
     "check_masks",
-    "cut_textures",
     "evaluation_transform",
     "foreground_mask",
     "load_digits",
-    "load_texture",
     "training_transform",
     "with_masks",
 ]

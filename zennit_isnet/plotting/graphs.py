@@ -6,17 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 from torch import Tensor
 
-from zennit_isnet.checks import check_count
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.checks import as_integers
+from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.plotting.canvas import COLOURS, Array, check_rows, empty_figure, finite, numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BINS = 20
+
+MOST = 30
+"""Classes that are drawn, so that their names stay readable."""
+
 X_LABEL = "share of |relevance| on the background"
 
 
@@ -26,7 +30,6 @@ def share_by_class(
     classes: Sequence[str],
     *,
     expected: Tensor | Sequence[float] | None = None,
-    most: int = 30,
 ) -> Figure:
     """Draw one line for each class: the shares of |relevance| on the background of its images.
 
@@ -41,19 +44,18 @@ def share_by_class(
     expected : Tensor or sequence of float, optional
         ``(n,)``, the share that uniform relevance would have, which is the background's share of the image's area. A
         mark shows its mean over each class.
-    most : int, default=30
-        Only the classes with the highest medians are drawn, at most this many, so that their names stay readable.
 
     Returns
     -------
     Figure
-        The class with the highest median on top. A thin line reaches from the lowest to the highest share, a thick
-        one covers the middle half of the images. A class without images is left out.
+        The class with the highest median on top, and no more than the 30 highest, so that their names stay readable.
+        A thin line reaches from the lowest to the highest share, a thick one covers the middle half of the images. A
+        class without images is left out.
 
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        If lengths differ, a share is undefined or outside of [0, 1], a label is no class, or `most` is not positive.
+        If lengths differ, a share is undefined or outside of [0, 1], or a label is no class.
     MissingDependencyError
         If Matplotlib is not installed.
 
@@ -65,13 +67,13 @@ def share_by_class(
     ['cat', 'dog']
     """
     values = share_list("shares", shares)
-    members = _label_list(labels, len(values), classes)
+    whole = torch.as_tensor(labels, device="cpu")
+    members = as_integers("labels", whole, values.shape, whole.device, len(classes)).numpy()
     areas = None if expected is None else share_list("expected", expected)
     if areas is not None and len(areas) != len(values):
         raise InvalidValueError(f"expected must have one entry for each share, {len(values)}; got {len(areas)}")
-    check_count("most", most)
     spread = {label: np.percentile(values[members == label], (0, 25, 50, 75, 100)) for label in np.unique(members)}
-    shown = sorted(spread, key=lambda label: float(spread[label][2]))[-most:]
+    shown = sorted(spread, key=lambda label: float(spread[label][2]))[-MOST:]
 
     figure = empty_figure(6.4, 0.3 * len(shown) + 1.4)
     axis = figure.subplots()
@@ -141,16 +143,14 @@ def share_histogram(
     return figure
 
 
-def training_curves(panels: Mapping[str, Mapping[str, Sequence[float]]], *, x_label: str = "epoch") -> Figure:
-    """Draw one panel beside the other, each with its lines over epochs or steps.
+def training_curves(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """Draw one panel beside the other, each with its lines over the epochs.
 
     Parameters
     ----------
     panels : mapping of str to mapping of str to sequence of float
         Label of each panel's vertical axis to its lines; name of each line to its values, the first of epoch 1. A NaN
         leaves a gap, for what was not measured in an epoch.
-    x_label : str, default="epoch"
-        What the values are counted by.
 
     Returns
     -------
@@ -171,10 +171,9 @@ def training_curves(panels: Mapping[str, Mapping[str, Sequence[float]]], *, x_la
     >>> [axis.get_ylabel() for axis in figure.axes]
     ['loss', 'accuracy']
     """
-    if not isinstance(panels, Mapping) or not all(isinstance(lines, Mapping) for lines in panels.values()):
-        raise InvalidTypeError("panels must map the label of each panel to a mapping of lines to values")
-    if not panels or not all(panels.values()):
-        raise InvalidValueError("panels must have at least one panel, and each of them at least one line")
+    check_rows("panels", panels, "panel")
+    for label, lines in panels.items():
+        check_rows(f"panels[{label!r}]", lines, "line")
     figure = empty_figure(4.2 * len(panels), 3.2)
     for axis, (label, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for index, (name, line) in enumerate(lines.items()):
@@ -183,7 +182,7 @@ def training_curves(panels: Mapping[str, Mapping[str, Sequence[float]]], *, x_la
                 raise InvalidValueError(f"panels[{label!r}][{name!r}] must have shape (n,), n ≥ 1; got {values.shape}")
             style = {"color": COLOURS[index % len(COLOURS)], "marker": "." if len(values) <= 50 else None}
             axis.plot(np.arange(1, len(values) + 1), values, label=name, **style)
-        axis.set(xlabel=x_label, ylabel=label)
+        axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
@@ -204,15 +203,3 @@ def share_list(name: str, shares: Any) -> Array:
     if array.min() < 0 or array.max() > 1:
         raise InvalidValueError(f"{name} must lie in [0, 1]; got {array.min():.4g} to {array.max():.4g}")
     return array
-
-
-def _label_list(labels: Tensor | Sequence[int], count: int, classes: Sequence[str]) -> NDArray[np.int64]:
-    if isinstance(classes, str):
-        raise InvalidTypeError(f"classes must be a sequence of names; got the string {classes!r}")
-    members = numbers("labels", labels)
-    if members.shape != (count,):
-        raise InvalidValueError(f"labels must have one entry for each share, {count}; got shape {members.shape}")
-    strange = members[~np.isin(members, np.arange(len(classes)))]
-    if strange.size:
-        raise InvalidValueError(f"labels must be whole numbers from 0 to {len(classes) - 1}; got {strange[0]:g}")
-    return members.astype(np.int64)

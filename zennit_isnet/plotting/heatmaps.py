@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from zennit_isnet.checks import check_choice, check_number
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.plotting.canvas import Array, check_rows, empty_figure, finite
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Scale: TypeAlias = Literal["image", "shared"]
 
 COLOUR_MAP = "RdBu_r"
 """Blue, white, red: zero is white, and colour-blind readers tell both ends apart."""
@@ -28,14 +24,13 @@ def heatmap_panel(
     heatmaps: Mapping[str, Tensor],
     titles: Sequence[str] | None = None,
     *,
-    scale: Scale = "image",
-    percentile: float = 100.0,
-    outline: bool = True,
     colour_bar: bool = True,
 ) -> Figure:
     """Draw one column for each image: the image, its mask, and one row for each entry of `heatmaps`.
 
-    Red speaks for the explained quantity, blue against it, and white is zero in every map.
+    Red speaks for the explained quantity, blue against it, and white is zero in every map. Each map reaches the full
+    colours by itself, because maps of different models differ in size without meaning: they show where relevance lies,
+    not how much. A line surrounds the foreground.
 
     Parameters
     ----------
@@ -48,14 +43,6 @@ def heatmap_panel(
         another resolution than the image, as of an inner layer, is stretched over it.
     titles : sequence of str, optional
         One for each image, such as the name of its class.
-    scale : {"image", "shared"}, default="image"
-        Whether each map reaches the full colours by itself, or all maps share one scale. Maps of different models
-        differ in size without meaning, so the default shows where relevance lies; ``"shared"`` shows how much.
-    percentile : float, default=100.0
-        Magnitudes above this percentile, in (0, 100], get the full colour. Below 100, a single hot pixel no longer
-        makes the rest of its map white.
-    outline : bool, default=True
-        Whether the foreground is outlined in the heatmaps.
     colour_bar : bool, default=True
         Whether a bar beside the maps explains the colours.
 
@@ -67,7 +54,7 @@ def heatmap_panel(
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        If a tensor has the wrong shape or values, NaN among them, or an option is out of range.
+        If a tensor has the wrong shape or values, NaN among them, or titles are not one for each image.
     MissingDependencyError
         If Matplotlib is not installed.
 
@@ -82,18 +69,13 @@ def heatmap_panel(
     >>> len(figure.axes)  # two columns of image, mask and relevance, and the colour bar
     7
     """
-    check_choice("scale", scale, Scale)
-    check_number("percentile", percentile, high=100.0)
     pictures = image_batch(images)
     count, height, width = pictures.shape[:3]
     outlines = None if masks is None else mask_batch(masks, (count, height, width))
     check_rows("heatmaps", heatmaps, "row")
     maps = {label: heatmap_batch(label, values, count) for label, values in heatmaps.items()}
-    if isinstance(titles, str):
-        raise InvalidTypeError(f"titles must be a sequence of names; got the string {titles!r}")
     if titles is not None and len(titles) != count:
         raise InvalidValueError(f"titles must have one entry for each image, {count}; got {len(titles)}")
-    limits = colour_limits(maps, scale, percentile)
 
     rows = ["image", *([] if outlines is None else ["foreground mask"]), *maps]
     first = len(rows) - len(maps)
@@ -105,36 +87,22 @@ def heatmap_panel(
             axes[0][column].set_title(titles[column], fontsize=9, parse_math=False)
         if outlines is not None:
             axes[1][column].imshow(outlines[column], cmap="gray", vmin=0, vmax=1)
-        for axis, values, limit in zip(axes[first:, column], maps.values(), limits[:, column], strict=True):
+        for axis, values in zip(axes[first:, column], maps.values(), strict=True):
+            limit = np.abs(values[column]).max() or 1
             # a map of another resolution covers the same picture
             extent = (-0.5, width - 0.5, height - 0.5, -0.5)
             drawn = axis.imshow(values[column], cmap=COLOUR_MAP, vmin=-limit, vmax=limit, extent=extent)
-            if outline and outlines is not None:
-                _draw_outline(axis, outlines[column])
+            # Matplotlib warns about a mask that has no edge
+            if outlines is not None and outlines[column].min() < outlines[column].max():
+                axis.contour(outlines[column], levels=[0.5], colors="black", linewidths=0.6)
     for label, row in zip(rows, axes, strict=True):
         row[0].set_ylabel(label, fontsize=9, parse_math=False)
         for axis in row:
             axis.set(xticks=[], yticks=[])
     if colour_bar:
         bar = figure.colorbar(drawn, ax=axes[first:].ravel().tolist(), shrink=0.8, ticks=[-limit, 0, limit])
-        end = "" if scale == "image" else f"{limit:.3g}\n"
-        bar.ax.set_yticklabels([f"{end and '−' + end}against the class", "0", f"{end}for the class"], fontsize=8)
+        bar.ax.set_yticklabels(["against the class", "0", "for the class"], fontsize=8)
     return figure
-
-
-def colour_limits(maps: Mapping[str, Array], scale: Scale, percentile: float) -> Array:
-    """Return the magnitude that gets the full colour, for each row and image, ``(rows, N)``; 1 for maps of zeros."""
-    limits = np.stack([np.percentile(np.abs(values), percentile, axis=(1, 2)) for values in maps.values()])
-    if scale == "shared":
-        limits[:] = limits.max()
-    limits[limits == 0] = 1
-    return limits
-
-
-def _draw_outline(axis: Axes, mask: Array) -> None:
-    # Matplotlib warns about a mask that has no edge
-    if mask.min() < mask.max():
-        axis.contour(mask, levels=[0.5], colors="black", linewidths=0.6)
 
 
 def image_batch(images: Any) -> Array:
