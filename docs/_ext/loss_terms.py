@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from zennit_isnet.functional import background_loss, foreground_loss, gwrp
 from zennit_isnet.functional.heatmap import ForegroundVariant
-from zennit_isnet.plotting.canvas import COLOURS, empty_figure
+from zennit_isnet.plotting import COLOURS, empty_figure
 
 POINTS = 500
 LINE_STYLES = ("-", "--", ":", "-.")

@@ -86,10 +86,10 @@ def test_interval_of_a_drop_does_not_vanish_where_all_images_agree() -> None:
     assert Drop(10, 10, 0, 10).interval[1] <= 1
 
 
-def test_drop_knows_accuracy_before_and_after_and_what_turned() -> None:
+def test_drop_counts_what_is_lost_gained_and_turned() -> None:
     drop = Drop.of([(True, True), (True, False), (True, False), (False, True)])
     assert drop == Drop(right=3, lost=2, gained=1, count=4)
-    assert (drop.before.value, drop.after.value, drop.value, drop.turned.value) == (0.75, 0.5, 0.25, 0.75)
+    assert (drop.value, drop.turned.value) == (0.25, 0.75)
 
 
 def test_nothing_counted_is_undefined() -> None:

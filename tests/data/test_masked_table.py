@@ -103,7 +103,7 @@ def test_classes_pick_and_order_the_columns(layout: Layout) -> None:
     assert (data.multi_label, data.targets.tolist()) == (False, [1, 0, 1, 0])
     with pytest.raises(InvalidValueError, match=re.escape("line 2: column patient must hold 0 or 1, got 'p7'")):
         MaskedImageTable(table)
-    with pytest.raises(InvalidValueError, match="no column for the classes fox"):
+    with pytest.raises(InvalidValueError, match="column fox must hold 0 or 1, got 'no such column'"):
         MaskedImageTable(table, classes=["fox"])
 
 

@@ -106,13 +106,6 @@ def test_several_labels_an_image(masks: torch.Tensor) -> None:
     assert [label.tolist() for _, _, label in data] == [[1, 0], [1, 1], [0, 0]]
 
 
-def test_names_are_used_in_messages(masks: torch.Tensor) -> None:
-    data = wrapped([None] * 3, names=["a.png", "b.png", "c.png"])
-    assert data.name(1) == "b.png"
-    with pytest.raises(InvalidValueError, match=r"image b\.png has no mask"):
-        data[1]
-
-
 def test_labels_of_the_items_must_be_the_targets(masks: torch.Tensor) -> None:
     fake = FakeData(size=3, image_size=(3, 8, 8), num_classes=2)
     labels = [fake[index][1] for index in range(3)]
@@ -136,7 +129,7 @@ def test_classes_and_targets_are_needed(layout: Layout, masks: torch.Tensor) -> 
     assert with_masks(subset, [None] * 2, classes=["a", "b"], targets=[0, 1], missing="skip-penalty")[1][2] == 1
 
 
-@pytest.mark.parametrize("name", ["masks", "targets", "names"])
+@pytest.mark.parametrize("name", ["masks", "targets"])
 def test_lengths_must_agree(masks: torch.Tensor, name: str) -> None:
     options: dict[str, Any] = {"masks": masks, name: [0, 1]}
     with pytest.raises(InvalidValueError, match=f"{name} must have one entry for each of 3 images; got 2"):

@@ -92,20 +92,15 @@ def load_weights(model: nn.Module, path: Path) -> None:
         content = content[inner[0]]
     if not isinstance(content, Mapping):
         raise InvalidValueError(f"{path} must hold a state dict; got {type(content).__name__}")
+    state, own = dict(content), model.state_dict()
+    for prefix in WRAPPERS:  # unless the model's own names have it
+        if all(str(name).startswith(prefix) and name not in own for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
     try:
-        model.load_state_dict(_own_names(content, model.state_dict()))
+        model.load_state_dict(state)
     except RuntimeError as error:
         found = textwrap.shorten(str(error).partition("\n")[2], LONGEST)
         raise InvalidValueError(f"{path} holds weights of another model, or number of classes: {found}") from error
-
-
-def _own_names(state: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove what wrappers put before the names of all weights, unless the model's own names have it."""
-    state = dict(state)
-    for prefix in WRAPPERS:
-        if all(str(name).startswith(prefix) and name not in own for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
 
 
 def _from_function(name: str) -> nn.Module:

@@ -14,6 +14,8 @@ Outcome: TypeAlias = Literal["relies on the background", "no reliance found", "u
 Z = 1.959964
 """Quantile of the normal distribution: 95 % lie within ± Z."""
 
+DISTURBED = "The model is disturbed by a changed background, or by the seams of the swap"
+
 
 @dataclass(frozen=True)
 class Proportion:
@@ -89,16 +91,6 @@ class Drop:
         """Compare outcomes before and after, one pair for each image."""
         lost, gained = pairs.count((True, False)), pairs.count((False, True))
         return cls(pairs.count((True, True)) + lost, lost, gained, len(pairs))
-
-    @property
-    def before(self) -> Proportion:
-        """Accuracy before."""
-        return Proportion(self.right, self.count)
-
-    @property
-    def after(self) -> Proportion:
-        """Accuracy after."""
-        return Proportion(self.right - self.lost + self.gained, self.count)
 
     @property
     def turned(self) -> Proportion:
@@ -225,9 +217,8 @@ def _decide(kept: Proportion, majority: float, swapped: Drop, by_class: Drop, to
         )
         if turned.interval[0] > 2 * tolerance:
             return "undecided", (
-                f"{found} The model is disturbed by a changed background, or by the seams of the swap. It may read "
-                "classes from backgrounds that do not go with the classes of these images: audit images whose "
-                "backgrounds are like those it was trained on."
+                f"{found} {DISTURBED}. It may read classes from backgrounds that do not go with the classes of these "
+                "images: audit images whose backgrounds are like those it was trained on."
             )
         sides = f"{points(tolerance)} and {percent(2 * tolerance)}"
         return "undecided", f"{found} By chance this may lie on either side of {sides}; more images would tell."
@@ -238,8 +229,7 @@ def _decide(kept: Proportion, majority: float, swapped: Drop, by_class: Drop, to
     if _sign(by_class, tolerance) != change:
         return "undecided", (
             f"{moved}. But another background of the same class does not clearly differ from that: from it, accuracy "
-            f"{_moves(by_class)}. The model is disturbed by a changed background, or by the seams of the swap; whether "
-            "it reads the class from the background is open."
+            f"{_moves(by_class)}. {DISTURBED}; whether it reads the class from the background is open."
         )
     misled = "" if change > 0 else ": the images' own backgrounds mislead the model"
     return "relies on the background", f"{moved}{misled}."
@@ -256,10 +246,10 @@ def _sign(drop: Drop, tolerance: float) -> int | None:
 
 
 def _moves(drop: Drop) -> str:
-    value = drop.value or 0.0
-    if not value:
-        return f"stays at {percent(drop.before.value)}"
-    return f"{'falls' if value > 0 else 'rises'} from {percent(drop.before.value)} to {percent(drop.after.value)}"
+    before, after = drop.right / drop.count, (drop.right - drop.lost + drop.gained) / drop.count
+    if before == after:
+        return f"stays at {percent(before)}"
+    return f"{'falls' if after < before else 'rises'} from {percent(before)} to {percent(after)}"
 
 
 def _change(drop: Drop) -> str:

@@ -4,33 +4,19 @@ The benchmark needs the packages of the extra ``examples``.
 """
 
 from zennit_isnet.data.background_bias import BackgroundBias, foreground_mask, load_digits
-from zennit_isnet.data.files import MaskedImageFolder, OxfordPetMasks
-from zennit_isnet.data.mask_check import MaskProblem, MaskReport, check_masks
+from zennit_isnet.data.files import MaskedImageFolder, MaskedImageTable, OxfordPetMasks
+from zennit_isnet.data.mask_check import check_masks
 from zennit_isnet.data.masked import MaskedDataset, MaskPolicy
-from zennit_isnet.data.table import MaskedImageTable
-from zennit_isnet.data.transforms import (
-    KeepForeground,
-    MaskedPreset,
-    MaskFollows,
-    around_foreground,
-    evaluation_transform,
-    training_transform,
-)
+from zennit_isnet.data.transforms import evaluation_transform, training_transform
 from zennit_isnet.data.wrapping import with_masks
 
 __all__ = [
     "BackgroundBias",
-    "KeepForeground",
-    "MaskFollows",
     "MaskPolicy",
-    "MaskProblem",
-    "MaskReport",
     "MaskedDataset",
     "MaskedImageFolder",
     "MaskedImageTable",
-    "MaskedPreset",
     "OxfordPetMasks",
-    "around_foreground",
     "check_masks",
     "evaluation_transform",
     "foreground_mask",

@@ -20,9 +20,6 @@ Split: TypeAlias = Literal["train", "validation", "test"]
 Background: TypeAlias = Literal["biased", "unbiased", "confounding", "none"]
 Bias: TypeAlias = Literal["patch", "texture"]
 
-VALIDATION_SHARE = 0.1
-TEST_SHARE = 0.2
-
 NUM_CLASSES = 10
 DIGIT_SIZE = 28
 PATCH_SIZE = 2
@@ -311,7 +308,7 @@ def stratified_split(labels: Tensor, generator: Generator) -> dict[Split, Tensor
     part = torch.full_like(shuffled, names.index("train"))
     for label in shuffled.unique():
         members = (shuffled == label).nonzero().squeeze(1)
-        validation, test = round(VALIDATION_SHARE * len(members)), round(TEST_SHARE * len(members))
+        validation, test = round(0.1 * len(members)), round(0.2 * len(members))
         part[members[:validation]] = names.index("validation")
         part[members[validation : validation + test]] = names.index("test")
     return {name: order[part == position] for position, name in enumerate(names)}

@@ -144,14 +144,14 @@ def check_masks(dataset: MaskedDataset, *, workers: int | None = None, progress:
     >>> images = TensorDataset(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))
     >>> masks = torch.zeros(2, 8, 8, dtype=torch.bool)
     >>> masks[0, 2:6, 2:6] = True
-    >>> data = with_masks(images, masks, classes=["cat", "dog"], targets=[0, 1], names=["1.png", "2.png"])
+    >>> data = with_masks(images, masks, classes=["cat", "dog"], targets=[0, 1])
     >>> print(check_masks(data, progress=False))
     class  images  missing  empty  full   mean    min    max
     cat         1        0      0     0  25.0%  25.0%  25.0%
     dog         1        0      1     0   0.0%   0.0%   0.0%
     all         2        0      1     0  12.5%   0.0%  25.0%
     1 problem:
-      - empty: mask of 2.png has no foreground
+      - empty: mask of TensorDataset[1] has no foreground
     """
     if not isinstance(dataset, MaskedDataset):
         raise InvalidTypeError(f"dataset must be a MaskedDataset, see with_masks; got {type(dataset).__name__}")

@@ -134,12 +134,25 @@ class MaskedDataset(Dataset[Any], ABC):
         classes: Sequence[str],
         targets: Tensor,
         transform: PairTransform | None = None,
-        policy: MaskPolicy | None = None,
+        policy: MaskPolicy = MaskPolicy(),
     ) -> None:
         check_callable(transform=transform)
-        self.classes, self.targets, self.transform = list(classes), targets, transform
-        self.policy = MaskPolicy() if policy is None else policy
-        self._check_targets()
+        self.classes, self.targets, self.transform, self.policy = list(classes), targets, transform, policy
+        count = len(classes)
+        kind = (targets.dtype, targets.shape[1:]) if isinstance(targets, Tensor) else type(targets)
+        if kind == (torch.int64, ()):
+            wrong, legal = (targets < 0) | (targets >= count), f"from 0 to {count - 1}"
+        elif kind == (torch.float32, (count,)):
+            wrong, legal = ((targets != 0) & (targets != 1)).any(1), "0 or 1"
+        else:
+            legal = f"int64 (N,), or float32 (N, {count}) for several labels an image"
+            raise InvalidValueError(f"targets must be {legal}; got {kind}")
+        if not len(targets):
+            raise InvalidValueError("a data set must have at least one image; got none")
+        if bool(wrong.any()):
+            index = int(wrong.nonzero()[0])
+            found = f"image {self.name(index)} has {targets[index].tolist()}"
+            raise InvalidValueError(f"labels of {count} classes must be {legal}; {found}")
 
     @property
     def num_classes(self) -> int:
@@ -223,20 +236,3 @@ class MaskedDataset(Dataset[Any], ABC):
             where = f"in the mask {self.mask_name(index)} of image {self.name(index)}"
             remedy = 'training_transform keeps foreground, empty="skip-penalty" allows such masks'
             raise InvalidValueError(f"{what} {where}, so the heatmap loss is not defined; {remedy}")
-
-    def _check_targets(self) -> None:
-        targets, count = self.targets, len(self.classes)
-        kind = (targets.dtype, targets.shape[1:]) if isinstance(targets, Tensor) else type(targets)
-        if kind == (torch.int64, ()):
-            wrong, legal = (targets < 0) | (targets >= count), f"from 0 to {count - 1}"
-        elif kind == (torch.float32, (count,)):
-            wrong, legal = ((targets != 0) & (targets != 1)).any(1), "0 or 1"
-        else:
-            legal = f"int64 (N,), or float32 (N, {count}) for several labels an image"
-            raise InvalidValueError(f"targets must be {legal}; got {kind}")
-        if not len(targets):
-            raise InvalidValueError("a data set must have at least one image; got none")
-        if bool(wrong.any()):
-            index = int(wrong.nonzero()[0])
-            found = f"image {self.name(index)} has {targets[index].tolist()}"
-            raise InvalidValueError(f"labels of {count} classes must be {legal}; {found}")

@@ -85,7 +85,7 @@ class KeepForeground(nn.Module):
     >>> import torch
     >>> from torchvision import tv_tensors
     >>> from torchvision.transforms import v2
-    >>> from zennit_isnet.data import KeepForeground, MaskFollows, around_foreground
+    >>> from zennit_isnet.data.transforms import KeepForeground, MaskFollows, around_foreground
     >>> image, mask = tv_tensors.Image(torch.rand(3, 64, 96)), torch.zeros(1, 64, 96, dtype=torch.bool)
     >>> mask[:, 0, 95] = True
     >>> crop = KeepForeground(v2.RandomCrop(8), fallback=v2.Compose([around_foreground, MaskFollows(v2.Resize(8))]))
@@ -132,7 +132,7 @@ def around_foreground(image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
     --------
     >>> import torch
     >>> from torchvision import tv_tensors
-    >>> from zennit_isnet.data import around_foreground
+    >>> from zennit_isnet.data.transforms import around_foreground
     >>> mask = torch.zeros(1, 60, 80, dtype=torch.bool)
     >>> mask[:, 50, 70] = True
     >>> image, mask = around_foreground(tv_tensors.Image(torch.zeros(3, 60, 80)), tv_tensors.Mask(mask))
@@ -238,13 +238,9 @@ def training_transform(
 
 
 def evaluation_transform(
-    size: int = 224,
-    mean: Statistics | None = None,
-    std: Statistics | None = None,
-    *,
-    resize: int | None = None,
+    size: int = 224, mean: Statistics | None = None, std: Statistics | None = None
 ) -> MaskedPreset:
-    """Resize and central crop, as in torchvision's references.
+    """Resize and central crop, as in torchvision's references: 256 pixels of the shorter side for a crop of 224.
 
     The crop is that of any evaluation, so that accuracies can be compared. It may miss all foreground; data sets with
     ``empty="skip-penalty"`` yield ``has_mask`` False then, those with the default raise.
@@ -255,8 +251,6 @@ def evaluation_transform(
         Height and width of the result in pixels.
     mean, std : float or sequence of float, optional
         As for `training_transform`.
-    resize : int, optional
-        Length of the image's shorter side before the crop, at least `size`. Default: `size` times 256/224.
 
     Returns
     -------
@@ -279,7 +273,5 @@ def evaluation_transform(
     (torch.Size([3, 32, 32]), 1.0, True)
     """
     check_count("size", size)
-    resize = round(size * RESIZED_PER_CROPPED) if resize is None else resize
-    check_count("resize", resize, low=size)
-    geometry = v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(size)])
+    geometry = v2.Compose([v2.Resize(round(size * RESIZED_PER_CROPPED), antialias=True), v2.CenterCrop(size)])
     return MaskedPreset(MaskFollows(geometry), mean, std)

@@ -32,7 +32,6 @@ def with_masks(
     *,
     classes: Sequence[str] | None = None,
     targets: Sequence[int] | Tensor | None = None,
-    names: Sequence[str] | None = None,
     transform: PairTransform | None = None,
     missing: Empty = "error",
     empty: Empty = "error",
@@ -54,8 +53,6 @@ def with_masks(
     targets : sequence of int or Tensor, optional
         Labels of all images: int64 ``(N,)``, or 0 and 1 ``(N, C)`` for several labels an image. Default
         ``dataset.targets``.
-    names : sequence of str, optional
-        Names of the images for messages. Default: the data set's type and the index.
     transform : callable, optional
         ``transform(image, mask) -> (image, mask)``, such as `training_transform` or `torchvision.transforms.v2`.
     missing : {"error", "skip-penalty"}, default "error"
@@ -103,21 +100,21 @@ def with_masks(
     classes, targets = _given("classes", classes, dataset), _as_targets(_given("targets", targets, dataset))
     if not callable(masks) and getattr(dataset, "transform", None) is not None:
         raise InvalidValueError("dataset has a transform that masks would not follow: give it to with_masks instead")
-    for name, values in (("masks", masks), ("targets", targets), ("names", range(count) if names is None else names)):
+    for name, values in (("masks", masks), ("targets", targets)):
         came = len(values) if isinstance(values, Sized) else type(values).__name__
         if not callable(values) and came != count:
             raise InvalidValueError(f"{name} must have one entry for each of {count} images; got {came}")
-    return _WithMasks(dataset, masks, names, classes, targets, transform, policy)
+    return _WithMasks(dataset, masks, classes, targets, transform, policy)
 
 
 class _WithMasks(MaskedDataset):
-    def __init__(self, dataset: Any, masks: Any, names: Sequence[str] | None, *rest: Any) -> None:
-        # before the constructor, whose messages use names
-        self._dataset, self._masks, self._names = dataset, masks, names
+    def __init__(self, dataset: Any, masks: Any, *rest: Any) -> None:
+        # before the constructor, whose messages use the name
+        self._dataset, self._masks = dataset, masks
         super().__init__(*rest)
 
     def name(self, index: int) -> str:
-        return f"{type(self._dataset).__name__}[{index}]" if self._names is None else self._names[index]
+        return f"{type(self._dataset).__name__}[{index}]"
 
     def mask_name(self, index: int) -> str:
         return f"of {self.name(index)}"

@@ -1,0 +1,429 @@
+"""Pictures of heatmaps, shares of relevance and training curves.
+
+Every function returns a new `matplotlib.figure.Figure` that belongs to no window: save it with
+``figure.savefig(path)``, or let a notebook show it. Nothing global of Matplotlib changes. Needs the extra ``plotting``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zennit_isnet.checks import as_integers
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError, import_optional
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["heatmap_panel", "share_by_class", "share_histogram", "training_curves"]
+
+Array = NDArray[np.float64]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Colours of lines; the palette of Okabe and Ito without its yellow, which is too light on white."""
+
+COLOUR_MAP = "RdBu_r"
+"""Blue, white, red: zero is white, and colour-blind readers tell both ends apart."""
+
+BINS = np.linspace(0, 1, 21).tolist()
+
+MOST = 30
+"""Classes that are drawn, so that their names stay readable."""
+
+X_LABEL = "share of |relevance| on the background"
+
+
+def heatmap_panel(
+    images: Tensor,
+    masks: Tensor | None,
+    heatmaps: Mapping[str, Tensor],
+    titles: Sequence[str] | None = None,
+    *,
+    colour_bar: bool = True,
+) -> Figure:
+    """Draw one column for each image: the image, its mask, and one row for each entry of `heatmaps`.
+
+    Red speaks for the explained quantity, blue against it, and white is zero in every map. Each map reaches the full
+    colours by itself, because maps of different models differ in size without meaning: they show where relevance lies,
+    not how much. A line surrounds the foreground.
+
+    Parameters
+    ----------
+    images : Tensor
+        ``(N, 3, H, W)`` or ``(N, 1, H, W)`` in [0, 1].
+    masks : Tensor or None
+        ``(N, 1, H, W)`` or ``(N, H, W)``, 1 on the foreground; None leaves the row of masks out.
+    heatmaps : mapping of str to Tensor
+        Row label to signed relevance ``(N, h, w)``, or ``(N, C, h, w)``, which is summed over the channels. A map of
+        another resolution than the image, as of an inner layer, is stretched over it.
+    titles : sequence of str, optional
+        One for each image, such as the name of its class.
+    colour_bar : bool, default=True
+        Whether a bar beside the maps explains the colours.
+
+    Returns
+    -------
+    Figure
+        Row by row, then the colour bar.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If a tensor has the wrong shape or values, NaN among them, or titles are not one for each image.
+    MissingDependencyError
+        If Matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet.plotting import heatmap_panel
+    >>> masks = torch.zeros(2, 1, 32, 32)
+    >>> masks[..., 8:24, 8:24] = 1
+    >>> relevance = torch.randn(2, 32, 32)
+    >>> figure = heatmap_panel(torch.rand(2, 3, 32, 32), masks, {"relevance": relevance}, ["cat", "dog"])
+    >>> len(figure.axes)  # two columns of image, mask and relevance, and the colour bar
+    7
+    """
+    pictures = image_batch(images)
+    count, height, width = pictures.shape[:3]
+    outlines = None if masks is None else mask_batch(masks, (count, height, width))
+    check_rows("heatmaps", heatmaps, "row")
+    maps = {label: heatmap_batch(label, values, count) for label, values in heatmaps.items()}
+    if titles is not None and len(titles) != count:
+        raise InvalidValueError(f"titles must have one entry for each image, {count}; got {len(titles)}")
+
+    rows = ["image", *([] if outlines is None else ["foreground mask"]), *maps]
+    figure = empty_figure(1.25 * count + (2.2 if colour_bar else 0.6), 1.3 * len(rows) + 0.4)
+    axes = figure.subplots(len(rows), count, squeeze=False)
+    for column in range(count):
+        axes[0][column].imshow(pictures[column])
+        if titles is not None:
+            axes[0][column].set_title(titles[column], fontsize=9, parse_math=False)
+        if outlines is not None:
+            axes[1][column].imshow(outlines[column], cmap="gray", vmin=0, vmax=1)
+        for axis, values in zip(axes[-len(maps) :, column], maps.values(), strict=True):
+            limit = np.abs(values[column]).max() or 1
+            # a map of another resolution covers the same picture
+            extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+            drawn = axis.imshow(values[column], cmap=COLOUR_MAP, vmin=-limit, vmax=limit, extent=extent)
+            # Matplotlib warns about a mask that has no edge
+            if outlines is not None and outlines[column].min() < outlines[column].max():
+                axis.contour(outlines[column], levels=[0.5], colors="black", linewidths=0.6)
+    for label, row in zip(rows, axes, strict=True):
+        row[0].set_ylabel(label, fontsize=9, parse_math=False)
+        for axis in row:
+            axis.set(xticks=[], yticks=[])
+    if colour_bar:
+        bar = figure.colorbar(drawn, ax=axes[-len(maps) :].ravel().tolist(), shrink=0.8, ticks=[-limit, 0, limit])
+        bar.ax.set_yticklabels(["against the class", "0", "for the class"], fontsize=8)
+    return figure
+
+
+def image_batch(images: Any) -> Array:
+    """Return images as ``(N, H, W, 3)``, grey ones as three equal channels.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If they are no finite images of shape (N, 3, H, W) or (N, 1, H, W) with values in [0, 1].
+    """
+    array = finite("images", images)
+    if array.ndim != 4 or array.shape[1] not in (1, 3) or array.size == 0:
+        raise InvalidValueError(f"images must have shape (N, 3, H, W) or (N, 1, H, W); got {array.shape}")
+    if array.min() < 0 or array.max() > 1:
+        interval = f"[0, 1]; got {array.min():.4g} to {array.max():.4g}"
+        raise InvalidValueError(f"images must lie in {interval}; undo their normalisation first")
+    return np.broadcast_to(array.transpose(0, 2, 3, 1), (len(array), *array.shape[2:], 3))
+
+
+def mask_batch(masks: Any, shape: tuple[int, int, int]) -> Array:
+    """Return masks as ``(N, H, W)``.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If they are not made of 0 and 1, or do not have the images' number and size, `shape`.
+    """
+    array = finite("masks", masks)
+    flat = array[:, 0] if array.ndim == 4 and array.shape[1] == 1 else array
+    if flat.shape != shape:
+        raise InvalidValueError(f"masks must have shape {shape} or {(shape[0], 1, *shape[1:])}; got {array.shape}")
+    if not np.isin(flat, (0, 1)).all():
+        raise InvalidValueError("masks must be 1 on the foreground and 0 elsewhere; got other values")
+    return flat
+
+
+def heatmap_batch(name: str, heatmaps: Any, count: int) -> Array:
+    """Return heatmaps as ``(N, h, w)``, summed over their channels.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If they are not finite, or not one for each of `count` images.
+    """
+    array = finite(f"heatmaps[{name!r}]", heatmaps)
+    if array.ndim not in (3, 4) or len(array) != count or array.size == 0:
+        shapes = f"({count}, H, W) or ({count}, C, H, W), one for each image"
+        raise InvalidValueError(f"heatmaps[{name!r}] must have shape {shapes}; got {array.shape}")
+    return array.sum(1) if array.ndim == 4 else array
+
+
+def share_by_class(
+    shares: Tensor | Sequence[float],
+    labels: Tensor | Sequence[int],
+    classes: Sequence[str],
+    *,
+    expected: Tensor | Sequence[float] | None = None,
+) -> Figure:
+    """Draw one line for each class: the shares of |relevance| on the background of its images.
+
+    Parameters
+    ----------
+    shares : Tensor or sequence of float
+        ``(n,)`` in [0, 1]; leave images with an undefined share out.
+    labels : Tensor or sequence of int
+        ``(n,)``, the class of each image.
+    classes : sequence of str
+        Name of each class.
+    expected : Tensor or sequence of float, optional
+        ``(n,)``, the share that uniform relevance would have, which is the background's share of the image's area. A
+        mark shows its mean over each class.
+
+    Returns
+    -------
+    Figure
+        The class with the highest median on top, and no more than the 30 highest, so that their names stay readable.
+        A thin line reaches from the lowest to the highest share, a thick one covers the middle half of the images. A
+        class without images is left out.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If lengths differ, a share is undefined or outside of [0, 1], or a label is no class.
+    MissingDependencyError
+        If Matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from zennit_isnet.plotting import share_by_class
+    >>> figure = share_by_class([0.1, 0.3, 0.8], [0, 0, 1], ["cat", "dog"])
+    >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    ['cat', 'dog']
+    """
+    values = share_list("shares", shares)
+    whole = torch.as_tensor(labels, device="cpu")
+    members = as_integers("labels", whole, values.shape, whole.device, len(classes)).numpy()
+    areas = None if expected is None else share_list("expected", expected)
+    if areas is not None and len(areas) != len(values):
+        raise InvalidValueError(f"expected must have one entry for each share, {len(values)}; got {len(areas)}")
+    spread = {label: np.percentile(values[members == label], (0, 25, 50, 75, 100)) for label in np.unique(members)}
+    shown = sorted(spread, key=lambda label: float(spread[label][2]))[-MOST:]
+
+    figure = empty_figure(6.4, 0.3 * len(shown) + 1.4)
+    axis = figure.subplots()
+    places = range(1, len(shown) + 1)
+    lowest, lower, median, upper, highest = np.stack([spread[label] for label in shown], axis=1)
+    axis.hlines(places, lowest, highest, color=COLOURS[0], linewidth=1, label="all images")
+    axis.hlines(places, lower, upper, color=COLOURS[0], linewidth=6, alpha=0.5, label="middle half")
+    axis.plot(median, places, "o", color=COLOURS[0], label="median")
+    if areas is not None:
+        means = [areas[members == label].mean() for label in shown]
+        axis.plot(means, places, "D", color=COLOURS[1], label="background's share of the area")
+    axis.set_yticks(places, [classes[label] for label in shown], parse_math=False)
+    axis.set(xlim=(-0.02, 1.02), ylim=(0.4, len(shown) + 0.6), xlabel=X_LABEL)
+    axis.grid(axis="x", alpha=0.3)
+    if len(shown) < len(spread):
+        axis.set_title(f"the {len(shown)} of {len(spread)} classes with the highest median", fontsize=9)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    return figure
+
+
+def share_histogram(
+    shares: Mapping[str, Tensor | Sequence[float]], *, expected: Tensor | Sequence[float] | None = None
+) -> Figure:
+    """Draw how many images have which share of |relevance| on the background.
+
+    Parameters
+    ----------
+    shares : mapping of str to Tensor or sequence of float
+        For each model, by the name in the legend, the shares of its images ``(n,)`` in [0, 1]; leave images with an
+        undefined share out.
+    expected : Tensor or sequence of float, optional
+        ``(n,)``, the shares that uniform relevance would have; a line shows their mean.
+
+    Returns
+    -------
+    Figure
+        Twenty bins of equal width for each model.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If there is no model, or a share is undefined or outside of [0, 1].
+    MissingDependencyError
+        If Matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from zennit_isnet.plotting import share_histogram
+    >>> figure = share_histogram({"plain": [0.8, 0.9], "ISNet": [0.0, 0.1]})
+    >>> figure.axes[0].get_xlabel()
+    'share of |relevance| on the background'
+    """
+    check_rows("shares", shares, "model")
+    lists = {name: share_list(f"shares[{name!r}]", values) for name, values in shares.items()}
+    mean = None if expected is None else share_list("expected", expected).mean()
+
+    figure = empty_figure(6.4, 3.2)
+    axis = figure.subplots()
+    for index, (name, values) in enumerate(lists.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        axis.hist(values, BINS, histtype="stepfilled", facecolor=(colour, 0.35), edgecolor=colour, label=name)
+    if mean is not None:
+        axis.axvline(mean, color="black", linestyle="--", label="background's share of the area")
+    axis.set(xlim=(0, 1), xlabel=X_LABEL, ylabel="images")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+def training_curves(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """Draw one panel beside the other, each with its lines over the epochs.
+
+    Parameters
+    ----------
+    panels : mapping of str to mapping of str to sequence of float
+        Label of each panel's vertical axis to its lines; name of each line to its values, the first of epoch 1. A NaN
+        leaves a gap, for what was not measured in an epoch.
+
+    Returns
+    -------
+    Figure
+        One axes for each panel, from left to right.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If there is no panel, a panel has no line, or a line is not a sequence of at least one number.
+    MissingDependencyError
+        If Matplotlib is not installed.
+
+    Examples
+    --------
+    >>> from zennit_isnet.plotting import training_curves
+    >>> figure = training_curves({"loss": {"penalty": [2.0, 1.0, 0.5]}, "accuracy": {"kept": [0.2, 0.7, 0.9]}})
+    >>> [axis.get_ylabel() for axis in figure.axes]
+    ['loss', 'accuracy']
+    """
+    check_rows("panels", panels, "panel")
+    for label, lines in panels.items():
+        check_rows(f"panels[{label!r}]", lines, "line")
+    figure = empty_figure(4.2 * len(panels), 3.2)
+    for axis, (label, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for index, (name, line) in enumerate(lines.items()):
+            values = numbers(f"panels[{label!r}][{name!r}]", line)
+            if values.ndim != 1 or not len(values):
+                raise InvalidValueError(f"panels[{label!r}][{name!r}] must have shape (n,), n ≥ 1; got {values.shape}")
+            style = {"color": COLOURS[index % len(COLOURS)], "marker": "." if len(values) <= 50 else None}
+            axis.plot(np.arange(1, len(values) + 1), values, label=name, **style)
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    return figure
+
+
+def share_list(name: str, shares: Any) -> Array:
+    """Return shares as ``(n,)``.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If they are not one-dimensional, or leave [0, 1]; NaN, an undefined share, is refused too.
+    """
+    array = finite(name, shares)
+    if array.ndim != 1 or not len(array):
+        raise InvalidValueError(f"{name} must have shape (n,) with at least one share; got {array.shape}")
+    if array.min() < 0 or array.max() > 1:
+        raise InvalidValueError(f"{name} must lie in [0, 1]; got {array.min():.4g} to {array.max():.4g}")
+    return array
+
+
+def empty_figure(width: float, height: float) -> Figure:
+    """Return a figure without axes that no window and no global state of Matplotlib knows.
+
+    Parameters
+    ----------
+    width, height : float
+        Size in inches.
+
+    Returns
+    -------
+    Figure
+        Its axes will keep clear of each other's labels.
+
+    Raises
+    ------
+    MissingDependencyError
+        If Matplotlib is not installed.
+    """
+    figure: Figure = import_optional("matplotlib.figure", "matplotlib", extra="plotting").Figure(
+        figsize=(width, height), layout="constrained"
+    )
+    return figure
+
+
+def numbers(name: str, values: Any) -> Array:
+    """Return a copy of a tensor, array or sequence of numbers, NaN among them, in float64.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `values` is not made of real numbers.
+    """
+    try:
+        tensor = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    except TypeError as error:
+        raise InvalidTypeError(f"{name} must be made of numbers; got {type(values).__name__}: {error}") from error
+    if tensor.is_complex():
+        raise InvalidTypeError(f"{name} must be made of real numbers; got {tensor.dtype}")
+    array: Array = tensor.to("cpu", torch.float64, copy=True).numpy()
+    return array
+
+
+def finite(name: str, values: Any) -> Array:
+    """Return a copy of a tensor, array or sequence of numbers in float64.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `values` is not made of real numbers.
+    InvalidValueError
+        If a value is NaN or infinite.
+    """
+    array = numbers(name, values)
+    broken = ~np.isfinite(array)
+    if broken.any():
+        first = tuple(np.argwhere(broken)[0].tolist())
+        raise InvalidValueError(f"{name} must be finite; got {broken.sum()} NaN or infinite values, first at {first}")
+    return array
+
+
+def check_rows(name: str, rows: Any, each: str) -> None:
+    """Raise unless `rows` maps at least one label to something.
+
+    Raises
+    ------
+    InvalidTypeError
+        If it is no mapping.
+    InvalidValueError
+        If it is empty.
+    """
+    if not isinstance(rows, Mapping):
+        raise InvalidTypeError(f"{name} must map the name of each {each} to its values; got {type(rows).__name__}")
+    if not rows:
+        raise InvalidValueError(f"{name} must have at least one {each}; got an empty mapping")
