@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, get_args
 
 import torch
@@ -88,7 +88,7 @@ def check_count(name: str, value: object, *, low: int = 1) -> None:
     InvalidValueError
         If `value` is too small.
     """
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise InvalidTypeError(f"{name} must be an int of at least {low}; got {type(value).__name__}: {value!r}")
     if value < low:
         raise InvalidValueError(f"{name} must be at least {low}; got {value}")
@@ -324,7 +324,7 @@ def as_floats(name: str, value: Any) -> Tensor:
         If `value` is no floating tensor.
     """
     if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise InvalidTypeError(f"{name} must be a floating tensor; got {_kind(value)}")
+        raise InvalidTypeError(f"{name} must be a floating tensor; got {kind_of(value)}")
     return value if value.dtype == torch.float64 else value.to(torch.float32)
 
 
@@ -356,7 +356,7 @@ def as_integers(
         If it does not fit, or a value is out of range.
     """
     if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():
-        raise InvalidTypeError(f"{name} must be a tensor of integers; got {_kind(value)}")
+        raise InvalidTypeError(f"{name} must be a tensor of integers; got {kind_of(value)}")
     if shape is not None:
         check_fits(name, value, shape, device)
     values = value.long()
@@ -375,5 +375,20 @@ def check_fits(name: str, value: Tensor, shape: Sequence[int], device: torch.dev
         )
 
 
-def _kind(value: object) -> str:
+def check_logits(name: str, logits: Any) -> None:
+    """Raise unless `logits` is a floating tensor of shape (N, C) with at least one class.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If its type or dtype, or its shape, is another one.
+    """
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        raise InvalidTypeError(f"{name} must be a floating tensor; got {kind_of(logits)}")
+    if logits.ndim != 2 or logits.shape[1] == 0:
+        raise InvalidValueError(f"{name} must have shape (N, C) with C >= 1; got {tuple(logits.shape)}")
+
+
+def kind_of(value: object) -> str:
+    """Return the dtype of a tensor, the type of anything else, for a message."""
     return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.checks import check_count
 
 __all__ = ["EveryNth"]
 
@@ -40,13 +40,9 @@ class EveryNth:
     """
 
     def __init__(self, every: int, start: int = 0, calls: int = 0) -> None:
-        for name, value, least in (("every", every, 1), ("start", start, 0), ("calls", calls, 0)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise InvalidTypeError(
-                    f"{name} must be an integer of at least {least}, got {type(value).__name__}: {value!r}"
-                )
-            if value < least:
-                raise InvalidValueError(f"{name} must be at least {least}, got {value}")
+        check_count("every", every)
+        check_count("start", start, low=0)
+        check_count("calls", calls, low=0)
         self.every = every
         self.start = start
         self.calls = calls

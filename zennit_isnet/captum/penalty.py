@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import captum.attr
@@ -53,8 +53,8 @@ class CaptumAttribution:
     Raises
     ------
     InvalidTypeError
-        If `method` cannot be called, or is Captum's LRP, whose rules cut the graph (use `LRPAttribution`); if `layer`
-        is no string, missing, or superfluous; if `arguments` hold a target.
+        If `method` cannot be called; if `layer` is no string, missing, or superfluous; if `arguments` hold a target.
+        The first call raises if `method` makes Captum's LRP, whose rules cut the graph (use `LRPAttribution`).
 
     Examples
     --------
@@ -81,8 +81,6 @@ class CaptumAttribution:
                 "method must be a class of captum.attr, or a function that makes an attribution of a forward function; "
                 f"got {type(method).__name__}"
             )
-        if isinstance(method, type) and issubclass(method, captum.attr.LRP):
-            raise _refused(method)
         if not (layer is None or isinstance(layer, str)):
             raise InvalidTypeError(f"layer must be a name as in model.named_modules(); got {type(layer).__name__}")
         self.method, self.layer, self.arguments = method, layer, arguments
@@ -145,7 +143,10 @@ class CaptumAttribution:
         with buffers_restored(model), attributes_restored(model), graph:
             attribution = self.method(explained, *place)
             if isinstance(attribution, captum.attr.LRP):
-                raise _refused(type(attribution))
+                raise InvalidTypeError(
+                    f"the rules of captum.attr.{type(attribution).__name__} cut the graph to the parameters and write "
+                    "to the model; use LRPAttribution"
+                )
             if not callable(getattr(attribution, "attribute", None)):
                 raise InvalidTypeError(
                     f"{self._name} must make an object with Captum's attribute(); got {type(attribution).__name__}"
@@ -172,11 +173,7 @@ class CaptumAttribution:
                 "Target(1) or Label(); leave it out"
             )
         try:
-            signature = inspect.signature(self.method)
-        except ValueError:  # there is none, as for some builtins
-            return
-        try:
-            signature.bind(*("forward",) if self.layer is None else ("forward", "layer"))
+            inspect.signature(self.method).bind(*("forward",) if self.layer is None else ("forward", "layer"))
         except TypeError as error:
             remedy = "give the name of the layer, layer=…" if self.layer is None else "leave layer out"
             raise InvalidTypeError(f"{self._name}: {error}; {remedy}") from error
@@ -185,13 +182,6 @@ class CaptumAttribution:
         """Whether an argument has one row for each image, as baselines may."""
         tensors = [value for value in self.arguments.values() if isinstance(value, Tensor)]
         return any(value.ndim == images.ndim and len(value) == len(images) for value in tensors)
-
-
-def _refused(method: type) -> InvalidTypeError:
-    return InvalidTypeError(
-        f"the rules of captum.attr.{method.__name__} cut the graph to the parameters and write to the model; "
-        "use LRPAttribution"
-    )
 
 
 class ExplainedQuantity(nn.Module):
@@ -318,7 +308,6 @@ def _gradients(result: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | No
         raise InvalidValueError(
             "the attribution is no differentiable function of the model's parameters, so it cannot be penalised; use "
             "one that is made of gradients, or one of zennit_isnet.gradients"
-            + (f" ({type(cause).__name__}: {cause})" if cause else "")
         ) from cause
     return found
 
@@ -326,15 +315,11 @@ def _gradients(result: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | No
 @contextmanager
 def same_random_numbers(device: torch.device) -> Iterator[None]:
     """Give each block the same random numbers, and the generators their states back."""
-    state = np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            # not torch.manual_seed, which reaches all devices
-            torch.default_generator.manual_seed(0)
-            if device.type == "cuda":
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(0)
-            np.random.seed(0)
-            yield
-    finally:
-        np.random.set_state(state)
+    accelerators = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(accelerators), ExitStack() as restoring:
+        restoring.callback(np.random.set_state, np.random.get_state())
+        # not torch.manual_seed, which reaches all devices
+        for generator in (torch.default_generator, *(torch.cuda.default_generators[d.index] for d in accelerators)):
+            generator.manual_seed(0)
+        np.random.seed(0)
+        yield
