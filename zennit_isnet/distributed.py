@@ -1,7 +1,5 @@
 """Several processes: what each of them measured, put together."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """Which quantity of the logits is explained: formulations turn logits into seeds of the signal."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
@@ -9,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zennit_isnet.checks import as_integers, check_count, check_generator, check_logits, check_number
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.checks import as_integers, check_count, check_generator, check_logits, check_number, check_state
+from zennit_isnet.errors import InvalidValueError
 
 __all__ = [
     "AllLogits",
@@ -103,12 +101,7 @@ class Formulation(ABC):
         InvalidValueError
             If `state` has other keys than this formulation's own state.
         """
-        expected = sorted(self.state_dict())
-        if sorted(state) != expected:
-            raise InvalidValueError(
-                f"the state of {self!r} must have the keys {expected}; got {sorted(state)}; build the formulation with "
-                "the arguments of the one that was saved"
-            )
+        check_state(self, state)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -193,8 +186,6 @@ class Target(Formulation):
     def __init__(self, classes: int | Tensor) -> None:
         if not isinstance(classes, Tensor):
             check_count("classes", classes, low=0)
-        elif classes.dtype == torch.bool:
-            raise InvalidTypeError("classes must be an int or an integer tensor; got a tensor of torch.bool")
         # on the CPU, so that the checks of calls need not wait for an accelerator
         self.classes = as_integers("classes", torch.as_tensor(classes)).to("cpu", copy=True)
 

@@ -91,7 +91,7 @@ def main_logits(output: Any, count: int) -> Tensor:
         )
     if logits.ndim != 2 or len(logits) != count or not logits.is_floating_point():
         raise InvalidValueError(
-            f"the model must return floating logits (N, C), one row for each of {count} images, got "
+            f"the model must return floating logits of shape (N, C), one row for each of {count} images, got "
             f"{tuple(logits.shape)} of {logits.dtype}"
         )
     return logits

@@ -8,8 +8,6 @@ the foreground mask, at the resolution of ``R``. All losses compute in float32 a
 attribution.
 """
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,16 +25,10 @@ from zennit_isnet.lrp.taps import find_layers
 from zennit_isnet.regularizer import ISNetRegularizer
 from zennit_isnet.schedule import EveryNth
 
-__all__ = [
-    "RangeFreeLoss",
-    "energy",
-    "energy_loss",
-    "gradcam_guided",
-    "gradmask",
-    "gradmask_loss",
-    "rrr",
-    "rrr_loss",
-]
+__all__ = ["RangeFreeLoss", "energy", "energy_loss", "gradcam_guided", "gradmask", "gradmask_loss", "rrr", "rrr_loss"]
+
+Seeds = Callable[..., Tensor]
+"""What makes seeds of logits, or of logits and labels: a formulation."""
 
 
 def rrr_loss(attribution: Tensor, foreground: Tensor) -> Tensor:
@@ -278,11 +270,7 @@ def gradmask(model: nn.Module, *, every: int | EveryNth = 1, validate: bool = Fa
 
 
 def energy(
-    model: nn.Module,
-    formulation: Callable[[Tensor], Tensor] | None = None,
-    *,
-    every: int | EveryNth = 1,
-    validate: bool = False,
+    model: nn.Module, formulation: Seeds | None = None, *, every: int | EveryNth = 1, validate: bool = False
 ) -> ISNetRegularizer:
     """Energy loss on input × gradient: the share of positive attribution on the foreground.
 
@@ -324,7 +312,7 @@ def energy(
 def gradcam_guided(
     model: nn.Module,
     layer: str,
-    formulation: Callable[[Tensor], Tensor] | None = None,
+    formulation: Seeds | None = None,
     *,
     every: int | EveryNth = 1,
     validate: bool = False,
@@ -378,7 +366,7 @@ def gradcam_guided(
 
 
 def _peer(
-    attribution: Attribution, formulation: Callable[..., Tensor] | None, loss: Callable[..., Tensor], **options: Any
+    attribution: Attribution, formulation: Seeds | None, loss: Callable[..., Tensor], **options: Any
 ) -> ISNetRegularizer:
     formulation = Label() if formulation is None else formulation
     return ISNetRegularizer(attribution=attribution, formulation=formulation, loss=RangeFreeLoss(loss), **options)

@@ -1,7 +1,5 @@
 """LRP by a composite of this package, with Captum's interface."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,6 +56,8 @@ class CompositeAttribution(GradientAttribution):
     multiplies_by_inputs = True
     """Relevance is input times signal."""
 
+    _names: Sequence[str] = ()
+
     def __init__(self, model: nn.Module, composite: LRPComposite | None = None) -> None:
         check_model(model)
         super().__init__(model)
@@ -112,13 +112,7 @@ class CompositeAttribution(GradientAttribution):
         return relevance, self.compute_convergence_delta(relevance, start)
 
     def _explain(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Any,
-        additional_forward_args: Any,
-        create_graph: bool,
-        layers: Sequence[str] = (),
-        of_layer_inputs: bool = False,
+        self, inputs: Any, target: Any, additional_forward_args: Any, create_graph: bool, of_inputs: bool = False
     ) -> tuple[list[tuple[Tensor, ...]], Tensor]:
         """Explain one output of each example; buffers that the forward pass moves get their values back.
 
@@ -144,8 +138,8 @@ class CompositeAttribution(GradientAttribution):
             (seed,) = torch.autograd.grad(explained, main, torch.ones_like(explained), retain_graph=True)
             return main, seed.unsqueeze(1)
 
-        taps = TensorTaps(model, layers, of_inputs=of_layer_inputs)
-        options: dict[str, Any] = {"arguments": constants, "at_inputs": not layers, "create_graph": create_graph}
+        taps = TensorTaps(model, self._names, of_inputs=of_inputs)
+        options: dict[str, Any] = {"arguments": constants, "at_inputs": not self._names, "create_graph": create_graph}
         with buffers_restored(model):
             output, relevance, starts = propagate(model, given, [self.composite], taps, seeds, **options)
             start = starts[0].squeeze(1)
@@ -154,7 +148,7 @@ class CompositeAttribution(GradientAttribution):
         start = start.reshape(len(start), -1).sum(1)
         found = [
             tuple(maps.squeeze(1) for place, maps in relevance.items() if place.layer == layer)
-            for layer in layers or (None,)
+            for layer in self._names or (None,)
         ]
         return found, start if create_graph else start.detach()
 
@@ -270,9 +264,7 @@ class LayerCompositeAttribution(CompositeAttribution, LayerAttribution):
         UncoveredOperationError
             If the model runs operations that no rule covers.
         """
-        parts, start = self._explain(
-            inputs, target, additional_forward_args, create_graph, self._names, attribute_to_layer_input
-        )
+        parts, start = self._explain(inputs, target, additional_forward_args, create_graph, attribute_to_layer_input)
         relevance: list[Any] = [several if len(several) > 1 else several[0] for several in parts]
         single = isinstance(self.layer, nn.Module)
         found = relevance[0] if single else relevance
@@ -286,9 +278,7 @@ def _names_in(model: nn.Module, layers: Sequence[nn.Module]) -> list[str]:
     """Names of modules in a model."""
     names = {id(module): name for name, module in unwrapped(model).named_modules() if name}
     if not isinstance(layers, (list, tuple)) or not all(isinstance(layer, nn.Module) for layer in layers):
-        raise InvalidTypeError(
-            f"layer must be a module or a list of modules, as model.get_submodule(name) gives them; got {layers!r}"
-        )
+        raise InvalidTypeError(f"layer must be a module of the model, or a list of modules; got {layers!r}")
     strangers = [type(layer).__name__ for layer in layers if id(layer) not in names]
     if strangers or not layers:
         raise InvalidValueError(f"layer must be part of the model, got {', '.join(strangers) or 'an empty list'}")
@@ -299,9 +289,7 @@ def _main_output(output: Any) -> Tensor:
     """Return the main head where a named tuple holds auxiliary ones too."""
     main = main_head(output)
     if not isinstance(main, Tensor) or not main.is_floating_point():
-        raise InvalidTypeError(
-            f"the model must return a floating tensor, or a named tuple of heads, got {kind_of(main)}"
-        )
+        raise InvalidTypeError(f"a model must return a floating tensor, or a named tuple of heads, got {kind_of(main)}")
     return main
 
 
@@ -367,7 +355,5 @@ def explained_output(output: Tensor, target: Any, count: int) -> Tensor:
     except (AssertionError, IndexError, RuntimeError, TypeError) as error:
         raise InvalidValueError(f"target {target!r} does not fit an output of shape {shape}: {error}") from error
     if selected.numel() != count:
-        raise InvalidValueError(
-            f"target must select one element of each example's output, got {target!r} for an output of shape {shape}"
-        )
+        raise InvalidValueError(f"target must select one element of each example's output, got {target!r} for {shape}")
     return selected.reshape(count)

@@ -1,7 +1,5 @@
 """Captum's attributions in the place of LRP."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -85,7 +83,16 @@ class CaptumAttribution:
             raise InvalidTypeError(f"layer must be a name as in model.named_modules(); got {type(layer).__name__}")
         self.method, self.layer, self.arguments = method, layer, arguments
         self._name = getattr(method, "__name__", type(method).__name__)
-        self._check_arguments()
+        given = [name for name in MADE_HERE if name in self.arguments]
+        if given:
+            raise InvalidTypeError(
+                f"{', '.join(given)}: the regularizer gives images, its formulation what is explained; leave it out"
+            )
+        try:
+            inspect.signature(self.method).bind(*("forward",) if self.layer is None else ("forward", "layer"))
+        except TypeError as error:
+            remedy = "give the name of the layer, layer=…" if self.layer is None else "leave layer out"
+            raise InvalidTypeError(f"{self._name}: {error}; {remedy}") from error
         self._unverified = verify
 
     def __call__(
@@ -152,10 +159,6 @@ class CaptumAttribution:
                     f"{self._name} must make an object with Captum's attribute(); got {type(attribution).__name__}"
                 )
             heatmap: Tensor = attribution.attribute(images, additional_forward_args=seed, **self.arguments)
-        self._check_heatmap(heatmap, images)
-        return heatmap if create_graph else heatmap.detach()
-
-    def _check_heatmap(self, heatmap: Any, images: Tensor) -> None:
         if not isinstance(heatmap, Tensor):
             raise InvalidTypeError(f"{self._name} must return one tensor, got {type(heatmap).__name__}")
         fits = heatmap.ndim == images.ndim and len(heatmap) == len(images)
@@ -164,19 +167,7 @@ class CaptumAttribution:
                 f"{self._name} must return maps of shape (N, C, …) for images of shape {tuple(images.shape)}, of their "
                 f"size unless there is a layer; got {tuple(heatmap.shape)}"
             )
-
-    def _check_arguments(self) -> None:
-        given = [name for name in MADE_HERE if name in self.arguments]
-        if given:
-            raise InvalidTypeError(
-                f"{', '.join(given)}: the regularizer gives the images, and its formulation what is explained, such as "
-                "Target(1) or Label(); leave it out"
-            )
-        try:
-            inspect.signature(self.method).bind(*("forward",) if self.layer is None else ("forward", "layer"))
-        except TypeError as error:
-            remedy = "give the name of the layer, layer=…" if self.layer is None else "leave layer out"
-            raise InvalidTypeError(f"{self._name}: {error}; {remedy}") from error
+        return heatmap if create_graph else heatmap.detach()
 
     def _has_rows(self, images: Tensor) -> bool:
         """Whether an argument has one row for each image, as baselines may."""
