@@ -1,7 +1,5 @@
 """Two losses in proportion: the norms of their gradients, and a factor that keeps the penalty's within a limit."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from zennit_isnet.checks import check_state
 from zennit_isnet.errors import GradientRatioWarning, InvalidTypeError, InvalidValueError
 
 FAR = 10.0
@@ -101,30 +100,25 @@ class LossBalance:
             norms = gradient_norms(model, classification, penalty)
             # the former factor stays after an overflow of half precision, and where no image of the batch has a mask
             if all(map(math.isfinite, norms)) and norms.penalty > 0:
-                self._see(norms, (classification.item(), penalty.item()), stacklevel + 1)
+                self.norms = norms
+                self.measurements += 1
+                self.mean += (norms.classification - self.mean) / self.measurements
+                self.factor = min(1.0, self.limit * self.mean / norms.penalty) if self.mean else 1.0
+                usual = GradientNorms(self.mean, self.factor * norms.penalty)
+                losses = classification.item(), penalty.item()
+                self._watch.see(usual.ratio, losses, f"{self.every * PATIENCE} steps", stacklevel + 1)
         self.calls += 1
         return self.factor
 
-    def _see(self, norms: GradientNorms, losses: tuple[float, float], stacklevel: int) -> None:
-        self.norms = norms
-        self.measurements += 1
-        self.mean += (norms.classification - self.mean) / self.measurements
-        self.factor = min(1.0, self.limit * self.mean / norms.penalty) if self.mean else 1.0
-        usual = GradientNorms(self.mean, self.factor * norms.penalty)
-        self._watch.see(usual.ratio, losses, f"{self.every * PATIENCE} steps", stacklevel + 1)
-
     def state_dict(self) -> dict[str, float]:
         """What a resumed training needs."""
-        names = ("calls", "measurements", "mean", "factor")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("calls", "measurements", "mean", "factor")}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        own = self.state_dict()
-        if not isinstance(state, Mapping) or set(state) != set(own):
-            raise InvalidValueError(f"the state of the loss balance must have the keys {sorted(own)}, got {state!r}")
+        check_state(self, state)
         for name, value in state.items():
-            setattr(self, name, type(own[name])(value))
+            setattr(self, name, type(getattr(self, name))(value))
 
 
 class RatioWatch:

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from itertools import chain
 from typing import Any
 
 import torch
@@ -103,13 +104,10 @@ def checked_ranges(ranges: Mapping[Any, Any]) -> Places[RelevanceRange]:
     InvalidTypeError
         If they are no mapping of places, or names of layers, to ranges.
     """
-    if not isinstance(ranges, Mapping):
-        raise InvalidTypeError(f"ranges must map places or names of layers to RelevanceRange, got {ranges!r}")
-    for key, value in ranges.items():
-        if not (isinstance(key, (Place, str)) and isinstance(value, RelevanceRange)):
-            raise InvalidTypeError(
-                f"ranges must map places or names of layers to RelevanceRange(c1, c2), got {key!r}: {value!r}"
-            )
+    if not isinstance(ranges, Mapping) or not all(
+        isinstance(key, (Place, str)) and isinstance(value, RelevanceRange) for key, value in ranges.items()
+    ):
+        raise InvalidTypeError(f"ranges must map places or names of layers to RelevanceRange(c1, c2), got {ranges!r}")
     return Places(ranges)
 
 
@@ -149,9 +147,8 @@ def warn_outside_default_range(place: Place, total: float, *, stacklevel: int = 
     """Warn with `RelevanceRangeWarning` if a total |relevance| lies far outside of the default range."""
     if not DEFAULT_RANGE.c1 / _FAR <= total <= DEFAULT_RANGE.c2 * _FAR:
         warnings.warn(
-            f"the total relevance at {place} is {total:.3g}, far outside of the default range "
-            f"({DEFAULT_RANGE.c1:g}, {DEFAULT_RANGE.c2:g}) of the heatmap loss, whose foreground term will drown "
-            "everything else; measure the range with calibrate(loader) on a plainly trained model",
+            f"the total relevance at {place} is {total:.3g}, far outside of the default range ({DEFAULT_RANGE.c1:g}, "
+            f"{DEFAULT_RANGE.c2:g}); measure the range with calibrate(loader) on a plainly trained model",
             RelevanceRangeWarning,
             stacklevel=stacklevel,
         )
@@ -194,9 +191,8 @@ class Maturity:
 def no_relevance_message(place: Place, model: nn.Module) -> str:
     """Say that no relevance arrives, and what of the model could be the reason."""
     zero = [name for name, p in model.named_parameters() if p.ndim > 1 and p.numel() and not bool(p.detach().any())]
-    reason = "each image has one colour, or units that all paths pass are zero"
-    if zero:
-        reason = f"{', '.join(zero)} is zero throughout"
+    colour = "each image has one colour, or units that all paths pass are zero"
+    reason = f"{', '.join(zero)} is zero throughout" if zero else colour
     return (
         f"all relevance at {place} is zero: the logits do not depend on the images ({reason}); train the classifier "
         "plainly for some epochs first, or initialise a new head with random weights"
@@ -212,8 +208,7 @@ def warn_scattered(place: Place, measured: RelevanceRange, *, stacklevel: int = 
     if measured.count >= _ENOUGH and measured.std > measured.mean:
         warnings.warn(
             f"the total relevance at {place} scatters more than any range covers (mean {measured.mean:.3g}, standard "
-            f"deviation {measured.std:.3g}, {measured.count} images); train the classifier plainly first, and with "
-            "Selective(delta) take delta=0, whose seeds do not vanish where the classifier is certain",
+            f"deviation {measured.std:.3g}, {measured.count} images); train plainly first, and take Selective(delta=0)",
             RelevanceRangeWarning,
             stacklevel=stacklevel,
         )
@@ -252,16 +247,12 @@ def measured_ranges(batches: Iterable[Mapping[Place, Tensor]], model: nn.Module)
     4.0
     """
 
-    def measure() -> dict[Place, Tensor]:
-        found: dict[Place, list[Tensor]] = {}
-        for batch in batches:
-            for place, values in batch.items():
-                found.setdefault(place, []).append(values.detach().to("cpu", torch.float64))
-        return {place: torch.cat(parts) for place, parts in found.items()}
+    def measure() -> list[dict[Place, Tensor]]:
+        return [{place: values.detach().to("cpu", torch.float64) for place, values in b.items()} for b in batches]
 
     totals: dict[Place, list[Tensor]] = {}
-    for part in from_all_processes(measure, model):
-        for place, values in part.items():
+    for batch in chain.from_iterable(from_all_processes(measure, model)):
+        for place, values in batch.items():
             totals.setdefault(place, []).append(values)
     if not totals:
         raise CalibrationError("measuring the relevance range needs at least 2 images, got 0")

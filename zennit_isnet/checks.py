@@ -1,10 +1,8 @@
 """Checks of what a user hands in: every message shows what came and what is allowed."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Sequence
-from numbers import Real
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, get_args
 
 import torch
@@ -36,9 +34,7 @@ def check_choice(name: str, value: object, choices: Any) -> None:
         raise InvalidValueError(f"{name} must be one of {', '.join(map(repr, legal))}; got {value!r}")
 
 
-def check_number(
-    name: str, value: object, *, low: float = 0.0, high: float = math.inf, include_low: bool = False
-) -> None:
+def check_number(name: str, value: Any, *, low: float = 0.0, high: float = math.inf, include_low: bool = False) -> None:
     """Raise unless `value` is a real number above `low`, at most `high`, and finite.
 
     Parameters
@@ -88,7 +84,7 @@ def check_count(name: str, value: object, *, low: int = 1) -> None:
     InvalidValueError
         If `value` is too small.
     """
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise InvalidTypeError(f"{name} must be an int of at least {low}; got {type(value).__name__}: {value!r}")
     if value < low:
         raise InvalidValueError(f"{name} must be at least {low}; got {value}")
@@ -129,32 +125,27 @@ def check_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     for name, module in model.named_modules():
-        path = f"{name or '(the model)'} ({type(module).__name__})"
-        if isinstance(module, torch.jit.ScriptModule):
-            raise UnsupportedModelError(f"{path}: a scripted module hides its operations; hand in the Python module")
-        if type(module).__name__ == "OptimizedModule" and hasattr(module, "_orig_mod"):
-            raise UnsupportedModelError(
-                f"{path}: torch.compile has no double backward; hand in the module that was compiled, `._orig_mod`"
-            )
-        if getattr(module, "_compiled_call_impl", None) is not None:
-            raise UnsupportedModelError(
-                f"{path}: torch.compile has no double backward; do not call `compile()` on the module"
-            )
-        if isinstance(module, nn.DataParallel):
-            raise UnsupportedModelError(
-                f"{path}: replicas of DataParallel run in threads of their own; use DistributedDataParallel"
-            )
-        # FSDP2's modules have the method, FSDP1's the attribute
-        if hasattr(module, "set_requires_gradient_sync") or hasattr(module, "_fsdp_wrapped_module"):
-            raise UnsupportedModelError(
-                f"{path}: FSDP frees the parameters after the signal pass, and loss.backward() needs them; use "
-                "DistributedDataParallel, with ZeroRedundancyOptimizer to share the optimizer's state"
-            )
-        if isinstance(module, DistributedDataParallel) and module.static_graph:
-            raise UnsupportedModelError(
-                f"{path}: with static_graph=True the signal pass counts as the first backward pass, and the gradients "
-                "are not averaged; leave it out, and use find_unused_parameters=True if layers take no part"
-            )
+        problem = _problem_of(module)
+        if problem:
+            raise UnsupportedModelError(f"{name or '(the model)'} ({type(module).__name__}): {problem}")
+
+
+def _problem_of(module: nn.Module) -> str | None:
+    """Return why the operations of a module cannot be seen, or its gradients be taken, and the remedy."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "a scripted module hides its operations; hand in the Python module"
+    if type(module).__name__ == "OptimizedModule" and hasattr(module, "_orig_mod"):
+        return "torch.compile has no double backward; hand in the module that was compiled, `._orig_mod`"
+    if getattr(module, "_compiled_call_impl", None) is not None:
+        return "torch.compile has no double backward; do not call `compile()` on the module"
+    if isinstance(module, nn.DataParallel):
+        return "replicas of DataParallel run in threads of their own; use DistributedDataParallel"
+    # FSDP2's modules have the method, FSDP1's the attribute
+    if hasattr(module, "set_requires_gradient_sync") or hasattr(module, "_fsdp_wrapped_module"):
+        return "FSDP frees parameters that loss.backward() needs; use DistributedDataParallel, ZeroRedundancyOptimizer"
+    if isinstance(module, DistributedDataParallel) and module.static_graph:
+        return "with static_graph=True gradients are not averaged; use find_unused_parameters=True where it is needed"
+    return None
 
 
 def check_callable(**parts: Any) -> None:
@@ -195,9 +186,7 @@ def check_images(images: Any, *, values: bool) -> Tensor:
     if values:
         broken = ~images.detach().isfinite().flatten(1).all(1)
         if bool(broken.any()):
-            raise InvalidValueError(
-                f"images must be finite, got NaN or Inf in images {broken.nonzero()[:, 0].tolist()}"
-            )
+            raise InvalidValueError(f"images must be finite, NaN or Inf in images {broken.nonzero()[:, 0].tolist()}")
     plain: Tensor = images.as_subclass(Tensor)
     return plain
 
@@ -324,7 +313,7 @@ def as_floats(name: str, value: Any) -> Tensor:
         If `value` is no floating tensor.
     """
     if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise InvalidTypeError(f"{name} must be a floating tensor; got {_kind(value)}")
+        raise InvalidTypeError(f"{name} must be a floating tensor; got {kind_of(value)}")
     return value if value.dtype == torch.float64 else value.to(torch.float32)
 
 
@@ -355,8 +344,8 @@ def as_integers(
     InvalidValueError
         If it does not fit, or a value is out of range.
     """
-    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():
-        raise InvalidTypeError(f"{name} must be a tensor of integers; got {_kind(value)}")
+    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise InvalidTypeError(f"{name} must be a tensor of integers; got {kind_of(value)}")
     if shape is not None:
         check_fits(name, value, shape, device)
     values = value.long()
@@ -375,5 +364,45 @@ def check_fits(name: str, value: Tensor, shape: Sequence[int], device: torch.dev
         )
 
 
-def _kind(value: object) -> str:
+def check_logits(name: str, logits: Any, *, values: bool = False) -> None:
+    """Raise unless `logits` is a floating tensor of shape (N, C) with at least one class.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    logits : object
+        What the caller passed.
+    values : bool, default=False
+        Whether the values are read too, and must be finite.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If its type or dtype, or its shape or values, are others.
+    """
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        raise InvalidTypeError(f"{name} must be a floating tensor; got {kind_of(logits)}")
+    if logits.ndim != 2 or logits.shape[1] == 0:
+        raise InvalidValueError(f"{name} must have shape (N, C) with C >= 1; got {tuple(logits.shape)}")
+    if values and not bool(logits.isfinite().all()):
+        raise InvalidValueError(f"{name} must be finite; got NaN or Inf")
+
+
+def check_state(owner: Any, state: Any) -> None:
+    """Raise unless `state` is a mapping with the keys of the owner's own ``state_dict()``.
+
+    Raises
+    ------
+    InvalidValueError
+        If it has others, as that of an object that was built with other arguments.
+    """
+    name, expected = type(owner).__name__, sorted(owner.state_dict())
+    came = sorted(state) if isinstance(state, Mapping) else kind_of(state)
+    if came != expected:
+        raise InvalidValueError(f"the state of {name}, built alike, must have the keys {expected}; got {came}")
+
+
+def kind_of(value: object) -> str:
+    """Return the dtype of a tensor, the type of anything else, for a message."""
     return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__

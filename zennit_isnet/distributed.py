@@ -1,15 +1,13 @@
 """Several processes: what each of them measured, put together."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from zennit_isnet.checks import kind_of
 from zennit_isnet.errors import CalibrationError, InvalidTypeError
 
 __all__ = ["penalty_weight"]
@@ -49,8 +47,7 @@ def penalty_weight(has_mask: Tensor, group: Any = None) -> Tensor:
     tensor(1.)
     """
     if not isinstance(has_mask, Tensor) or has_mask.dtype != torch.bool:
-        came = has_mask.dtype if isinstance(has_mask, Tensor) else type(has_mask).__name__
-        raise InvalidTypeError(f"has_mask must be a boolean tensor (N,), got {came}")
+        raise InvalidTypeError(f"has_mask must be a boolean tensor (N,), got {kind_of(has_mask)}")
     own = has_mask.sum().float()
     if not (distributed.is_available() and distributed.is_initialized()):
         return own.clamp(max=1)
@@ -92,9 +89,6 @@ def _gathered(value: Any, model: DistributedDataParallel) -> list[Any]:
     """Return the value of each process."""
     gathered = [None] * distributed.get_world_size(model.process_group)
     # objects travel by the current device, which may be another process's
-    current: AbstractContextManager[Any] = nullcontext()
-    if model.device.type == "cuda":
-        current = torch.cuda.device(model.device)
-    with current:
+    with torch.cuda.device_of(next(model.parameters())):
         distributed.all_gather_object(gathered, value, model.process_group)
     return gathered

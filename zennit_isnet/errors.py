@@ -51,9 +51,7 @@ class UncoveredOperationError(UnsupportedModelError):
     def __init__(self, problems: list[str]) -> None:
         self.problems = list(problems)
         count = f"{len(problems)} operation{'s' if len(problems) != 1 else ''}"
-        super().__init__(
-            "\n".join([f"no relevance rule covers {count} of this model:", *(f"  - {p}" for p in problems)])
-        )
+        super().__init__("\n  - ".join([f"no relevance rule covers {count} of this model:", *problems]))
 
 
 class CalibrationError(ISNetError, ValueError):

@@ -6,8 +6,6 @@ lacks for a few (hardsigmoid, in MobileNetV3; some fused attention): ``backward(
 does not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -53,10 +51,9 @@ def _gradients(
         logits = main_logits(output, len(images))
         return logits, formulation(logits)
 
-    found = propagate(
+    return propagate(
         model, (images,), [OrdinaryGradient()], taps, seeds, at_inputs=not taps.layers, create_graph=create_graph
-    )
-    return found.output, found.relevance
+    )[:2]
 
 
 class InputGradient:
@@ -206,7 +203,13 @@ class IntegratedGradients:
             Also if the baseline does not broadcast to the images.
         """
         check_differentiable("images", images, " (N, C, H, W)")
-        way = images - self._baseline_of(images)
+        baseline = torch.as_tensor(self.baseline, dtype=images.dtype, device=images.device)
+        try:
+            way = images - baseline.expand_as(images)
+        except RuntimeError as error:
+            raise InvalidValueError(
+                f"baseline must broadcast to images of shape {tuple(images.shape)}, got {tuple(baseline.shape)}"
+            ) from error
         nodes, weights = np.polynomial.legendre.leggauss(self.steps)
         with torch.enable_grad():
             output = model(images.clone())
@@ -220,28 +223,18 @@ class IntegratedGradients:
             relevance = way.unsqueeze(1) * integral
         return output, Places({INPUT: relevance if create_graph else relevance.detach()})
 
-    def _baseline_of(self, images: Tensor) -> Tensor:
-        baseline = torch.as_tensor(self.baseline, dtype=images.dtype, device=images.device)
-        try:
-            return baseline.expand_as(images)
-        except RuntimeError as error:
-            raise InvalidValueError(
-                f"baseline must broadcast to images of shape {tuple(images.shape)}, got {tuple(baseline.shape)}"
-            ) from error
-
 
 class GradCAM:
     """``R = ReLU(Σ_c w_c a_c)`` with ``w_c = mean_hw ∂q/∂a_c``: one channel, at the resolution of a layer.
 
-    Captum's `LayerGradCam`, differentiable. The backward pass ends at the layer, so a late layer is cheap.
+    Captum's `LayerGradCam` with ``relu_attributions=True``, differentiable. The backward pass ends at the layer, so a
+    late layer is cheap.
 
     Parameters
     ----------
     layer : str
         Name of a layer, as in ``model.named_modules()``, with a spatial output ``(N, C, h, w)`` or ``(N, h, w, C)``, of
         videos with ``t`` before ``h``; usually the last one before the pooling.
-    relu : bool, default True
-        Whether only what speaks for the explained quantity is kept, as in the paper. Captum's default is False.
 
     Raises
     ------
@@ -265,11 +258,10 @@ class GradCAM:
     torch.Size([2, 1, 1, 4, 4])
     """
 
-    def __init__(self, layer: str, relu: bool = True) -> None:
+    def __init__(self, layer: str) -> None:
         if not isinstance(layer, str):
             raise InvalidTypeError(f"layer must be a name as in model.named_modules(); got {type(layer).__name__}")
         self.layer = layer
-        self.relu = relu
 
     def __call__(
         self, model: nn.Module, images: Tensor, formulation: Callable[[Tensor], Tensor], *, create_graph: bool = True
@@ -296,6 +288,5 @@ class GradCAM:
         with torch.enable_grad():
             maps = taps.channels_first(place, taps.outputs[place])
             channel_weights = slopes[place].flatten(3).mean(3)
-            relevance = torch.einsum("nkc,nc...->nk...", channel_weights, maps).unsqueeze(2)
-            relevance = relevance.relu() if self.relu else relevance
+            relevance = torch.einsum("nkc,nc...->nk...", channel_weights, maps).unsqueeze(2).relu()
         return output, Places({place: relevance if create_graph else relevance.detach()})

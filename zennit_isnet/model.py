@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,34 +30,28 @@ def detached(output: Any) -> Any:
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Run a block in eval mode; afterwards every module has its own mode back, also after an exception."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
+    with ExitStack() as restoring:
+        for module in model.modules():
+            restoring.callback(setattr, module, "training", module.training)
         model.eval()
         yield
-    finally:
-        for module, training in modes:
-            module.training = training
+
+
+def buffers_restored(model: nn.Module) -> ExitStack:
+    """Give buffers (running statistics) their values back after the block."""
+    restoring = ExitStack()
+    for buffer in model.buffers():
+        # through `.data`, so that graphs which keep the buffer stay valid
+        restoring.callback(buffer.data.copy_, buffer.detach().clone())
+    return restoring
 
 
 @contextmanager
 def buffers_restored_on_error(model: nn.Module) -> Iterator[None]:
     """Give buffers (running statistics) their values back if the block raises."""
-    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    try:
+    with buffers_restored(model) as restoring:
         yield
-    except BaseException:
-        _restore(before)
-        raise
-
-
-@contextmanager
-def buffers_restored(model: nn.Module) -> Iterator[None]:
-    """Give buffers (running statistics) their values back after the block."""
-    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        _restore(before)
+        restoring.pop_all()
 
 
 @contextmanager
@@ -72,10 +66,9 @@ def attributes_restored(model: nn.Module) -> Iterator[None]:
                 del vars(module)[name]
 
 
-def _restore(before: list[tuple[Tensor, Tensor]]) -> None:
-    for buffer, value in before:
-        # through `.data`, so that graphs which keep the buffer stay valid
-        buffer.data.copy_(value)
+def main_head(output: Any) -> Any:
+    """Return the first, main head of a named tuple; any other output as it is."""
+    return output[0] if isinstance(output, tuple) and hasattr(output, "_fields") and output else output
 
 
 def main_logits(output: Any, count: int) -> Tensor:
@@ -90,16 +83,15 @@ def main_logits(output: Any, count: int) -> Tensor:
     InvalidValueError
         If the logits have another shape.
     """
-    logits = output[0] if isinstance(output, tuple) and hasattr(output, "_fields") and output else output
+    logits = main_head(output)
     if not isinstance(logits, Tensor):
         raise InvalidTypeError(
             "the model must return logits (N, C), or a named tuple of the logits and auxiliary heads, "
             f"got {type(output).__name__}"
         )
-    if logits.ndim != 2 or not logits.is_floating_point():
+    if logits.ndim != 2 or len(logits) != count or not logits.is_floating_point():
         raise InvalidValueError(
-            f"the model must return floating logits of shape (N, C), got {tuple(logits.shape)} of {logits.dtype}"
+            f"the model must return floating logits of shape (N, C), one row for each of {count} images, got "
+            f"{tuple(logits.shape)} of {logits.dtype}"
         )
-    if logits.shape[0] != count:
-        raise InvalidValueError(f"the model must return one row of logits an image, got {len(logits)} for {count}")
     return logits

@@ -17,6 +17,7 @@ from zennit_isnet.balance import PATIENCE, GradientNorms, LossBalance, RatioWatc
 from zennit_isnet.calibration import DEFAULT_RANGE, Maturity, RelevanceRange
 from zennit_isnet.checks import (
     check_callable,
+    check_count,
     check_has_mask,
     check_images,
     check_masks,
@@ -70,13 +71,9 @@ class EveryNth:
     """
 
     def __init__(self, every: int, start: int = 0, calls: int = 0) -> None:
-        for name, value, least in (("every", every, 1), ("start", start, 0), ("calls", calls, 0)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise InvalidTypeError(
-                    f"{name} must be an integer of at least {least}, got {type(value).__name__}: {value!r}"
-                )
-            if value < least:
-                raise InvalidValueError(f"{name} must be at least {least}, got {value}")
+        check_count("every", every)
+        check_count("start", start, low=0)
+        check_count("calls", calls, low=0)
         self.every = every
         self.start = start
         self.calls = calls
@@ -138,10 +135,9 @@ class VanishingWatch:
             if streak == _STREAK:
                 warnings.warn(
                     f"the total relevance at {place} has been below {_FAINT:g} of its range (c1 = {c1:.3g}, now "
-                    f"{total:.3g}) in {_STREAK} training calls in a row: the penalty there is a constant and teaches "
-                    "nothing. Most units are dead, or the logits hardly depend on the images any more; lower the "
-                    "learning rate or the weight of the penalty, clip the gradient, or train plainly for longer first. "
-                    "If the range was measured with other settings, calibrate again",
+                    f"{total:.3g}) in {_STREAK} training calls in a row: the penalty there teaches nothing. Lower the "
+                    "learning rate or the penalty's weight, clip the gradient, train plainly for longer first, or "
+                    "calibrate again if the settings have changed",
                     VanishedRelevanceWarning,
                     stacklevel=stacklevel,
                 )

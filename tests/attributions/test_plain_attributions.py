@@ -24,7 +24,6 @@ ATTRIBUTIONS = {
     "input times gradient": GradientTimesInput(),
     "integrated gradients": IntegratedGradients(steps=3, baseline=BASELINE),
     "Grad-CAM": GradCAM(LAYER),
-    "signed Grad-CAM": GradCAM(LAYER, relu=False),
 }
 CAPTUM = {
     "input gradient": lambda model, images, target: captum.attr.Saliency(model).attribute(images, target, abs=False),
@@ -34,9 +33,6 @@ CAPTUM = {
     ),
     "Grad-CAM": lambda model, images, target: captum.attr.LayerGradCam(model, getattr(model, LAYER)).attribute(
         images, target, relu_attributions=True
-    ),
-    "signed Grad-CAM": lambda model, images, target: captum.attr.LayerGradCam(model, getattr(model, LAYER)).attribute(
-        images, target
     ),
 }
 

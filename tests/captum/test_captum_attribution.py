@@ -175,10 +175,10 @@ def test_maps_of_another_shape_are_refused(result, layer, error, message):
         attribution(tiny_net(), torch.rand(2, 3, 8, 8), Target(1))
 
 
-@pytest.mark.parametrize("method", [captum.attr.LRP, captum.attr.LayerLRP])
-def test_captums_lrp_is_refused(method):
+@pytest.mark.parametrize(("method", "layer"), [(captum.attr.LRP, None), (captum.attr.LayerLRP, "2")])
+def test_captums_lrp_is_refused(method, layer):
     with pytest.raises(InvalidTypeError, match=rf"captum.attr.{method.__name__} cut the graph.*use LRPAttribution"):
-        CaptumAttribution(method)
+        CaptumAttribution(method, layer=layer)(tiny_net(), torch.rand(2, 3, 8, 8), Target(1))
 
 
 @pytest.mark.parametrize(

@@ -168,8 +168,6 @@ def test_it_says_what_captum_asks(images, generator):
     assert isinstance(attribution, captum.attr.GradientAttribution)
     assert attribution.forward_func is model
     assert attribution.get_name() == "Composite Attribution"
-    with pytest.raises(NotImplementedError, match="not implemented for CompositeAttribution"):
-        attribution.attribute_future()
     relevance, delta = attribution.attribute(images, 0, return_convergence_delta=True)
     output = model(images)[:, 0].detach()
     assert torch.equal(attribution.compute_convergence_delta(relevance, output), delta)

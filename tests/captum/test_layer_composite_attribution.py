@@ -139,7 +139,7 @@ def test_relevance_of_a_layer_can_be_differentiated(model, images):
 @pytest.mark.parametrize(
     ("layer", "error", "message"),
     [
-        (lambda model: "conv", InvalidTypeError, r"a list of modules, as model.get_submodule\(name\).*got 'conv'"),
+        (lambda model: "conv", InvalidTypeError, r"a module of the model, or a list of modules; got 'conv'"),
         (lambda model: ["conv"], InvalidTypeError, r"got \['conv'\]"),
         (lambda model: nn.Linear(2, 2), InvalidValueError, "part of the model, got Linear"),
         (lambda model: [model.conv, nn.ReLU()], InvalidValueError, "part of the model, got ReLU"),

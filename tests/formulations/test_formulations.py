@@ -98,27 +98,30 @@ def test_target_explains_one_class_for_each_image_and_keeps_a_copy():
 @pytest.mark.parametrize("classes", [7, torch.tensor([0, 7, 4, 9])])
 def test_target_beyond_the_classes_names_values_and_number(classes):
     values = r"\[7\]" if isinstance(classes, int) else r"\[4, 7, 9\]"
-    with pytest.raises(InvalidValueError, match=rf"less than 4, the number of classes; got {values}"):
+    with pytest.raises(InvalidValueError, match=rf"lie in 0, ..., 3; got {values}"):
         Target(classes)(torch.randn(4, 4))
 
 
 @pytest.mark.parametrize("classes", [-1, torch.tensor([0, -1])])
 def test_target_counts_from_zero(classes):
-    with pytest.raises(InvalidValueError, match=r"counted from 0; got the negative values \[-1\]"):
+    with pytest.raises(InvalidValueError, match=r"classes must (be at least 0; got -1|not be negative; got \[-1\])"):
         Target(classes)
 
 
 @pytest.mark.parametrize("classes", [1.0, "cat", None, True, [1, 2], torch.tensor([1.0]), torch.tensor([True])])
 def test_target_takes_integers_only(classes):
-    with pytest.raises(InvalidTypeError, match="classes must be an int or an integer tensor; got"):
+    with pytest.raises(
+        InvalidTypeError,
+        match=r"classes must be an? (int|tensor of integers).*; got",
+    ):
         Target(classes)
 
 
 def test_target_needs_one_class_for_each_image():
-    with pytest.raises(InvalidValueError, match="one entry for each of the 3 images; got 2"):
+    with pytest.raises(InvalidValueError, match=r"shape \(3,\) on cpu; got \(2,\)"):
         Target(torch.tensor([0, 1]))(torch.randn(3, 4))
-    with pytest.raises(InvalidValueError, match=r"shape \(\) or \(N,\); got \(1, 2\)"):
-        Target(torch.tensor([[0, 1]]))
+    with pytest.raises(InvalidValueError, match=r"shape \(1,\) on cpu; got \(1, 2\)"):
+        Target(torch.tensor([[0, 1]]))(torch.randn(1, 3))
 
 
 FORMULATIONS = [Selective(), Stochastic(), Original(), Target(1)]

@@ -63,7 +63,7 @@ def test_labels_are_needed():
     [
         (2, torch.tensor([2.0, 0.0]), InvalidTypeError, "torch.float32"),
         (2, torch.tensor([1, 3]), InvalidValueError, r"\[3\]"),
-        (3, torch.tensor([1, 2]), InvalidValueError, "3 images; got 2"),
+        (3, torch.tensor([1, 2]), InvalidValueError, r"\(3,\) on cpu; got \(2,\)"),
     ],
 )
 def test_wrong_labels_are_refused(images, labels, error, match):

@@ -211,7 +211,7 @@ def test_wrong_masks_are_refused(measure):
     for shape in ((2, 1, 8, 8), (3, 1, 4, 4), (1, 1, 4, 4), (2, 3, 4, 4), (4, 4)):
         with pytest.raises(InvalidValueError, match=r"foreground .*\(2, 1, 4, 4\) .*resize_foreground"):
             measure(heatmaps, torch.ones(shape))
-    with pytest.raises(InvalidValueError, match=r"foreground .*device cpu.*meta"):
+    with pytest.raises(InvalidValueError, match=r"foreground .*on cpu.*on meta"):
         measure(heatmaps, torch.ones(2, 1, 4, 4, device="meta"))
     for value in (0.5, torch.nan):
         with pytest.raises(InvalidValueError, match=f"foreground .*images 0, 1 of 2.*{value}"):

@@ -108,7 +108,7 @@ def test_less_than_every_call_is_refused(model, every):
 
 @pytest.mark.parametrize("every", [1.5, "2", True, None])
 def test_every_must_be_an_integer(model, every):
-    with pytest.raises(InvalidTypeError, match="every must be an integer"):
+    with pytest.raises(InvalidTypeError, match="every must be an int of at least 1"):
         ISNetRegularizer(model, formulation=Selective(), layers=(), every=every)
 
 
@@ -119,7 +119,7 @@ def test_a_state_with_another_count_is_refused(model, calls):
 
 
 def test_the_first_calls_are_a_number_of_calls():
-    with pytest.raises(InvalidValueError, match="start must be at least 0, got -1"):
+    with pytest.raises(InvalidValueError, match="start must be at least 0; got -1"):
         EveryNth(2, start=-1)
     with pytest.raises(InvalidTypeError, match="start must be an integer"):
         EveryNth(2, start=0.3)

@@ -1,9 +1,7 @@
 """LRP by a composite of this package, with Captum's interface."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from captum._utils.common import _format_additional_forward_args, _select_targets
@@ -11,13 +9,13 @@ from captum.attr import GradientAttribution, LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from zennit_isnet.checks import check_differentiable, check_in_box, check_model
+from zennit_isnet.checks import as_integers, check_differentiable, check_in_box, check_model, kind_of
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.lrp.composite import LRPComposite, as_composites
 from zennit_isnet.lrp.flex import LRPFlex
 from zennit_isnet.lrp.propagation import propagate
-from zennit_isnet.lrp.taps import Places, TensorTaps
-from zennit_isnet.model import buffers_restored, unwrapped
+from zennit_isnet.lrp.taps import TensorTaps
+from zennit_isnet.model import buffers_restored, main_head, unwrapped
 
 
 class CompositeAttribution(GradientAttribution):
@@ -55,16 +53,16 @@ class CompositeAttribution(GradientAttribution):
     torch.Size([2, 3, 32, 32])
     """
 
+    multiplies_by_inputs = True
+    """Relevance is input times signal."""
+
+    _names: Sequence[str] = ()
+
     def __init__(self, model: nn.Module, composite: LRPComposite | None = None) -> None:
         check_model(model)
         super().__init__(model)
         self.model = model
         (self.composite,) = as_composites(LRPFlex() if composite is None else composite)
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """True: relevance is input times signal."""
-        return True
 
     @log_usage()  # Captum's NoiseTunnel calls what this wraps
     def attribute(
@@ -107,23 +105,52 @@ class CompositeAttribution(GradientAttribution):
         UncoveredOperationError
             If the model runs operations that no rule covers.
         """
-        explanation = explain(
-            self.model,
-            self.composite,
-            as_inputs(inputs),
-            target,
-            additional_forward_args,
-            create_graph=create_graph,
-        )
-        parts = explanation.at()
+        (parts,), start = self._explain(inputs, target, additional_forward_args, create_graph)
         relevance = parts if isinstance(inputs, tuple) else parts[0]
         if not return_convergence_delta:
             return relevance
-        return relevance, self.compute_convergence_delta(relevance, explanation.start)
+        return relevance, self.compute_convergence_delta(relevance, start)
 
-    def attribute_future(self) -> None:
-        """Raise NotImplementedError, as `captum.attr.LRP` does."""
-        raise NotImplementedError(f"attribute_future is not implemented for {type(self).__name__}")
+    def _explain(
+        self, inputs: Any, target: Any, additional_forward_args: Any, create_graph: bool, of_inputs: bool = False
+    ) -> tuple[list[tuple[Tensor, ...]], Tensor]:
+        """Explain one output of each example; buffers that the forward pass moves get their values back.
+
+        Returns
+        -------
+        relevance : list of tuple of Tensor
+            Of all tensors of each layer, or of the inputs where no layer is named.
+        start : Tensor
+            ``(N,)``, the relevance at the output.
+        """
+        model, given = unwrapped(self.model), as_inputs(inputs)
+        if self.composite.box is not None:
+            check_in_box(given[0], self.composite.box)
+        arguments = _format_additional_forward_args(additional_forward_args) or ()
+        constants = [value.detach() if isinstance(value, Tensor) else value for value in arguments]
+
+        def seeds(output: Any) -> tuple[Tensor, Tensor]:
+            main = _main_output(output)
+            explained = explained_output(main, target, len(given[0]))
+            if not explained.requires_grad:
+                raise InvalidValueError("the model's output does not depend on the inputs, or the model cuts the graph")
+            # one at the explained element of each example, zero elsewhere
+            (seed,) = torch.autograd.grad(explained, main, torch.ones_like(explained), retain_graph=True)
+            return main, seed.unsqueeze(1)
+
+        taps = TensorTaps(model, self._names, of_inputs=of_inputs)
+        options: dict[str, Any] = {"arguments": constants, "at_inputs": not self._names, "create_graph": create_graph}
+        with buffers_restored(model):
+            output, relevance, starts = propagate(model, given, [self.composite], taps, seeds, **options)
+            start = starts[0].squeeze(1)
+            if self.composite.propagates == "signal":
+                start = start * _main_output(output)
+        start = start.reshape(len(start), -1).sum(1)
+        found = [
+            tuple(maps.squeeze(1) for place, maps in relevance.items() if place.layer == layer)
+            for layer in self._names or (None,)
+        ]
+        return found, start if create_graph else start.detach()
 
     def has_convergence_delta(self) -> bool:
         """Return True."""
@@ -237,23 +264,13 @@ class LayerCompositeAttribution(CompositeAttribution, LayerAttribution):
         UncoveredOperationError
             If the model runs operations that no rule covers.
         """
-        explanation = explain(
-            self.model,
-            self.composite,
-            as_inputs(inputs),
-            target,
-            additional_forward_args,
-            layers=self._names,
-            of_layer_inputs=attribute_to_layer_input,
-            create_graph=create_graph,
-        )
-        parts = [explanation.at(name) for name in self._names]
+        parts, start = self._explain(inputs, target, additional_forward_args, create_graph, attribute_to_layer_input)
         relevance: list[Any] = [several if len(several) > 1 else several[0] for several in parts]
         single = isinstance(self.layer, nn.Module)
         found = relevance[0] if single else relevance
         if not return_convergence_delta:
             return found
-        delta = [self.compute_convergence_delta(several, explanation.start) for several in parts]
+        delta = [self.compute_convergence_delta(several, start) for several in parts]
         return found, delta[0] if single else delta
 
 
@@ -261,110 +278,18 @@ def _names_in(model: nn.Module, layers: Sequence[nn.Module]) -> list[str]:
     """Names of modules in a model."""
     names = {id(module): name for name, module in unwrapped(model).named_modules() if name}
     if not isinstance(layers, (list, tuple)) or not all(isinstance(layer, nn.Module) for layer in layers):
-        raise InvalidTypeError(
-            f"layer must be a module or a list of modules, as model.get_submodule(name) gives them; got {layers!r}"
-        )
+        raise InvalidTypeError(f"layer must be a module of the model, or a list of modules; got {layers!r}")
     strangers = [type(layer).__name__ for layer in layers if id(layer) not in names]
     if strangers or not layers:
         raise InvalidValueError(f"layer must be part of the model, got {', '.join(strangers) or 'an empty list'}")
     return [names[id(layer)] for layer in layers]
 
 
-class Explanation(NamedTuple):
-    """Relevance of one explained output for each example.
-
-    Attributes
-    ----------
-    relevance : Places of Tensor
-        At the inputs and at the layers, in the shapes of their tensors.
-    start : Tensor
-        ``(N,)``, the relevance at the output.
-    """
-
-    relevance: Places[Tensor]
-    start: Tensor
-
-    def at(self, layer: str | None = None) -> tuple[Tensor, ...]:
-        """Return the relevance of all tensors of a layer, or of the inputs."""
-        return tuple(maps for place, maps in self.relevance.items() if place.layer == layer)
-
-
-def explain(
-    model: nn.Module,
-    composite: LRPComposite,
-    inputs: tuple[Tensor, ...],
-    target: Any,
-    additional_forward_args: Any,
-    *,
-    layers: Sequence[str] = (),
-    of_layer_inputs: bool = False,
-    create_graph: bool = False,
-) -> Explanation:
-    """Explain one output of a model; buffers that the forward pass moves get their values back.
-
-    Parameters
-    ----------
-    model : Module
-        Called as ``model(*inputs, *additional_forward_args)``.
-    composite : LRPComposite
-        The rules.
-    inputs : tuple of Tensor
-        Checked; see `as_inputs`.
-    target : Any
-        See `explained_output`.
-    additional_forward_args : Any
-        Constants of the explanation.
-    layers : sequence of str
-        Names of layers to explain in place of the inputs.
-    of_layer_inputs : bool
-        Whether the layers' inputs are explained, not their outputs.
-    create_graph : bool
-        Whether the relevance can be differentiated.
-    """
-    model = unwrapped(model)
-    if composite.box is not None:
-        check_in_box(inputs[0], composite.box)
-    arguments = _format_additional_forward_args(additional_forward_args) or ()
-    constants = [value.detach() if isinstance(value, Tensor) else value for value in arguments]
-
-    def seeds(output: Any) -> tuple[Tensor, Tensor]:
-        main = _main_output(output)
-        return main, _seed(explained_output(main, target, len(inputs[0])), main).unsqueeze(1)
-
-    taps = TensorTaps(model, layers, of_inputs=of_layer_inputs)
-    with buffers_restored(model):
-        found = propagate(
-            model,
-            inputs,
-            [composite],
-            taps,
-            seeds,
-            arguments=constants,
-            at_inputs=not layers,
-            create_graph=create_graph,
-        )
-        start = found.starts[0]
-        if composite.propagates == "signal":
-            start = start * _main_output(found.output).unsqueeze(1)
-    relevance = Places({place: maps.squeeze(1) for place, maps in found.relevance.items()})
-    start = start.flatten(1).sum(1)
-    return Explanation(relevance, start if create_graph else start.detach())
-
-
-def _seed(explained: Tensor, output: Tensor) -> Tensor:
-    """One at the explained element of each example, zero elsewhere; in the shape of the output."""
-    if not explained.requires_grad:
-        raise InvalidValueError("the model's output does not depend on the inputs, or the model cuts the graph")
-    (seed,) = torch.autograd.grad(explained, output, torch.ones_like(explained), retain_graph=True)
-    return seed
-
-
 def _main_output(output: Any) -> Tensor:
     """Return the main head where a named tuple holds auxiliary ones too."""
-    main = output[0] if isinstance(output, tuple) and hasattr(output, "_fields") and output else output
+    main = main_head(output)
     if not isinstance(main, Tensor) or not main.is_floating_point():
-        came = main.dtype if isinstance(main, Tensor) else type(output).__name__
-        raise InvalidTypeError(f"the model must return a floating tensor, or a named tuple of heads, got {came}")
+        raise InvalidTypeError(f"a model must return a floating tensor, or a named tuple of heads, got {kind_of(main)}")
     return main
 
 
@@ -411,36 +336,24 @@ def explained_output(output: Tensor, target: Any, count: int) -> Tensor:
     Raises
     ------
     InvalidTypeError
-        If `target` is none of these types.
+        If `target` is a tensor of floats.
     InvalidValueError
-        If it lies outside of the output or selects more than one element, or the output has not N rows.
+        If it is of another type, lies outside of the output or selects more than one element, or the output has not
+        N rows.
     """
     shape = tuple(output.shape)
-    if not (target is None or (isinstance(target, (int, tuple, list, Tensor)) and not isinstance(target, bool))):
-        raise InvalidTypeError(
-            f"target must be None, an int, a tensor, a tuple, or a list of ints or tuples, got {type(target).__name__}"
-        )
     if output.ndim == 0 or len(output) != count:
         raise InvalidValueError(f"the model must return one row for each of {count} examples, got shape {shape}")
     if isinstance(target, Tensor):
         target = target.to(output.device)
-    _check_in_range(target, output)
+    classes = isinstance(target, list) and {*map(type, target)} == {int}
+    if output.ndim == 2 and (classes or (isinstance(target, Tensor) and target.numel() > 1)):
+        # an accelerator's `torch.gather` would look for them outside of the output
+        as_integers("target", torch.as_tensor(target), count=output.shape[1])
     try:
         selected: Tensor = _select_targets(output, target)
     except (AssertionError, IndexError, RuntimeError, TypeError) as error:
         raise InvalidValueError(f"target {target!r} does not fit an output of shape {shape}: {error}") from error
     if selected.numel() != count:
-        raise InvalidValueError(
-            f"target must select one element of each example's output, got {target!r} for an output of shape {shape}"
-        )
+        raise InvalidValueError(f"target must select one element of each example's output, got {target!r} for {shape}")
     return selected.reshape(count)
-
-
-def _check_in_range(target: Any, output: Tensor) -> None:
-    """Raise for classes of examples that `torch.gather` would look for outside of the output."""
-    is_list = isinstance(target, list) and target != [] and all(isinstance(entry, int) for entry in target)
-    if output.ndim != 2 or not (is_list or (isinstance(target, Tensor) and target.numel() > 1)):
-        return
-    classes = torch.as_tensor(target)
-    if classes.is_floating_point() or bool(((classes < 0) | (classes >= output.shape[1])).any()):
-        raise InvalidValueError(f"target must hold classes from 0 to {output.shape[1] - 1}, got {classes.tolist()}")

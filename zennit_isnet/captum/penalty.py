@@ -1,11 +1,9 @@
 """Captum's attributions in the place of LRP."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import captum.attr
@@ -52,8 +50,8 @@ class CaptumAttribution:
     Raises
     ------
     InvalidTypeError
-        If `method` cannot be called, or is Captum's LRP, whose rules cut the graph (use `LRPAttribution`); if `layer`
-        is no string, missing, or superfluous; if `arguments` hold a target.
+        If `method` cannot be called; if `layer` is no string, missing, or superfluous; if `arguments` hold a target.
+        The first call raises if `method` makes Captum's LRP, whose rules cut the graph (use `LRPAttribution`).
 
     Examples
     --------
@@ -80,13 +78,20 @@ class CaptumAttribution:
                 "method must be a class of captum.attr, or a function that makes an attribution of a forward function; "
                 f"got {type(method).__name__}"
             )
-        if isinstance(method, type) and issubclass(method, captum.attr.LRP):
-            raise _refused(method)
         if not (layer is None or isinstance(layer, str)):
             raise InvalidTypeError(f"layer must be a name as in model.named_modules(); got {type(layer).__name__}")
         self.method, self.layer, self.arguments = method, layer, arguments
         self._name = getattr(method, "__name__", type(method).__name__)
-        self._check_arguments()
+        given = [name for name in MADE_HERE if name in self.arguments]
+        if given:
+            raise InvalidTypeError(
+                f"{', '.join(given)}: the regularizer gives images, its formulation what is explained; leave it out"
+            )
+        try:
+            inspect.signature(self.method).bind(*("forward",) if self.layer is None else ("forward", "layer"))
+        except TypeError as error:
+            remedy = "give the name of the layer, layer=…" if self.layer is None else "leave layer out"
+            raise InvalidTypeError(f"{self._name}: {error}; {remedy}") from error
         self._unverified = verify
 
     def __call__(
@@ -144,16 +149,15 @@ class CaptumAttribution:
         with buffers_restored(model), attributes_restored(model), graph:
             attribution = self.method(explained, *place)
             if isinstance(attribution, captum.attr.LRP):
-                raise _refused(type(attribution))
+                raise InvalidTypeError(
+                    f"the rules of captum.attr.{type(attribution).__name__} cut the graph to the parameters and write "
+                    "to the model; use LRPAttribution"
+                )
             if not callable(getattr(attribution, "attribute", None)):
                 raise InvalidTypeError(
                     f"{self._name} must make an object with Captum's attribute(); got {type(attribution).__name__}"
                 )
             heatmap: Tensor = attribution.attribute(images, additional_forward_args=seed, **self.arguments)
-        self._check_heatmap(heatmap, images)
-        return heatmap if create_graph else heatmap.detach()
-
-    def _check_heatmap(self, heatmap: Any, images: Tensor) -> None:
         if not isinstance(heatmap, Tensor):
             raise InvalidTypeError(f"{self._name} must return one tensor, got {type(heatmap).__name__}")
         fits = heatmap.ndim == images.ndim and len(heatmap) == len(images)
@@ -162,35 +166,12 @@ class CaptumAttribution:
                 f"{self._name} must return maps of shape (N, C, …) for images of shape {tuple(images.shape)}, of their "
                 f"size unless there is a layer; got {tuple(heatmap.shape)}"
             )
-
-    def _check_arguments(self) -> None:
-        given = [name for name in MADE_HERE if name in self.arguments]
-        if given:
-            raise InvalidTypeError(
-                f"{', '.join(given)}: the regularizer gives the images, and its formulation what is explained, such as "
-                "Target(1) or Label(); leave it out"
-            )
-        try:
-            signature = inspect.signature(self.method)
-        except ValueError:  # there is none, as for some builtins
-            return
-        try:
-            signature.bind(*("forward",) if self.layer is None else ("forward", "layer"))
-        except TypeError as error:
-            remedy = "give the name of the layer, layer=…" if self.layer is None else "leave layer out"
-            raise InvalidTypeError(f"{self._name}: {error}; {remedy}") from error
+        return heatmap if create_graph else heatmap.detach()
 
     def _has_rows(self, images: Tensor) -> bool:
         """Whether an argument has one row for each image, as baselines may."""
         tensors = [value for value in self.arguments.values() if isinstance(value, Tensor)]
         return any(value.ndim == images.ndim and len(value) == len(images) for value in tensors)
-
-
-def _refused(method: type) -> InvalidTypeError:
-    return InvalidTypeError(
-        f"the rules of captum.attr.{method.__name__} cut the graph to the parameters and write to the model; "
-        "use LRPAttribution"
-    )
 
 
 class ExplainedQuantity(nn.Module):
@@ -317,7 +298,6 @@ def _gradients(result: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | No
         raise InvalidValueError(
             "the attribution is no differentiable function of the model's parameters, so it cannot be penalised; use "
             "one that is made of gradients, or one of zennit_isnet.gradients"
-            + (f" ({type(cause).__name__}: {cause})" if cause else "")
         ) from cause
     return found
 
@@ -325,15 +305,11 @@ def _gradients(result: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | No
 @contextmanager
 def same_random_numbers(device: torch.device) -> Iterator[None]:
     """Give each block the same random numbers, and the generators their states back."""
-    state = np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            # not torch.manual_seed, which reaches all devices
-            torch.default_generator.manual_seed(0)
-            if device.type == "cuda":
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(0)
-            np.random.seed(0)
-            yield
-    finally:
-        np.random.set_state(state)
+    accelerators = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(accelerators), ExitStack() as restoring:
+        restoring.callback(np.random.set_state, np.random.get_state())
+        # not torch.manual_seed, which reaches all devices
+        for generator in (torch.default_generator, *(torch.cuda.default_generators[d.index] for d in accelerators)):
+            generator.manual_seed(0)
+        np.random.seed(0)
+        yield

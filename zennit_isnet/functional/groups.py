@@ -1,13 +1,11 @@
 """Accuracies of groups of images: the worst of them, and the gap that a background bias makes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from zennit_isnet.checks import as_integers, check_choice, check_count
+from zennit_isnet.checks import as_integers, check_choice, check_count, check_logits, kind_of
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.functional.measures import Undefined
 
@@ -138,9 +136,8 @@ def kinds(confounding: Tensor | bool, labels: Tensor) -> Tensor:
     if isinstance(confounding, bool):
         return torch.full_like(labels, confounding)
     if not isinstance(confounding, Tensor) or confounding.dtype != torch.bool:
-        kind = confounding.dtype if isinstance(confounding, Tensor) else type(confounding).__name__
-        raise InvalidTypeError(f"confounding must be a bool or a tensor of torch.bool; got {kind}")
-    return as_integers("confounding", confounding, labels.shape, labels.device)
+        raise InvalidTypeError(f"confounding must be a bool or a tensor of torch.bool; got {kind_of(confounding)}")
+    return as_integers("confounding", confounding.long(), labels.shape, labels.device)
 
 
 def worst_accuracy(correct: Tensor, total: Tensor, undefined: Undefined) -> Tensor:
@@ -171,12 +168,7 @@ def _accuracies(correct: Tensor, total: Tensor, undefined: Undefined, names: Seq
 def _as_classes(predictions: Tensor) -> Tensor:
     """Predicted classes (N,) of logits (N, C) or classes (N,)."""
     if isinstance(predictions, Tensor) and predictions.is_floating_point():
-        if predictions.dim() != 2 or predictions.shape[1] < 1:
-            raise InvalidValueError(
-                f"floating predictions must have shape (N, C) with C >= 1; got {tuple(predictions.shape)}"
-            )
-        if not bool(predictions.isfinite().all()):
-            raise InvalidValueError("predictions must be finite; got NaN or Inf")
+        check_logits("predictions", predictions, values=True)
         return predictions.argmax(dim=1)
     classes = as_integers("predictions", predictions)
     if classes.dim() != 1:

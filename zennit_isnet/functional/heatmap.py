@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from zennit_isnet.checks import check_choice, check_number
@@ -194,10 +193,12 @@ class HeatmapLoss:
     stabilizer: float = 0.0
 
     def __post_init__(self) -> None:
-        check_number("background_weight", self.background_weight, include_low=True)
-        check_number("foreground_weight", self.foreground_weight, include_low=True)
-        # the parts check the other options where they use them: here on one cell, before any training starts
-        self(torch.ones(1, 1, 1, 1, 1), torch.ones(1, 1, 1), c1=1.0, c2=2.0)
+        for name in ("background_weight", "foreground_weight", "stabilizer"):
+            check_number(name, getattr(self, name), include_low=True)
+        check_number("decay", self.decay, high=1.0)
+        check_number("background_scale", self.background_scale)
+        check_choice("foreground_variant", self.foreground_variant, ForegroundVariant)
+        check_choice("normalization", self.normalization, Normalization)
 
     def __call__(self, relevance: Tensor, foreground: Tensor, c1: float | Tensor, c2: float | Tensor) -> Tensor:
         """Loss of each image.

@@ -55,13 +55,12 @@ def resize_foreground(foreground: Tensor, size: Sequence[int]) -> Tensor:
     shape = tuple(foreground.shape)
     if foreground.dim() == len(size) + 1:
         foreground = foreground.unsqueeze(1)
-    if foreground.dim() != len(size) + 2 or foreground.shape[1] != 1:
+    if foreground.dim() != len(size) + 2 or foreground.shape[1] != 1 or min(foreground.shape[2:]) < 1:
         names = "T, H, W" if len(size) == 3 else "H, W"
         raise InvalidValueError(
-            f"foreground must have shape (N, 1, {names}) or (N, {names}) for heatmaps of size {size}; got {shape}"
+            f"foreground must have shape (N, 1, {names}) or (N, {names}) with pixels, for heatmaps of size {size}; "
+            f"got {shape}"
         )
-    if min(foreground.shape[2:]) < 1:
-        raise InvalidValueError(f"foreground must have at least one pixel; got shape {shape}")
     foreground = foreground if foreground.dtype == torch.float64 else foreground.to(torch.float32)
     if tuple(foreground.shape[2:]) == size:
         return foreground
@@ -101,25 +100,22 @@ def validate_foreground(foreground: Tensor) -> None:
     """
     check_real(foreground)
     if foreground.dim() < 2:
-        raise InvalidValueError(
-            f"foreground must have shape (N, ...), one mask per image; got {tuple(foreground.shape)}"
-        )
+        raise InvalidValueError(f"foreground must be (N, ...), one mask per image; got {tuple(foreground.shape)}")
     flat = foreground.detach().flatten(1)
     is_foreground = flat == 1
     illegal = ~(is_foreground | (flat == 0)).all(dim=1)
     empty = ~is_foreground.any(dim=1)
-    illegal_flags, empty_flags = torch.stack([illegal, empty]).tolist()
-    if any(illegal_flags):
-        others = flat[~is_foreground & (flat != 0)][:1000].tolist()
-        examples = list(dict.fromkeys(map(str, others)))[:5]
+    some_illegal, some_empty = torch.stack([illegal, empty]).any(dim=1).tolist()
+    if some_illegal:
+        examples = flat[~is_foreground & (flat != 0)].unique()[:5].tolist()
         raise InvalidValueError(
-            f"foreground must be 1 on the object and 0 elsewhere; the masks of {named_images(illegal_flags)} have "
-            f"other values, such as {', '.join(examples)}; threshold them first, for instance `foreground > 0`"
+            f"foreground must be 1 on the object and 0 elsewhere; the masks of {named_images(illegal)} have "
+            f"other values, such as {', '.join(map(str, examples))}; threshold them first, as in `foreground > 0`"
         )
-    if any(empty_flags):
+    if some_empty:
         raise InvalidValueError(
-            f"no foreground in the masks of {named_images(empty_flags)}; without an object there is nothing to compare "
-            "the background with, so each mask needs at least one foreground pixel (one without background is allowed)"
+            f"no foreground in the masks of {named_images(empty)}; each mask needs at least one foreground pixel, with "
+            "which the background is compared (a mask without background is allowed)"
         )
 
 
@@ -131,11 +127,12 @@ def check_real(foreground: Tensor) -> None:
         raise InvalidTypeError(f"foreground must be bool, integer or floating; got {foreground.dtype}")
 
 
-def named_images(flags: list[bool]) -> str:
-    """Name the images of a batch with a flag, for messages."""
-    indices = [str(index) for index, flag in enumerate(flags) if flag]
-    more = ", ..." if len(indices) > _NAMED_IMAGES else ""
-    return f"image{'s' if len(indices) > 1 else ''} {', '.join(indices[:_NAMED_IMAGES])}{more} of {len(flags)}"
+def named_images(flags: Tensor) -> str:
+    """Name the images of a batch with a flag, (N, ...), for messages."""
+    named = flags.reshape(len(flags), -1).any(dim=1).nonzero().flatten().tolist()
+    more = ", ..." if len(named) > _NAMED_IMAGES else ""
+    shown = ", ".join(map(str, named[:_NAMED_IMAGES]))
+    return f"image{'s' if len(named) > 1 else ''} {shown}{more} of {len(flags)}"
 
 
 def as_heatmaps(relevance: Tensor) -> Tensor:
@@ -154,7 +151,5 @@ def align(relevance: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor]:
     relevance = as_heatmaps(relevance)
     foreground = resize_foreground(foreground, relevance.shape[3:])
     if len(foreground) != len(relevance):
-        raise InvalidValueError(
-            f"foreground must have one mask for each of the {len(relevance)} images; got {len(foreground)}"
-        )
+        raise InvalidValueError(f"foreground must have a mask for all {len(relevance)} images; got {len(foreground)}")
     return relevance, foreground.to(relevance.dtype).unsqueeze(1)

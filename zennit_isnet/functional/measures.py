@@ -4,9 +4,8 @@ Pixels of equal relevance have no order. Each measure of ranks is the expected v
 depends neither on the device nor on where a pixel lies.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -68,9 +67,8 @@ def background_share(
     >>> background_share(torch.tensor([[[3.0, -1.0]]]), torch.tensor([[[1, 0]]]))
     tensor([0.2500])
     """
-    maps = measured_maps(heatmaps, foreground, pooling, NonNegativePooling, undefined)
-    share = (maps.values * ~maps.foreground).sum(dim=2) / maps.values.sum(dim=2)
-    return maps.settled(share, undefined)
+    check_choice("pooling", pooling, NonNegativePooling)
+    return _measured(heatmaps, foreground, pooling, undefined, lambda values, inside: _mass(values, ~inside))
 
 
 def relevance_mass_accuracy(
@@ -111,9 +109,8 @@ def relevance_mass_accuracy(
     >>> relevance_mass_accuracy(torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[1, 0]]]))
     tensor([0.7500])
     """
-    maps = measured_maps(heatmaps, foreground, pooling, NonNegativePooling, undefined)
-    share = (maps.values * maps.foreground).sum(dim=2) / maps.values.sum(dim=2)
-    return maps.settled(share, undefined)
+    check_choice("pooling", pooling, NonNegativePooling)
+    return _measured(heatmaps, foreground, pooling, undefined, _mass)
 
 
 def energy_pointing_game(heatmaps: Tensor, foreground: Tensor, *, undefined: Undefined = "error") -> Tensor:
@@ -192,8 +189,7 @@ def relevance_rank_accuracy(
     >>> relevance_rank_accuracy(torch.tensor([[[3.0, 1.0, 2.0]]]), torch.tensor([[[1, 1, 0]]]))
     tensor([0.5000])
     """
-    maps = measured_maps(heatmaps, foreground, pooling, ChannelPooling, undefined)
-    return maps.settled(_share_of_top(maps, maps.foreground.sum(dim=2).clamp(min=1)), undefined)
+    return _measured(heatmaps, foreground, pooling, undefined, _share_of_top)
 
 
 def pointing_game(
@@ -238,8 +234,12 @@ def pointing_game(
     >>> pointing_game(heatmaps, foreground), pointing_game(heatmaps, foreground, tolerance=1)
     (tensor([0.]), tensor([1.]))
     """
-    maps = measured_maps(heatmaps, foreground, pooling, ChannelPooling, undefined, tolerance)
-    return maps.settled(_share_of_top(maps, 1), undefined)
+    check_count("tolerance", tolerance, low=0)
+
+    def hit(values: Tensor, inside: Tensor) -> Tensor:
+        return _share_of_top(values, _grown(inside, heatmaps.shape[-2:], tolerance), k=1)
+
+    return _measured(heatmaps, foreground, pooling, undefined, hit)
 
 
 def top_k_intersection(
@@ -281,11 +281,7 @@ def top_k_intersection(
     tensor([0.5000])
     """
     check_count("k", k)
-    maps = measured_maps(heatmaps, foreground, pooling, ChannelPooling, undefined)
-    pixels = maps.values.shape[2]
-    if k > pixels:
-        raise InvalidValueError(f"k must be at most {pixels}, the number of pixels of a heatmap; got {k}")
-    return maps.settled(_share_of_top(maps, k), undefined)
+    return _measured(heatmaps, foreground, pooling, undefined, partial(_share_of_top, k=k))
 
 
 def pool_channels(heatmaps: Tensor, pooling: ChannelPooling) -> Tensor:
@@ -338,7 +334,7 @@ def pool_channels(heatmaps: Tensor, pooling: ChannelPooling) -> Tensor:
     heatmaps = as_floats("heatmaps", heatmaps)
     if heatmaps.dim() < 3 or heatmaps.shape[-3] == 0:
         raise InvalidValueError(f"heatmaps must have shape (..., C, H, W) with C >= 1; got {tuple(heatmaps.shape)}")
-    pools = {
+    pools: dict[str, Callable[[Tensor], Tensor]] = {
         "sum": lambda r: r.sum(dim=-3),
         "sum_pos": lambda r: r.sum(dim=-3).clamp(min=0),
         "sum_abs": lambda r: r.sum(dim=-3).abs(),
@@ -347,141 +343,80 @@ def pool_channels(heatmaps: Tensor, pooling: ChannelPooling) -> Tensor:
         "l2_norm_sq": lambda r: r.square().sum(dim=-3),
         "max_norm": lambda r: r.abs().amax(dim=-3),
     }
-    pooled: Tensor = pools[pooling](heatmaps)
-    return pooled
+    return pools[pooling](heatmaps)
 
 
-@dataclass(frozen=True)
-class MeasuredMaps:
-    """Pooled heatmaps and their masks. Index letters: N images, K heatmaps per image, P pixels.
-
-    Parameters
-    ----------
-    values : Tensor, shape (N, K, P)
-        Pooled heatmaps in float32 or float64, finite.
-    foreground : Tensor of bool, shape (N, 1, P)
-        True on the object.
-    several : bool
-        Whether the heatmaps came with a dimension K.
-    """
-
-    values: Tensor
-    foreground: Tensor
-    several: bool
-
-    def settled(self, scores: Tensor, undefined: Undefined) -> Tensor:
-        """Put NaN, or raise, where there is no foreground or no relevance.
-
-        Parameters
-        ----------
-        scores : Tensor, shape (N, K)
-            One value for each heatmap; arbitrary where it is undefined.
-        undefined : {"error", "skip"}
-            What to do there.
-
-        Returns
-        -------
-        Tensor, shape (N, K), or (N,) for heatmaps without a dimension K
-
-        Raises
-        ------
-        InvalidValueError
-            If a score is undefined and `undefined` is ``"error"``.
-        """
-        no_foreground = ~self.foreground.any(dim=2)
-        no_relevance = (self.values == 0).all(dim=2)
-        if undefined == "error":
-            reasons = {"no foreground in the masks": no_foreground, "no relevance in the pooled heatmaps": no_relevance}
-            found = [f"{reason} of {_named(flags)}" for reason, flags in reasons.items() if bool(flags.any())]
-            if found:
-                raise InvalidValueError(
-                    f'the measure is undefined: {" and ".join(found)}; leave them out, or pass undefined="skip"'
-                )
-        scores = scores.masked_fill(no_foreground | no_relevance, torch.nan)
-        return scores if self.several else scores.squeeze(1)
-
-
-def measured_maps(
-    heatmaps: Tensor,
-    foreground: Tensor,
-    pooling: ChannelPooling,
-    legal: object,
-    undefined: Undefined,
-    tolerance: int = 0,
-) -> MeasuredMaps:
-    """Check heatmaps, masks and options, and pool the channels.
+def _measured(
+    heatmaps: Tensor, foreground: Tensor, pooling: ChannelPooling, undefined: Undefined, score: Callable[..., Tensor]
+) -> Tensor:
+    """Check the arguments, pool the channels, and return the score of each heatmap.
 
     Parameters
     ----------
-    heatmaps, foreground : Tensor
-        As for `background_share`.
-    pooling : ChannelPooling
-        How channels are pooled.
-    legal : typing.Literal
-        The poolings that the measure allows.
-    undefined : {"error", "skip"}
-        Only checked here.
-    tolerance : int, default=0
-        Radius in pixels by which the foreground grows.
-
-    Raises
-    ------
-    InvalidTypeError, InvalidValueError
-        If an argument is not allowed; values are read, so an accelerator waits.
+    heatmaps, foreground, pooling, undefined
+        As for `background_share`, with any pooling.
+    score : callable
+        ``score(values (N, K, P), inside (N, 1, P)) -> (N, K)`` of the pooled heatmaps and boolean masks with P pixels;
+        arbitrary where there is no foreground or no relevance.
     """
-    check_choice("pooling", pooling, legal)
     check_choice("undefined", undefined, Undefined)
-    check_count("tolerance", tolerance, low=0)
-    heatmaps, several = _as_several(heatmaps)
-    foreground = _grown(_as_masks(foreground, heatmaps), tolerance)
-    values = pool_channels(_scaled(heatmaps).flatten(3, -2), pooling)
-    return MeasuredMaps(values.flatten(2), foreground.flatten(2), several)
+    maps = _as_several(heatmaps)
+    inside = _as_masks(foreground, maps).flatten(2)
+    values = pool_channels(_scaled(maps).flatten(3, -2), pooling).flatten(2)
+    no_foreground, no_relevance = ~inside.any(dim=2), (values == 0).all(dim=2)
+    if undefined == "error":
+        reasons = {"no foreground in the masks": no_foreground, "no relevance in the pooled heatmaps": no_relevance}
+        found = [f"{reason} of {named_images(flags)}" for reason, flags in reasons.items() if bool(flags.any())]
+        if found:
+            raise InvalidValueError(f'no measure: {" and ".join(found)}; leave them out, or pass undefined="skip"')
+    scores = score(values, inside).masked_fill(no_foreground | no_relevance, torch.nan)
+    return scores if heatmaps.dim() >= 5 else scores.squeeze(1)
 
 
-def _share_of_top(maps: MeasuredMaps, count: Tensor | int) -> Tensor:
-    """Expected share of foreground among the `count`, int or (N, 1), highest pixels, of shape (N, K)."""
-    values, foreground = maps.values, maps.foreground
-    count = torch.as_tensor(count, device=values.device).expand(len(values), 1)
+def _mass(values: Tensor, region: Tensor) -> Tensor:
+    """Share of the values (N, K, P) in a region (N, 1, P), of shape (N, K)."""
+    return (values * region).sum(dim=2) / values.sum(dim=2)
+
+
+def _share_of_top(values: Tensor, inside: Tensor, k: int | None = None) -> Tensor:
+    """Expected share of foreground among the k highest pixels, by default as many as the foreground has; (N, K)."""
+    if k is not None and k > values.shape[2]:
+        raise InvalidValueError(f"k must be at most {values.shape[2]}, the number of pixels of a heatmap; got {k}")
+    count = inside.sum(dim=2).clamp(min=1)
+    count = count if k is None else torch.full_like(count, k)
     ranked = values.sort(dim=2, descending=True).values
     threshold = ranked.gather(2, (count.unsqueeze(2) - 1).expand(-1, values.shape[1], 1))
     above, tied = values > threshold, values == threshold
     # of the pixels that are tied for the remaining places, each takes part with the same probability
     places = count - above.sum(dim=2)
-    hits = (above & foreground).sum(dim=2) + places * (tied & foreground).sum(dim=2) / tied.sum(dim=2)
+    hits = (above & inside).sum(dim=2) + places * (tied & inside).sum(dim=2) / tied.sum(dim=2)
     return hits / count
 
 
-def _as_several(heatmaps: Tensor) -> tuple[Tensor, bool]:
-    """Heatmaps as (N, K, C, *spatial) in float32 or float64, and whether they came like this."""
+def _as_several(heatmaps: Tensor) -> Tensor:
+    """Heatmaps as (N, K, C, *spatial) in float32 or float64."""
     heatmaps = as_floats("heatmaps", heatmaps)
     if heatmaps.dim() not in (3, 4, 5, 6) or heatmaps.numel() == 0:
         raise InvalidValueError(
             "heatmaps must have shape (N, C, H, W), (N, K, C, H, W) or (N, H, W), or (N, K, C, T, H, W) for videos, "
             f"none of them 0; got {tuple(heatmaps.shape)}"
         )
-    broken = ~heatmaps.isfinite().flatten(1).all(dim=1)
+    broken = ~heatmaps.isfinite()
     if bool(broken.any()):
-        raise InvalidValueError(f"heatmaps must be finite; got NaN or Inf in {_named(broken)}")
-    several = heatmaps.dim() >= 5
-    if not several:
-        heatmaps = heatmaps.reshape(len(heatmaps), 1, -1, *heatmaps.shape[-2:])
-    return heatmaps, several
+        raise InvalidValueError(f"heatmaps must be finite; got NaN or Inf in {named_images(broken)}")
+    return heatmaps if heatmaps.dim() >= 5 else heatmaps.reshape(len(heatmaps), 1, -1, *heatmaps.shape[-2:])
 
 
 def _as_masks(foreground: Tensor, heatmaps: Tensor) -> Tensor:
     """Boolean masks (N, 1, *spatial) of the heatmaps' size."""
     check_real(foreground)
-    if foreground.device != heatmaps.device:
-        raise InvalidValueError(
-            f"foreground must be on the heatmaps' device {heatmaps.device}; got {foreground.device}"
-        )
     size = tuple(heatmaps.shape[3:])
     masks = foreground.unsqueeze(1) if foreground.dim() == len(size) + 1 else foreground
     expected = (len(heatmaps), 1, *size)
-    if masks.shape != expected:
+    if masks.shape != expected or masks.device != heatmaps.device:
         raise InvalidValueError(
-            f"foreground must have shape {expected} or without the 1, for heatmaps of this size; got "
-            f"{tuple(foreground.shape)}; resize_foreground(foreground, {size}) brings masks to "
+            f"foreground must have shape {expected} or without the 1, on {heatmaps.device}, for these heatmaps; got "
+            f"{tuple(foreground.shape)} on {foreground.device}; resize_foreground(foreground, {size}) brings masks to "
             "the size of heatmaps; heatmaps of videos have shape (N, K, C, T, H, W)"
         )
     # masks without any foreground are legal here: whether that is an error is for the measure to say
@@ -498,16 +433,9 @@ def _scaled(heatmaps: Tensor) -> Tensor:
     return heatmaps * scale.view(*scale.shape, *(1,) * (heatmaps.dim() - 2))
 
 
-def _grown(foreground: Tensor, radius: int) -> Tensor:
-    """Masks with every pixel of the same frame within a distance of the foreground."""
-    if radius == 0:
-        return foreground
-    steps = torch.arange(-radius, radius + 1, device=foreground.device)
+def _grown(inside: Tensor, size: Sequence[int], radius: int) -> Tensor:
+    """Flat masks (N, 1, P) with every pixel of the same frame (H, W) within a distance of the foreground."""
+    steps = torch.arange(-radius, radius + 1, device=inside.device)
     disc = (steps[:, None].square() + steps.square() <= radius**2).float()
-    frames = foreground.float().flatten(0, -3).unsqueeze(1)
-    return (F.conv2d(frames, disc[None, None], padding=radius) > 0.5).view_as(foreground)
-
-
-def _named(flags: Tensor) -> str:
-    """Name the images with a flag, (N,) or (N, K)."""
-    return named_images(flags.view(len(flags), -1).any(dim=1).tolist())
+    frames = inside.float().view(-1, 1, *size)
+    return (F.conv2d(frames, disc[None, None], padding=radius) > 0.5).view_as(inside)

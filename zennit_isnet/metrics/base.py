@@ -1,7 +1,5 @@
 """What all metrics have in common."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -90,9 +88,7 @@ class SeparateMetric(Metric):
         incoming = incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
         own, other = (_text(state.get("settings", ())) for state in (self.metric_state, incoming))
         if own != other:
-            raise InvalidValueError(
-                f"only states of metrics with the settings {own} can be merged; got {other or 'none'}"
-            )
+            raise InvalidValueError(f"only metrics with the settings {own} can be merged; got {other or 'none'}")
         super().merge_state(incoming)
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:

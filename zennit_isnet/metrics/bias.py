@@ -1,7 +1,5 @@
 """Metrics of how predictions depend on the background: accuracies of groups, and what a swap of backgrounds changes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

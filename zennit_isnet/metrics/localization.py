@@ -1,7 +1,5 @@
 """Metrics of where relevance lies: means of the measures in `zennit_isnet.functional` over heatmaps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -32,12 +30,14 @@ class LocalizationMetric(SeparateMetric):
     """
 
     higher_is_better = True
+    poolings: Any = ChannelPooling
 
     total: Tensor
     count: Tensor
     skipped: Tensor
 
     def __init__(self, measure: Callable[..., Tensor], options: dict[str, Any], **kwargs: Any) -> None:
+        check_choice("pooling", options["pooling"], self.poolings)
         super().__init__(*options.values(), **kwargs)
         self.measure = measure
         self.options = options
@@ -114,11 +114,11 @@ class BackgroundShare(LocalizationMetric):
     """
 
     higher_is_better = False
+    poolings = NonNegativePooling
 
     def __init__(
         self, pooling: NonNegativePooling = "l1_norm", *, undefined: Undefined = "error", **kwargs: Any
     ) -> None:
-        check_choice("pooling", pooling, NonNegativePooling)
         super().__init__(functional.background_share, {"pooling": pooling}, undefined=undefined, **kwargs)
 
 
@@ -149,20 +149,21 @@ class RelevanceMassAccuracy(LocalizationMetric):
     tensor(0.7500)
     """
 
+    poolings = NonNegativePooling
+
     def __init__(
         self, pooling: NonNegativePooling = "sum_pos", *, undefined: Undefined = "error", **kwargs: Any
     ) -> None:
-        check_choice("pooling", pooling, NonNegativePooling)
         super().__init__(functional.relevance_mass_accuracy, {"pooling": pooling}, undefined=undefined, **kwargs)
 
 
-class EnergyPointingGame(LocalizationMetric):
+class EnergyPointingGame(RelevanceMassAccuracy):
     """Mean share of positive relevance in boxes, see `zennit_isnet.functional.energy_pointing_game`.
 
     Parameters
     ----------
-    undefined, **kwargs
-        As for `BackgroundShare`.
+    pooling, undefined, **kwargs
+        As for `RelevanceMassAccuracy`; the default pooling is the paper's.
 
     Raises
     ------
@@ -180,9 +181,6 @@ class EnergyPointingGame(LocalizationMetric):
     >>> EnergyPointingGame()(torch.tensor([[[3.0, -1.0, 1.0]]]), torch.tensor([[[1, 0, 0]]]))
     tensor(0.7500)
     """
-
-    def __init__(self, *, undefined: Undefined = "error", **kwargs: Any) -> None:
-        super().__init__(functional.energy_pointing_game, {}, undefined=undefined, **kwargs)
 
 
 class RelevanceRankAccuracy(LocalizationMetric):
@@ -213,7 +211,6 @@ class RelevanceRankAccuracy(LocalizationMetric):
     """
 
     def __init__(self, pooling: ChannelPooling = "sum", *, undefined: Undefined = "error", **kwargs: Any) -> None:
-        check_choice("pooling", pooling, ChannelPooling)
         super().__init__(functional.relevance_rank_accuracy, {"pooling": pooling}, undefined=undefined, **kwargs)
 
 
@@ -249,7 +246,6 @@ class PointingGame(LocalizationMetric):
     def __init__(
         self, pooling: ChannelPooling = "sum", *, tolerance: int = 0, undefined: Undefined = "error", **kwargs: Any
     ) -> None:
-        check_choice("pooling", pooling, ChannelPooling)
         check_count("tolerance", tolerance, low=0)
         options = {"pooling": pooling, "tolerance": tolerance}
         super().__init__(functional.pointing_game, options, undefined=undefined, **kwargs)
@@ -288,5 +284,4 @@ class TopKIntersection(LocalizationMetric):
         self, k: int, pooling: ChannelPooling = "sum", *, undefined: Undefined = "error", **kwargs: Any
     ) -> None:
         check_count("k", k)
-        check_choice("pooling", pooling, ChannelPooling)
         super().__init__(functional.top_k_intersection, {"k": k, "pooling": pooling}, undefined=undefined, **kwargs)

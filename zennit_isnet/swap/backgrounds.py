@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from zennit_isnet.checks import as_integers, check_generator, check_has_mask, check_masks, check_number
+from zennit_isnet.checks import as_integers, check_generator, check_has_mask, check_masks, check_number, check_state
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.functional import validate_foreground
 
@@ -76,8 +76,7 @@ def swap_backgrounds(images: Tensor, masks: Tensor, donors: Tensor, *, feather: 
     images, masks = check_pair(images, masks)
     check_number("feather", feather, include_low=True)
     validate_foreground(masks)
-    _check_donors(donors, masks)
-    return exchanged(images, masks == 1, donors, feather)
+    return exchanged(images, masks == 1, _as_donors(donors, masks), feather)
 
 
 class RandomBackgrounds:
@@ -114,9 +113,7 @@ class RandomBackgrounds:
         InvalidValueError
             If `state` has other keys than this transform's own state.
         """
-        expected = sorted(self.state_dict())
-        if sorted(state) != expected:
-            raise InvalidValueError(f"the state of {self!r} must have the keys {expected}; got {sorted(state)}")
+        check_state(self, state)
         if self.generator is not None:
             self.generator.set_state(state["generator"].cpu())
 
@@ -218,8 +215,7 @@ class BackgroundSwap(RandomBackgrounds):
         InvalidTypeError, InvalidValueError
             If an argument is not allowed; nothing has been drawn then.
         """
-        swapped, _ = self.with_donors(images, masks, has_mask)
-        return swapped
+        return self.with_donors(images, masks, has_mask)[0]
 
     def with_donors(self, images: Tensor, masks: Tensor, has_mask: Any = None) -> tuple[Tensor, Tensor]:
         """Return the batch as a call does, and who gave each background.
@@ -438,17 +434,15 @@ def check_pair(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     images = images.as_subclass(Tensor)
     masks = check_masks(masks, images)
     if masks.shape[2:] != images.shape[2:]:
-        sizes = f"{tuple(images.shape[2:])}, got {tuple(masks.shape[2:])}"
-        raise InvalidValueError(f"masks must have the images' size {sizes}")
+        raise InvalidValueError(f"masks must have the images' size {tuple(images.shape[2:])}, got {tuple(masks.shape)}")
     return images, masks
 
 
-def _check_donors(donors: Tensor, masks: Tensor) -> None:
-    if not isinstance(donors, Tensor) or donors.dtype != torch.int64:
-        kind = donors.dtype if isinstance(donors, Tensor) else type(donors).__name__
-        raise InvalidTypeError(f"donors must be an int64 tensor of indices, got {kind}")
-    as_integers("donors", donors, masks.shape[:1], masks.device, len(masks))
+def _as_donors(donors: Tensor, masks: Tensor) -> Tensor:
+    """Return indices of images, each of which has background to give."""
+    donors = as_integers("donors", donors, masks.shape[:1], masks.device, len(masks))
     full = masks.flatten(1).all(1)
     useless = full[donors] & (donors != torch.arange(len(donors), device=donors.device))
     if bool(useless.any()):
         raise InvalidValueError(f"donors must have background, images {donors[useless].unique().tolist()} have none")
+    return donors

@@ -1,33 +1,24 @@
 """Predictions for images before and after a swap: a loss term that keeps them together, and how far they are apart."""
 
-import math
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zennit_isnet.checks import as_integers, check_choice, check_fits
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError
-
-Consistency: TypeAlias = Literal["symmetric_kl", "jensen_shannon", "squared_logits"]
+from zennit_isnet.checks import as_integers, check_fits, check_logits
+from zennit_isnet.errors import InvalidValueError
 
 
-def swap_consistency(
-    logits: Tensor, swapped_logits: Tensor, *, kind: Consistency = "symmetric_kl", multilabel: bool = False
-) -> Tensor:
+def swap_consistency(logits: Tensor, swapped_logits: Tensor, *, multilabel: bool = False) -> Tensor:
     r"""Distance between the predictions for an image and for the same foreground on another background.
 
-    With the predictions :math:`p` and :math:`q`, the softmax of the logits :math:`y` and :math:`y'`:
+    .. math::
+        \tfrac12 \mathrm{KL}(p \| q) + \tfrac12 \mathrm{KL}(q \| p)
 
-    ==================== ==================================================================================
-    `kind`               distance
-    ==================== ==================================================================================
-    ``"symmetric_kl"``   :math:`\frac12 \mathrm{KL}(p \| q) + \frac12 \mathrm{KL}(q \| p)`
-    ``"jensen_shannon"`` :math:`\frac12 \mathrm{KL}(p \| r) + \frac12 \mathrm{KL}(q \| r)`, :math:`r = (p + q)/2`
-    ``"squared_logits"`` :math:`\frac1C \sum_c (y_c - y'_c)^2`
-    ==================== ==================================================================================
+    with the predictions :math:`p` and :math:`q`, the softmax of the two logits. It has a strong gradient exactly where
+    it matters: when a biased model is sure of two different classes. There the Jensen-Shannon divergence is flat, and
+    a distance of logits would punish a shift that is common to all classes, which changes no prediction.
 
     Parameters
     ----------
@@ -36,13 +27,9 @@ def swap_consistency(
     swapped_logits : torch.Tensor
         Of the images after `BackgroundSwap`, ``(N, C)``. Images that kept their background add 0, but for what
         dropout and the batch statistics of a model in training mode change between the two passes.
-    kind : {"symmetric_kl", "jensen_shannon", "squared_logits"}, default="symmetric_kl"
-        The distance. The default has a strong gradient exactly where it matters: when a biased model is sure of two
-        different classes. There the Jensen-Shannon divergence is flat at log 2, which keeps it from taking over but
-        also from acting. Squared logits punish a shift that is common to all classes, which changes no prediction.
     multilabel : bool, default=False
         Whether each label is a decision of its own: then :math:`p` and :math:`q` are Bernoulli distributions with the
-        sigmoid of each logit, and the mean over the labels is taken. ``"squared_logits"`` is the same for both.
+        sigmoid of each logit, and the mean over the labels is taken.
 
     Returns
     -------
@@ -55,8 +42,8 @@ def swap_consistency(
     InvalidTypeError
         If logits are not floating tensors.
     InvalidValueError
-        If shapes or devices differ, shapes are not ``(N, C)``, there is no image, or `kind` is unknown. Values are not
-        read: NaN and infinite logits give NaN.
+        If shapes or devices differ, shapes are not ``(N, C)``, or there is no image. Values are not read: NaN and
+        infinite logits give NaN.
 
     Examples
     --------
@@ -72,24 +59,14 @@ def swap_consistency(
 
     References
     ----------
-    Jeffreys: An invariant form for the prior probability in estimation problems. Proc. R. Soc. A 186, 1946. Lin:
-    Divergence measures based on the Shannon entropy. IEEE Trans. Inf. Theory 37(1), 1991. Consistency of predictions
-    as a loss: Hendrycks et al., AugMix, ICLR 2020, section 3.
+    Jeffreys: An invariant form for the prior probability in estimation problems. Proc. R. Soc. A 186, 1946.
+    Consistency of predictions as a loss: Hendrycks et al., AugMix, ICLR 2020, section 3.
     """
-    check_choice("kind", kind, Consistency)
-    logits, swapped_logits = check_logits(logits, swapped_logits)
+    logits, swapped_logits = _checked(logits, swapped_logits, values=False)
     if len(logits) == 0:
         raise InvalidValueError("logits must be of at least one image; got none")
-    if kind == "squared_logits":
-        return (logits - swapped_logits).square().mean(1)
     log_p, log_q = (log_probabilities(y, multilabel) for y in (logits, swapped_logits))
-    p, q = log_p.exp(), log_q.exp()
-    if kind == "symmetric_kl":
-        distance = 0.5 * ((p - q) * (log_p - log_q)).sum(-1)
-    else:
-        log_r = torch.logaddexp(log_p, log_q) - math.log(2)
-        distance = 0.5 * (p * (log_p - log_r) + q * (log_q - log_r)).sum(-1)
-    return distance.mean(1)
+    return 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1).mean(1)
 
 
 def swap_gap(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multilabel: bool = False) -> dict[str, Tensor]:
@@ -175,10 +152,7 @@ def swap_sums(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multila
     InvalidTypeError, InvalidValueError
         As for `swap_gap`.
     """
-    logits, swapped_logits = check_logits(logits, swapped_logits)
-    for name, value in (("logits", logits), ("swapped_logits", swapped_logits)):
-        if not bool(value.isfinite().all()):
-            raise InvalidValueError(f"{name} must be finite; got NaN or Inf")
+    logits, swapped_logits = _checked(logits, swapped_logits, values=True)
     shape, count = (logits.shape, 2) if multilabel else (logits.shape[:1], logits.shape[1])
     labels = as_integers("labels", labels, shape, logits.device, count)
     p, q = (log_probabilities(y.detach(), multilabel).exp() for y in (logits, swapped_logits))
@@ -206,7 +180,7 @@ def log_probabilities(logits: Tensor, multilabel: bool) -> Tensor:
     return logits.log_softmax(1).unsqueeze(1)
 
 
-def check_logits(logits: Tensor, swapped_logits: Tensor) -> tuple[Tensor, Tensor]:
+def _checked(logits: Tensor, swapped_logits: Tensor, *, values: bool) -> tuple[Tensor, Tensor]:
     """Return both in float32, or as they are in float64.
 
     Raises
@@ -216,12 +190,8 @@ def check_logits(logits: Tensor, swapped_logits: Tensor) -> tuple[Tensor, Tensor
     InvalidValueError
         If shapes or devices differ, or shapes are not ``(N, C)`` with at least one class.
     """
-    for name, value in (("logits", logits), ("swapped_logits", swapped_logits)):
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise InvalidTypeError(f"{name} must be a floating tensor; got {kind}")
-    if logits.ndim != 2 or logits.shape[1] == 0:
-        raise InvalidValueError(f"logits must have shape (N, C) with C >= 1; got {tuple(logits.shape)}")
+    check_logits("logits", logits, values=values)
+    check_logits("swapped_logits", swapped_logits, values=values)
     check_fits("swapped_logits", swapped_logits, logits.shape, logits.device)
     dtype = torch.promote_types(torch.promote_types(logits.dtype, swapped_logits.dtype), torch.float32)
     return logits.to(dtype), swapped_logits.to(dtype)

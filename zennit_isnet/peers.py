@@ -1,12 +1,14 @@
-"""Each peer's loss, one formula each, and its regularizer with the attribution and the explained quantity of the paper.
+"""Other methods of explanation-guided training, under the regularizer's interface, to compare with.
+
+Each constructor returns an `ISNetRegularizer` with the attribution, the explained quantity and the loss of one paper.
+Their losses have no natural range, so there is nothing to calibrate.
 
 Index letters: N images, K heatmaps per image, C channels, then the spatial axes. ``R`` is the attribution and ``M``
 the foreground mask, at the resolution of ``R``. All losses compute in float32 at least and are differentiable in the
 attribution.
 """
 
-from __future__ import annotations
-
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,11 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zennit_isnet.formulations import Contrast, Label, LogProbabilities
-from zennit_isnet.functional.masks import align, as_heatmaps
+from zennit_isnet.functional.masks import align, as_heatmaps, check_real
 from zennit_isnet.gradients import GradCAM, GradientTimesInput, InputGradient
 from zennit_isnet.lrp.propagation import Attribution
 from zennit_isnet.lrp.taps import find_layers
 from zennit_isnet.regularizer import EveryNth, ISNetRegularizer
+
+__all__ = ["RangeFreeLoss", "energy", "energy_loss", "gradcam_guided", "gradmask", "gradmask_loss", "rrr", "rrr_loss"]
+
+Seeds = Callable[..., Tensor]
+"""What makes seeds of logits, or of logits and labels: a formulation."""
 
 
 def rrr_loss(attribution: Tensor, foreground: Tensor) -> Tensor:
@@ -155,20 +162,16 @@ def energy_loss(attribution: Tensor, foreground: Tensor) -> Tensor:
     >>> energy_loss(torch.tensor([[3.0, 1.0], [-5.0, 0.0]]).reshape(1, 1, 1, 2, 2), foreground)
     tensor([-0.7500])
     """
-    evidence = _enlarged(as_heatmaps(attribution).sum(dim=2), foreground).unsqueeze(2)
-    evidence, foreground = align(evidence, foreground)
+    evidence = as_heatmaps(attribution).sum(dim=2)
+    check_real(foreground)
+    coarse = evidence.shape[2:]
+    fine = foreground.shape[-len(coarse) :]
+    if len(fine) == len(coarse) and all(map(operator.ge, fine, coarse)):
+        evidence = F.interpolate(evidence, fine, mode="bilinear" if len(fine) == 2 else "trilinear")
+    evidence, foreground = align(evidence.unsqueeze(2), foreground)
     positive = evidence.clamp(min=0)
     inside, total = (foreground * positive).flatten(2).sum(dim=2), positive.flatten(2).sum(dim=2)
     return -(inside / total.masked_fill(total == 0, 1)).mean(dim=1)
-
-
-def _enlarged(maps: Tensor, foreground: Tensor) -> Tensor:
-    """Maps (N, K, *spatial) at the resolution of masks that are larger; any other maps as they are."""
-    spatial = maps.dim() - 2
-    size = tuple(foreground.shape[-spatial:]) if isinstance(foreground, Tensor) else ()
-    if len(size) != spatial or any(new < old for new, old in zip(size, maps.shape[2:], strict=True)):
-        return maps
-    return F.interpolate(maps, size, mode="bilinear" if spatial == 2 else "trilinear")
 
 
 @dataclass(frozen=True)
@@ -230,7 +233,7 @@ def rrr(model: nn.Module, *, every: int | EveryNth = 1, validate: bool = False) 
     >>> penalty.item()
     0.0
     """
-    return _peer(model, InputGradient(), LogProbabilities(), rrr_loss, every, validate)
+    return _peer(InputGradient(), LogProbabilities(), rrr_loss, model=model, every=every, validate=validate)
 
 
 def gradmask(model: nn.Module, *, every: int | EveryNth = 1, validate: bool = False) -> ISNetRegularizer:
@@ -262,15 +265,11 @@ def gradmask(model: nn.Module, *, every: int | EveryNth = 1, validate: bool = Fa
     >>> penalty.item()
     0.0
     """
-    return _peer(model, InputGradient(), Contrast(), gradmask_loss, every, validate)
+    return _peer(InputGradient(), Contrast(), gradmask_loss, model=model, every=every, validate=validate)
 
 
 def energy(
-    model: nn.Module,
-    formulation: Callable[[Tensor], Tensor] | None = None,
-    *,
-    every: int | EveryNth = 1,
-    validate: bool = False,
+    model: nn.Module, formulation: Seeds | None = None, *, every: int | EveryNth = 1, validate: bool = False
 ) -> ISNetRegularizer:
     """Energy loss on input × gradient: the share of positive attribution on the foreground.
 
@@ -303,13 +302,13 @@ def energy(
     >>> penalty.item()
     -1.0
     """
-    return _peer(model, GradientTimesInput(), formulation, energy_loss, every, validate)
+    return _peer(GradientTimesInput(), formulation, energy_loss, model=model, every=every, validate=validate)
 
 
 def gradcam_guided(
     model: nn.Module,
     layer: str,
-    formulation: Callable[[Tensor], Tensor] | None = None,
+    formulation: Seeds | None = None,
     *,
     every: int | EveryNth = 1,
     validate: bool = False,
@@ -357,24 +356,13 @@ def gradcam_guided(
     >>> penalty.shape
     torch.Size([])
     """
-    regularizer = _peer(model, GradCAM(layer), formulation, energy_loss, every, validate)
+    regularizer = _peer(GradCAM(layer), formulation, energy_loss, model=model, every=every, validate=validate)
     find_layers(model, [layer])
     return regularizer
 
 
 def _peer(
-    model: nn.Module,
-    attribution: Attribution,
-    formulation: Callable[[Tensor], Tensor] | None,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    every: int | EveryNth,
-    validate: bool,
+    attribution: Attribution, formulation: Seeds | None, loss: Callable[..., Tensor], **options: Any
 ) -> ISNetRegularizer:
-    return ISNetRegularizer(
-        model,
-        attribution=attribution,
-        formulation=Label() if formulation is None else formulation,
-        loss=RangeFreeLoss(loss),
-        every=every,
-        validate=validate,
-    )
+    formulation = Label() if formulation is None else formulation
+    return ISNetRegularizer(attribution=attribution, formulation=formulation, loss=RangeFreeLoss(loss), **options)

@@ -1,0 +1,478 @@
+"""Which quantity of the logits is explained: formulations turn logits into seeds of the signal."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from zennit_isnet.checks import as_integers, check_count, check_generator, check_logits, check_number, check_state
+from zennit_isnet.errors import InvalidValueError
+
+__all__ = [
+    "AllLogits",
+    "Contrast",
+    "Formulation",
+    "Label",
+    "LogProbabilities",
+    "Original",
+    "Predicted",
+    "Selective",
+    "SoftmaxGradient",
+    "Stochastic",
+    "Target",
+]
+
+
+class Formulation(ABC):
+    """Base class of the formulations. Index letters: N images, C classes, K heatmaps per image.
+
+    A formulation is called with logits and returns, for each of K quantities per image, the signal at the logits:
+    the gradient of the quantity with respect to them. Subclasses write `seeds`; their logits have been checked.
+
+    Examples
+    --------
+    One that explains by how much the first class leads the second:
+
+    >>> import torch
+    >>> from zennit_isnet.formulations import Formulation
+    >>> class FirstAgainstSecond(Formulation):
+    ...     def seeds(self, logits):
+    ...         seed = torch.zeros_like(logits)
+    ...         seed[:, 0], seed[:, 1] = 1, -1
+    ...         return seed.unsqueeze(1)
+    >>> FirstAgainstSecond()(torch.randn(1, 3))
+    tensor([[[ 1., -1.,  0.]]])
+    """
+
+    needs_labels: ClassVar[bool] = False
+    """Whether it is called with the labels of the images too."""
+
+    compares_classes: ClassVar[bool] = False
+    """Whether it says nothing of a single class, which then is an error."""
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Seeds of the signal, one set for each heatmap.
+
+        Parameters
+        ----------
+        logits : Tensor, shape (N, C)
+            Floating, before any softmax or sigmoid.
+
+        Returns
+        -------
+        Tensor, shape (N, K, C)
+            In the dtype of the logits, and differentiable in them where the formula depends on them smoothly.
+
+        Raises
+        ------
+        InvalidTypeError
+            If `logits` is not a floating tensor.
+        InvalidValueError
+            If `logits` has another shape, or a number of classes that the formulation cannot explain.
+        """
+        check_logits("logits", logits)
+        if self.compares_classes and logits.shape[1] == 1:
+            raise InvalidValueError(
+                f"{type(self).__name__} compares classes and needs at least two; got logits of shape "
+                f"{tuple(logits.shape)}; use Stochastic() for models with one logit"
+            )
+        return self.seeds(logits)
+
+    @abstractmethod
+    def seeds(self, logits: Tensor) -> Tensor:
+        """Return the seeds of shape (N, K, C) for floating logits of shape (N, C)."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """State that a resumed training needs; empty where there is none."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned.
+
+        Parameters
+        ----------
+        state : mapping of str to Tensor
+            From a formulation that was built alike.
+
+        Raises
+        ------
+        InvalidValueError
+            If `state` has other keys than this formulation's own state.
+        """
+        check_state(self, state)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+def one_hot(classes: Tensor, like: Tensor) -> Tensor:
+    """One-hot rows in the dtype, device and shape of `like` (N, C), for `classes` of shape (N, 1)."""
+    # Unlike torch.nn.functional.one_hot this never reads the classes back from the device.
+    return torch.zeros_like(like).scatter(1, classes, 1.0)
+
+
+class Original(Formulation):
+    """Every logit by itself; C heatmaps per image, so the cost grows with the number of classes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet.formulations import Original
+    >>> Original()(torch.randn(1, 3))
+    tensor([[[1., 0., 0.],
+             [0., 1., 0.],
+             [0., 0., 1.]]])
+    """
+
+    def seeds(self, logits: Tensor) -> Tensor:
+        """Return the seeds of shape (N, C, C)."""
+        images, classes = logits.shape
+        return torch.eye(classes, dtype=logits.dtype, device=logits.device).expand(images, classes, classes)
+
+
+class AllLogits(Formulation):
+    """The sum of all logits; one heatmap per image whatever the number of classes.
+
+    In the heatmap of `LRPFlex` evidence for one class can cancel evidence for another, in that of `ZPlus` nothing
+    cancels: both together, ``ISNetRegularizer(model, composite=(LRPFlex(), ZPlus()), formulation=AllLogits())``, are
+    Dual ISNet.
+
+    References
+    ----------
+    Bassi, Decherchi, Cavalli, IEEE Access 12 (2024) 155151, Dual ISNet.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet import AllLogits
+    >>> AllLogits()(torch.randn(1, 3))
+    tensor([[[1., 1., 1.]]])
+    """
+
+    def seeds(self, logits: Tensor) -> Tensor:
+        """Return ones of shape (N, 1, C)."""
+        return torch.ones_like(logits).unsqueeze(1)
+
+
+class Target(Formulation):
+    """The logit of a given class; one heatmap per image. For explaining, not for training.
+
+    In training it would leave the other classes free to use the background.
+
+    Parameters
+    ----------
+    classes : int or Tensor of shape (N,)
+        One class for all images, or one for each; counted from 0. A tensor is copied.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `classes` is neither an int nor an integer tensor.
+    InvalidValueError
+        If `classes` has negative entries; at the call, if it has another shape or entries beyond the classes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet.formulations import Target
+    >>> Target(torch.tensor([2, 0]))(torch.randn(2, 3))
+    tensor([[[0., 0., 1.]],
+    <BLANKLINE>
+            [[1., 0., 0.]]])
+    """
+
+    def __init__(self, classes: int | Tensor) -> None:
+        if not isinstance(classes, Tensor):
+            check_count("classes", classes, low=0)
+        # on the CPU, so that the checks of calls need not wait for an accelerator
+        self.classes = as_integers("classes", torch.as_tensor(classes)).to("cpu", copy=True)
+
+    def seeds(self, logits: Tensor) -> Tensor:
+        """Return the seeds of shape (N, 1, C)."""
+        images, count = logits.shape
+        shape = (images,) if self.classes.dim() else ()
+        chosen = as_integers("classes", self.classes, shape, self.classes.device, count)
+        return one_hot(chosen.to(logits.device).expand(images).unsqueeze(1), logits).unsqueeze(1)
+
+    def __repr__(self) -> str:
+        return f"Target({self.classes.tolist()})"
+
+
+class Stochastic(Formulation):
+    """One logit, drawn for each image: the highest with probability 1/2, else any other alike; one heatmap per image.
+
+    Unlike `Selective` it needs no softmax, so it suits multi-label models and models with one logit (which is then
+    always the one explained). Draws are made on the CPU, so they do not depend on the device of the model.
+
+    Parameters
+    ----------
+    generator : torch.Generator, optional
+        Source of the draws, on the CPU. Pass a seeded one for runs that can be repeated; by default PyTorch's global
+        generator is used.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `generator` is not a `torch.Generator`.
+    InvalidValueError
+        If `generator` is not on the CPU.
+
+    References
+    ----------
+    .. [1] Bassi, P. R. A. S., Decherchi, S., Cavalli, A. "Faster ISNet for background bias mitigation on deep neural
+       networks". IEEE Access 12, 155151 (2024). arXiv:2401.08409.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet.formulations import Stochastic
+    >>> formulation = Stochastic(torch.Generator().manual_seed(0))
+    >>> formulation(torch.randn(8, 10)).sum(dim=-1).flatten()
+    tensor([1., 1., 1., 1., 1., 1., 1., 1.])
+    """
+
+    def __init__(self, generator: torch.Generator | None = None) -> None:
+        check_generator(generator)
+        self.generator = generator
+
+    def seeds(self, logits: Tensor) -> Tensor:
+        """Return the seeds of shape (N, 1, C)."""
+        images, classes = logits.shape
+        chosen = logits.argmax(dim=1)
+        if classes > 1:
+            # Steps from the highest class to the chosen one, around the circle of classes.
+            others = torch.randint(1, classes, (images,), generator=self.generator)
+            stay = torch.rand(images, generator=self.generator) < 0.5
+            chosen = (chosen + others.masked_fill(stay, 0).to(logits.device)) % classes
+        return one_hot(chosen.unsqueeze(1), logits).unsqueeze(1)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """State of the generator; empty for the global generator, which belongs to the user."""
+        return {} if self.generator is None else {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the state of the generator, so that the draws go on as they would have.
+
+        Parameters
+        ----------
+        state : mapping of str to Tensor
+            From the `state_dict` of a formulation that had a generator if and only if this one has.
+
+        Raises
+        ------
+        InvalidValueError
+            If `state` has other keys than this formulation's own state.
+        """
+        super().load_state_dict(state)
+        if self.generator is not None:
+            self.generator.set_state(state["generator"].cpu())
+
+    def __repr__(self) -> str:
+        seed = None if self.generator is None else self.generator.initial_seed()
+        return "Stochastic()" if seed is None else f"Stochastic(generator=<CPU generator, initial seed {seed}>)"
+
+
+class Label(Formulation):
+    """The logit of each image's label; one heatmap per image. The labels come with the call.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet.formulations import Label
+    >>> Label()(torch.randn(2, 3), torch.tensor([2, 0]))
+    tensor([[[0., 0., 1.]],
+    <BLANKLINE>
+            [[1., 0., 0.]]])
+    """
+
+    needs_labels = True
+
+    def __call__(self, logits: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the seeds ``(N, 1, C)`` of the labels' logits.
+
+        Parameters
+        ----------
+        logits : Tensor, shape (N, C)
+            Floating.
+        labels : Tensor of shape (N,)
+            Class of each image of the batch, an integer counted from 0. Their values are read: labels on the CPU, as
+            a loader gives them, keep the call from waiting for an accelerator.
+
+        Raises
+        ------
+        InvalidTypeError
+            If `labels` is not an integer tensor.
+        InvalidValueError
+            If there are no labels, or they have another shape or values outside of the classes.
+        """
+        if labels is None:
+            raise InvalidValueError(
+                "Label explains the labels' logits and got no labels; call the regularizer with labels=…, or explain "
+                "the predicted class with Predicted()"
+            )
+        return Target(labels)(logits)
+
+    def seeds(self, logits: Tensor) -> Tensor:
+        """Raise: there are no labels."""
+        return self(logits)
+
+
+class Predicted(Formulation):
+    """The highest logit; one heatmap per image.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet.formulations import Predicted
+    >>> Predicted()(torch.tensor([[1.0, 3.0, 2.0]]))
+    tensor([[[0., 1., 0.]]])
+    """
+
+    def seeds(self, logits: Tensor) -> Tensor:
+        """Return the seeds of shape (N, 1, C)."""
+        return one_hot(logits.argmax(dim=1, keepdim=True), logits).unsqueeze(1)
+
+
+class Contrast(Formulation):
+    """The highest logit minus the second highest; one heatmap per image.
+
+    With two classes it is ``|y_0 − y_1|``, which is how it is published; this is its continuation to more classes.
+
+    References
+    ----------
+    Simpson, Dutil, Bengio, Cohen, "GradMask: Reduce Overfitting by Regularizing Saliency", MIDL 2019,
+    arXiv:1904.07478, the contrast variant.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet.formulations import Contrast
+    >>> Contrast()(torch.tensor([[1.0, 3.0, 2.0]]))
+    tensor([[[ 0.,  1., -1.]]])
+    """
+
+    compares_classes = True
+
+    def seeds(self, logits: Tensor) -> Tensor:
+        """Return the seeds of shape (N, 1, C)."""
+        highest, second = logits.topk(2, dim=1).indices.split(1, dim=1)
+        return (one_hot(highest, logits) - one_hot(second, logits)).unsqueeze(1)
+
+
+class Selective(Formulation):
+    r"""The gradient of the softmax score :math:`\eta_c` of the lowest logit :math:`c`; one heatmap per image.
+
+    .. math::
+        \eta_c = \log(p_c + \delta) - \log(1 - p_c + \delta), \qquad
+        \frac{\partial \eta_c}{\partial y_j} =
+        \Bigl(\frac{1}{p_c + \delta} + \frac{1}{1 - p_c + \delta}\Bigr) p_c (\iota_{jc} - p_j),
+        \qquad p = \mathrm{softmax}(y)
+
+    With :math:`\delta = 0` the gradient is 1 at :math:`c` and :math:`-p_j / (1 - p_c)`, a softmax over the other
+    classes, elsewhere. Its size is the same for a certain classifier and for an uncertain one.
+
+    All logits take part in the softmax, so one heatmap carries evidence for and against every class, and the cost does
+    not grow with the number of classes. For multi-label models take `Stochastic`.
+
+    Parameters
+    ----------
+    delta : float, default=0.0
+        Makes the gradient vanish with :math:`p_c / \delta`, for a class that is hopeless already. The papers have 1e-2;
+        it then needs a classifier that stays uncertain, by label smoothing for example.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If `delta` is not a finite number of at least 0.
+
+    References
+    ----------
+    .. [1] Bassi, P. R. A. S., Decherchi, S., Cavalli, A. "Faster ISNet for background bias mitigation on deep neural
+       networks". IEEE Access 12, 155151 (2024). arXiv:2401.08409.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet.formulations import Selective
+    >>> Selective()(torch.zeros(1, 2))
+    tensor([[[ 1., -1.]]])
+    >>> Selective()(torch.tensor([[100.0, 100.0, 0.0]]))  # certain that it is not the third
+    tensor([[[-0.5000, -0.5000,  1.0000]]])
+    """
+
+    compares_classes = True
+
+    def __init__(self, delta: float = 0.0) -> None:
+        check_number("delta", delta, include_low=True)
+        self.delta = delta
+
+    def seeds(self, logits: Tensor) -> Tensor:
+        """Return the seeds of shape (N, 1, C)."""
+        lowest = logits.argmin(dim=1, keepdim=True)
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.delta == 0:
+            # in closed form: the quotient of p_j by 1 − p_c is a softmax without c
+            others = precise.scatter(1, lowest, -torch.inf).softmax(dim=1)
+            return (one_hot(lowest, precise) - others).to(logits.dtype).unsqueeze(1)
+        probability = precise.softmax(dim=1)
+        p = probability.gather(1, lowest)
+        slope = (1 / (p + self.delta) + 1 / (1 - p + self.delta)) * p
+        return (slope * (one_hot(lowest, probability) - probability)).to(logits.dtype).unsqueeze(1)
+
+    def __repr__(self) -> str:
+        return "Selective()" if self.delta == 0 else f"Selective(delta={self.delta!r})"
+
+
+class SoftmaxGradient(Formulation):
+    """Gradient of the softmax score ``p_c`` of the highest class; one heatmap per image. An ablation.
+
+    It vanishes where the classifier is certain.
+
+    References
+    ----------
+    Bassi, Dertkigil, Cavalli, Nat. Commun. 15 (2024) 291, ISNet Grad*Input.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet.formulations import SoftmaxGradient
+    >>> SoftmaxGradient()(torch.zeros(1, 2))
+    tensor([[[ 0.2500, -0.2500]]])
+    """
+
+    def seeds(self, logits: Tensor) -> Tensor:
+        """Return ``p_c (1_c − p)`` of shape (N, 1, C)."""
+        probabilities = logits.softmax(1)
+        highest = logits.argmax(1, keepdim=True)
+        score = probabilities.gather(1, highest)
+        return (score * (one_hot(highest, logits) - probabilities)).unsqueeze(1)
+
+
+class LogProbabilities(Formulation):
+    r"""The sum of the log-probabilities of all classes; one heatmap per image.
+
+    .. math::
+        \eta = \sum_c \log p_c, \qquad \frac{\partial \eta}{\partial y_j} = 1 - C p_j, \qquad p = \mathrm{softmax}(y)
+
+    References
+    ----------
+    Ross, Hughes, Doshi-Velez, "Right for the Right Reasons", IJCAI 2017, section 2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from zennit_isnet.formulations import LogProbabilities
+    >>> LogProbabilities()(torch.tensor([[0.0, 0.0], [100.0, 0.0]]))
+    tensor([[[ 0.,  0.]],
+    <BLANKLINE>
+            [[-1.,  1.]]])
+    """
+
+    compares_classes = True
+
+    def seeds(self, logits: Tensor) -> Tensor:
+        """Return the seeds of shape (N, 1, C)."""
+        probability = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1)
+        return (1 - logits.shape[1] * probability).to(logits.dtype).unsqueeze(1)
