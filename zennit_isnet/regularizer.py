@@ -17,6 +17,7 @@ from zennit_isnet.balance import PATIENCE, GradientNorms, LossBalance, RatioWatc
 from zennit_isnet.calibration import DEFAULT_RANGE, Maturity, RelevanceRange
 from zennit_isnet.checks import (
     check_callable,
+    check_count,
     check_has_mask,
     check_images,
     check_masks,
@@ -70,13 +71,9 @@ class EveryNth:
     """
 
     def __init__(self, every: int, start: int = 0, calls: int = 0) -> None:
-        for name, value, least in (("every", every, 1), ("start", start, 0), ("calls", calls, 0)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise InvalidTypeError(
-                    f"{name} must be an integer of at least {least}, got {type(value).__name__}: {value!r}"
-                )
-            if value < least:
-                raise InvalidValueError(f"{name} must be at least {least}, got {value}")
+        check_count("every", every)
+        check_count("start", start, low=0)
+        check_count("calls", calls, low=0)
         self.every = every
         self.start = start
         self.calls = calls

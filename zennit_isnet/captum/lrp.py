@@ -16,7 +16,7 @@ from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.lrp.composite import LRPComposite, as_composites
 from zennit_isnet.lrp.flex import LRPFlex
 from zennit_isnet.lrp.propagation import propagate
-from zennit_isnet.lrp.taps import Places, TensorTaps
+from zennit_isnet.lrp.taps import Places, Taps
 from zennit_isnet.model import buffers_restored, unwrapped
 
 
@@ -331,7 +331,7 @@ def explain(
         main = _main_output(output)
         return main, _seed(explained_output(main, target, len(inputs[0])), main).unsqueeze(1)
 
-    taps = TensorTaps(model, layers, of_inputs=of_layer_inputs)
+    taps = Taps(model, layers, of_inputs=of_layer_inputs)
     with buffers_restored(model):
         found = propagate(
             model,
