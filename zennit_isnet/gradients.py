@@ -17,7 +17,7 @@ from zennit_isnet.checks import check_count, check_differentiable, check_number
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.lrp.composite import LRPComposite
 from zennit_isnet.lrp.propagation import propagate
-from zennit_isnet.lrp.taps import INPUT, MapTaps, Place, Places, Taps, TensorTaps
+from zennit_isnet.lrp.taps import INPUT, MapTaps, Place, Places, Taps
 from zennit_isnet.model import buffers_restored, main_logits, unwrapped
 
 __all__ = ["GradCAM", "GradientTimesInput", "InputGradient", "IntegratedGradients"]
@@ -105,7 +105,7 @@ class InputGradient:
         InvalidTypeError, InvalidValueError
             If the model does not return logits, or they do not depend on the images.
         """
-        return _gradients(model, images, formulation, TensorTaps(model, ()), create_graph)
+        return _gradients(model, images, formulation, Taps(model), create_graph)
 
 
 class GradientTimesInput(InputGradient):
@@ -218,7 +218,7 @@ class IntegratedGradients:
             with buffers_restored(inner := unwrapped(model)):
                 for alpha, weight in zip((1 + nodes) / 2, weights / 2, strict=True):
                     point = images - (1 - float(alpha)) * way
-                    _, gradients = _gradients(inner, point, lambda _: seeds, TensorTaps(inner, ()), create_graph)
+                    _, gradients = _gradients(inner, point, lambda _: seeds, Taps(inner), create_graph)
                     integral = integral + float(weight) * gradients[INPUT]
             relevance = way.unsqueeze(1) * integral
         return output, Places({INPUT: relevance if create_graph else relevance.detach()})

@@ -16,7 +16,7 @@ from zennit.rules import Epsilon
 
 from zennit_isnet import LRPAttribution, Target, check, differentiable
 from zennit_isnet.errors import UnsupportedModelError
-from zennit_isnet.lrp.signal.normalization import SynchronizedStatistics
+from zennit_isnet.lrp.signal.normalization import BatchStatistics
 
 VALUES = (5, 2, 3, 4)
 """Shape of the whole batch of `statistics_of_unequal_shards`, of which the first process has one sample."""
@@ -61,7 +61,7 @@ def statistics_of_unequal_shards(rank: int, world: int) -> list[Tensor]:
     """μ and 1/σ of all values, and the gradient of a function of them at this process's values."""
     values, weights = whole_batch()
     shard = (values[:1] if rank == 0 else values[1:]).requires_grad_()
-    statistics = torch.stack(SynchronizedStatistics.apply(shard, 1e-5, None))
+    statistics = torch.stack(BatchStatistics.apply(shard, 1e-5, nn.SyncBatchNorm(VALUES[1])))
     # a different function in each process: the gradient is that of their sum
     ((rank + 1) * weights * statistics).sum().backward()
     return [statistics.detach(), shard.grad]

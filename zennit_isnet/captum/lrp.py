@@ -14,7 +14,7 @@ from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.lrp.composite import LRPComposite, as_composites
 from zennit_isnet.lrp.flex import LRPFlex
 from zennit_isnet.lrp.propagation import propagate
-from zennit_isnet.lrp.taps import TensorTaps
+from zennit_isnet.lrp.taps import Taps
 from zennit_isnet.model import buffers_restored, main_head, unwrapped
 
 
@@ -138,7 +138,7 @@ class CompositeAttribution(GradientAttribution):
             (seed,) = torch.autograd.grad(explained, main, torch.ones_like(explained), retain_graph=True)
             return main, seed.unsqueeze(1)
 
-        taps = TensorTaps(model, self._names, of_inputs=of_inputs)
+        taps = Taps(model, self._names, of_inputs=of_inputs)
         options: dict[str, Any] = {"arguments": constants, "at_inputs": not self._names, "create_graph": create_graph}
         with buffers_restored(model):
             output, relevance, starts = propagate(model, given, [self.composite], taps, seeds, **options)

@@ -1,15 +1,16 @@
-"""What all composites of this package have in common: the protocol by which relevance is propagated."""
+"""What all composites of this package and their hooks have in common: the protocol by which relevance is propagated."""
 
 from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from zennit.core import Composite
+from zennit.core import Composite, Hook, RemovableHandle, RemovableHandleList
 
 from zennit_isnet.checks import check_model
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
@@ -17,6 +18,64 @@ from zennit_isnet.model import unwrapped
 
 Bound = float | Sequence[float] | Tensor
 """One number, or one for each channel."""
+
+
+class Switched(Hook, ABC):
+    """Zennit hook that is the switch of what it attaches: on between `register` and `remove`, and not after."""
+
+    @abstractmethod
+    def hook_on(self, module: nn.Module) -> list[Any]:
+        """Put hooks on a module and return their handles."""
+
+    def register(self, module: nn.Module) -> RemovableHandleList:
+        """Hook a module and switch on."""
+        self.active = True
+        return RemovableHandleList([RemovableHandle(self), *self.hook_on(module)])
+
+    def remove(self) -> None:
+        """Switch off, for graphs that still exist too."""
+        self.active = False
+        super().remove()
+
+
+class PassHook(Switched):
+    """Hook of a root module, whose forward passes run in a mode that `_enter` gives to `start` and `_leave` ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mode: Any = None
+        self._stack = ExitStack()
+
+    def hook_on(self, module: nn.Module) -> list[Any]:
+        """Hook the root module."""
+        return [
+            module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True),
+            module.register_forward_hook(self._leave, always_call=True),
+        ]
+
+    def remove(self) -> None:
+        """Switch off, in the middle of a pass too."""
+        self.end()
+        super().remove()
+
+    def start(self, mode: Any) -> None:
+        """Enter the mode of a pass."""
+        self.mode = mode
+        self._stack.enter_context(mode)
+
+    def end(self) -> Any:
+        """Leave the mode of the pass that runs and return it; None if none runs."""
+        mode, self.mode = self.mode, None
+        self._stack.close()
+        return mode
+
+    @abstractmethod
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Before the root module's forward pass."""
+
+    @abstractmethod
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        """After it, also after an exception in it."""
 
 
 class LRPComposite(Composite, ABC):

@@ -10,23 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
 from zennit.composites import register_composite
-from zennit.core import Hook, RemovableHandle, RemovableHandleList
+from zennit.core import RemovableHandle
 
 from zennit_isnet.checks import check_choice, check_number, fitted_bound
 from zennit_isnet.errors import InvalidValueError, UncoveredOperationError
-from zennit_isnet.lrp.composite import Bound, LRPComposite, as_bound, as_box
+from zennit_isnet.lrp.composite import Bound, LRPComposite, PassHook, as_bound, as_box
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Inspection, Kind, Provenance, exchanged, tensors_in
 from zennit_isnet.lrp.signal.modules import Declared, ModuleRule, function_handlers, module_rules, register_declared
 from zennit_isnet.lrp.signal.normalization import register_synchronized
-from zennit_isnet.lrp.signal.substitute import Epsilon, Handler, InputRelevance, Settings
+from zennit_isnet.lrp.signal.substitute import Epsilon, Handler, InputRelevance
 from zennit_isnet.lrp.signal.table import HANDLERS
 from zennit_isnet.lrp.signal.zbox import ZBoxMode
 from zennit_isnet.model import buffers_restored
 
-OPTIONS = ("handlers", "epsilon", "box", "reference", "detach_statistics", "modules", "inspect")
 
-
-class FrozenGates(Hook):
+class FrozenGates(PassHook):
     """Zennit hook for the root module: every forward pass runs in a `FrozenGateMode`.
 
     The hook is the switch of its passes: a backward pass is a signal pass while the hook is registered and active.
@@ -35,117 +33,71 @@ class FrozenGates(Hook):
 
     Parameters
     ----------
-    handlers : mapping of function to Handler
-        What runs each operation.
-    epsilon : Epsilon
-        Stabilizer of the gates.
-    box : tuple of Tensor, optional
-        Bounds of the images for z^B at the first layer; None for no z^B.
-    reference : Tensor or "darkest", optional
-        The value of the images that carries no relevance; None for zero.
-    detach_statistics : bool
-        Whether ``σ`` of a BatchNorm is constant also as a function of the parameters.
-    modules : mapping of module type to ModuleRule
-        Rules of module types, which are not looked into.
-    inspect : callable, optional
-        Gets an `Inspection` of each pass, whose problems are then no error.
+    composite : LRPFlex
+        Has the options.
     """
 
-    def __init__(
-        self,
-        *,
-        handlers: Mapping[Any, Handler],
-        epsilon: Epsilon,
-        box: tuple[Tensor, Tensor] | None,
-        reference: Tensor | Literal["darkest"] | None,
-        detach_statistics: bool,
-        modules: Mapping[type[nn.Module], ModuleRule],
-        inspect: Callable[[Inspection], None] | None = None,
-    ) -> None:
+    def __init__(self, composite: LRPFlex) -> None:
         super().__init__()
-        self.handlers, self.modules, self.inspect = handlers, modules, inspect
-        self.epsilon, self.box, self.reference, self.detach_statistics = epsilon, box, reference, detach_statistics
-        self.active = False
+        self.composite = composite
+        self.handlers, self.detach_statistics = composite.handlers, composite.detach_statistics
+        absolute, ratio = composite.epsilon, composite.epsilon_ratio
+        self.epsilon = Epsilon(ratio, relative=True) if absolute is None else Epsilon(absolute)
         self.input_gradient = True
-        self._mode: FrozenGateMode | None = None
-        self._stack = ExitStack()
 
     def copy(self) -> FrozenGates:
         """Return an unregistered hook with the same settings."""
-        return FrozenGates(**{name: getattr(self, name) for name in OPTIONS})
+        return FrozenGates(self.composite)
 
-    def register(self, module: nn.Module) -> RemovableHandleList:
-        """Hook the root module and switch the signal pass on."""
-        self.active = True
-        return RemovableHandleList(
-            [
-                RemovableHandle(self),
-                module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True),
-                module.register_forward_hook(self._leave, always_call=True),
-                *self.hide_modules(module, lambda: self._mode),
-            ]
-        )
+    def hook_on(self, module: nn.Module) -> list[RemovableHandle]:
+        """Hook the root module, and the modules that are not looked into."""
+        return [*super().hook_on(module), *self.hide_modules(module, lambda: self.mode)]
 
     def hide_modules(self, module: nn.Module, current: Callable[[], FrozenGateMode | None]) -> list[RemovableHandle]:
         """Hook the modules that are not looked into; `current` returns the mode of the pass that runs."""
-        declared = register_declared(module, self.modules, current) if self.modules else []
-        return [*declared, *register_synchronized(module, current)]
-
-    def remove(self) -> None:
-        """Switch the signal pass off, for graphs that still exist too."""
-        self.active = False
-        self._end_mode()
-        super().remove()
+        return [*register_declared(module, self.composite.modules, current), *register_synchronized(module, current)]
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Let the images in through `InputRelevance`; without a gradient there is nothing to do."""
-        if self._mode is not None or not torch.is_grad_enabled():
+        if self.mode is not None or not torch.is_grad_enabled():
             return None
         images = [t for t in tensors_in((*args, *kwargs.values())) if t.requires_grad]
         if not images:
             return None
-        entries = {id(t): InputRelevance.apply(self, t, _fitted_reference(self.reference, t)) for t in images}
-        if self.box is None:
+        composite = self.composite
+        entries = {id(t): InputRelevance.apply(self, t, _fitted_reference(composite.reference, t)) for t in images}
+        if composite.box is None:
             mode = FrozenGateMode(module, self)
         elif len(entries) == 1:
-            mode = ZBoxMode(module, self, images[0], self.box)
+            mode = ZBoxMode(module, self, images[0], composite.box)
         else:
             raise InvalidValueError(f"z^B needs one image batch as input, this model reads {len(entries)} tensors")
-        mode.seen = None if self.inspect is None else []
+        mode.seen = None if composite.inspect is None else []
         for entry in entries.values():
             mode.enter(entry)
-        self._mode = mode
-        self._stack.enter_context(mode)
+        self.start(mode)
         return exchanged(args, entries), {key: exchanged(value, entries) for key, value in kwargs.items()}
 
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> Any:
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         """End the pass and raise, or report, what it found."""
-        mode = self._end_mode()
+        mode = self.end()
         if mode is None or output is None:
-            return None
+            return
         main = next(tensors_in(output.values() if isinstance(output, dict) else (output,)), None)
         problems = [] if main is None else mode.conclude(main)
-        if self.inspect is not None:
-            self.inspect(Inspection(mode.seen or [], mode.found, problems))
+        if self.composite.inspect is not None:
+            self.composite.inspect(Inspection(mode.seen or [], mode.found, problems))
         elif problems:
             raise UncoveredOperationError([str(problem) for problem in problems])
-        return None
-
-    def _end_mode(self) -> FrozenGateMode | None:
-        mode, self._mode = self._mode, None
-        if mode is not None:
-            self._stack.close()
-        return mode
 
 
 def _fitted_reference(reference: Tensor | Literal["darkest"] | None, images: Tensor) -> Tensor | None:
     """Return the reference in the shape and dtype of a batch."""
-    if isinstance(reference, str):
-        if images.ndim < 3:
-            raise InvalidValueError(f'reference="darkest" needs images (N, C, …), got shape {tuple(images.shape)}')
-        dims = tuple(range(2, images.ndim))
-        return images.detach().amin(dims, keepdim=True)
-    return None if reference is None else fitted_bound(reference, images)
+    if not isinstance(reference, str):
+        return None if reference is None else fitted_bound(reference, images)
+    if images.ndim < 3:
+        raise InvalidValueError(f'reference="darkest" needs images (N, C, …), got shape {tuple(images.shape)}')
+    return images.detach().amin(tuple(range(2, images.ndim)), keepdim=True)
 
 
 def checkpoint_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -194,7 +146,7 @@ class _Inherited(Provenance):
 class _Again(AbstractContextManager[None]):
     """Context that can be entered any number of times, one after the other; keeps no tensor of the first pass."""
 
-    def __init__(self, passes: list[tuple[nn.Module, Settings]]) -> None:
+    def __init__(self, passes: list[tuple[nn.Module, Any]]) -> None:
         self.passes = passes
         self.stack = ExitStack()
 
@@ -204,10 +156,9 @@ class _Again(AbstractContextManager[None]):
             repeated = FrozenGateMode(root, settings)
             repeated.kinds = _Inherited()
             self.stack.enter_context(repeated)
-            if isinstance(settings, FrozenGates):
-                # those of the first pass look at that pass only, and are gone once the composite has left the model
-                for handle in settings.hide_modules(root, lambda mode=repeated: mode):  # type: ignore[misc]
-                    self.stack.callback(handle.remove)
+            # those of the first pass look at that pass only, and are gone once the composite has left the model
+            for handle in settings.hide_modules(root, lambda mode=repeated: mode):
+                self.stack.callback(handle.remove)
 
     def __exit__(self, *error: Any) -> None:
         self.stack.close()
@@ -314,7 +265,7 @@ class LRPFlex(LRPComposite):
         self.detach_statistics = detach_statistics
         self._own_handlers = function_handlers(rules)
         self.modules = module_rules(modules)
-        self._inspect: Callable[[Inspection], None] | None = None
+        self.inspect: Callable[[Inspection], None] | None = None
         super().__init__(module_map=self._rule_of_module)
 
     @property
@@ -325,26 +276,16 @@ class LRPFlex(LRPComposite):
 
     def _rule_of_module(self, ctx: dict[str, Any], name: str, module: nn.Module) -> FrozenGates | None:
         # one hook sees all operations below it, so the root is the only module that gets one
-        if name:
-            return None
-        return FrozenGates(
-            handlers=self.handlers,
-            epsilon=Epsilon(self.epsilon_ratio if self.epsilon is None else self.epsilon, self.epsilon is None),
-            box=self.box,
-            reference=self.reference,
-            detach_statistics=self.detach_statistics,
-            modules=self.modules,
-            inspect=self._inspect,
-        )
+        return None if name else FrozenGates(self)
 
     @contextmanager
     def inspected(self, inspect: Callable[[Inspection], None]) -> Iterator[None]:
-        """Hand what the passes of new registrations find to a function, and raise nothing."""
-        self._inspect = inspect
+        """Hand what passes find to a function, and raise nothing."""
+        self.inspect = inspect
         try:
             yield
         finally:
-            self._inspect = None
+            self.inspect = None
 
     def entry(self, images: Tensor, *, input_gradient: bool = True) -> Tensor:
         """Return the images: the model gets a copy of them, at which the signal becomes relevance."""

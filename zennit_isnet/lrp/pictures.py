@@ -10,23 +10,13 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 CHANNELS_FIRST = (
-    nn.modules.conv._ConvNd,
-    nn.modules.batchnorm._NormBase,
-    nn.GroupNorm,
-    nn.LocalResponseNorm,
-    nn.modules.pooling._MaxPoolNd,
-    nn.modules.pooling._AvgPoolNd,
-    nn.modules.pooling._LPPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.padding._ConstantPadNd,
-    nn.modules.padding._ReflectionPadNd,
-    nn.modules.padding._ReplicationPadNd,
-    nn.modules.padding._CircularPadNd,
-    nn.Upsample,
-    nn.PixelShuffle,
-    nn.PixelUnshuffle,
-    nn.ChannelShuffle,
+    *(nn.GroupNorm, nn.LocalResponseNorm),
+    *(
+        kind
+        for kind in vars(nn).values()
+        if getattr(kind, "__module__", "").split(".")[-1]
+        in ("conv", "batchnorm", "instancenorm", "pooling", "padding", "upsampling", "pixelshuffle", "channelshuffle")
+    ),
 )
 """Modules that return ``(N, C, …)``, and so do their subclasses."""
 

@@ -15,7 +15,7 @@ from zennit_isnet.errors import InvalidTypeError, InvalidValueError, Unsupported
 from zennit_isnet.lrp.auto_layers import AUTO, AutoTaps
 from zennit_isnet.lrp.composite import LRPComposite, as_composites
 from zennit_isnet.lrp.flex import LRPFlex
-from zennit_isnet.lrp.taps import MapTaps, Place, Places, Taps, TensorTaps
+from zennit_isnet.lrp.taps import MapTaps, Place, Places, Taps
 from zennit_isnet.model import main_logits
 
 
@@ -254,7 +254,7 @@ class LRPAttribution:
         """
         if images.device.type == "cpu":
             self.check_box(images)
-        taps: Taps = TensorTaps(model, ())
+        taps = Taps(model)
         if self.layers == AUTO:
             taps = AutoTaps(model, images.shape)
         elif self.layers:

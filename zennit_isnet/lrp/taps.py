@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from abc import ABC, abstractmethod
 from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
@@ -80,9 +78,6 @@ class Places(UserDict[Place, T]):
     def __setitem__(self, place: Place | str, value: T) -> None:
         self.data[_placed(place)] = value
 
-    def __delitem__(self, place: Place | str) -> None:
-        del self.data[_placed(place)]
-
     def __contains__(self, place: object) -> bool:
         return _placed(place) in self.data
 
@@ -114,10 +109,11 @@ def find_layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
     return {name: modules[name] for name in names}
 
 
-class Taps(ABC):
+class Taps:
     """Context in which the outputs of layers are kept, so that their relevance can be asked for.
 
-    The model gets a copy of each output, so that in-place operations behind it do not change what is kept.
+    Floating tensors of any shape, alone or in a tuple; other values (None, numbers, indices) pass by. The model gets a
+    copy of each tensor, so that in-place operations behind it do not change what is kept.
 
     Parameters
     ----------
@@ -125,6 +121,8 @@ class Taps(ABC):
         The model.
     layers : sequence of str
         Names of layers.
+    of_inputs : bool, default False
+        Whether the layers' arguments are kept in place of their outputs.
 
     Attributes
     ----------
@@ -134,16 +132,20 @@ class Taps(ABC):
         Groups of places of each of which the first that relevance arrives at is meant; the others are meant each.
     optional : set of Place
         Those that may be without relevance, which is 0.
+    channels_last : set of Place
+        Layers whose outputs are known to be ``(N, …, C)``; complete after `read`.
     on_copy : sequence of callable
         Called with each output and its copy.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[str] = (), *, of_inputs: bool = False) -> None:
         self.layers = find_layers(model, layers)
+        self.of_inputs = of_inputs
         self.on_copy: Sequence[Callable[[Tensor, Tensor], None]] = ()
         self.outputs: dict[Place, Tensor] = {}
         self.choices: list[list[Place]] = []
         self.optional: set[Place] = set()
+        self.channels_last: set[Place] = set()
         self._ran: set[str] = set()
         self._over = False
         self._handles: list[RemovableHandle] = []
@@ -153,9 +155,7 @@ class Taps(ABC):
             self._handles.append(self._watch(name, module))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -176,23 +176,47 @@ class Taps(ABC):
 
     def channels_first(self, place: Place, maps: Tensor, axis: int = 1) -> Tensor:
         """Return what has the axes of a layer's output with the channels at `axis`, where they belong."""
-        return maps
+        return maps.movedim(-1, axis) if place in self.channels_last else maps
 
     def _watch(self, name: str, module: nn.Module) -> RemovableHandle:
-        return module.register_forward_hook(
-            lambda module, args, output: None if self._over else self._keep(name, output)
-        )
+        if not self.of_inputs:
+            return module.register_forward_hook(
+                lambda module, args, output: None if self._over else self._keep(name, output)
+            )
 
-    @abstractmethod
-    def _keep(self, name: str, output: Any) -> Any:
-        """Keep an output and return its copy."""
+        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            copies = self._keep(name, (*args, *kwargs.values()))
+            return copies[: len(args)], dict(zip(kwargs, copies[len(args) :], strict=True))
 
-    def _note_run(self, name: str) -> None:
+        # before the composite's hooks, which attach a rule to the input that they see
+        return module.register_forward_pre_hook(keep, prepend=True, with_kwargs=True)
+
+    def _keep(self, name: str, value: Any) -> Any:
+        """Keep what a layer takes or returns, and return its copy."""
         if name in self._ran:
             raise InvalidValueError(
                 f"a layer whose relevance is asked for must run once in a forward pass; {name!r} runs again"
             )
         self._ran.add(name)
+        parts = list(value) if isinstance(value, tuple) else [value]
+        watched = [i for i, part in enumerate(parts) if isinstance(part, Tensor) and part.is_floating_point()]
+        if not watched or any(isinstance(part, (list, tuple, dict)) for part in parts):
+            verb, came = "takes" if self.of_inputs else "returns", ", ".join(type(part).__name__ for part in parts)
+            raise InvalidValueError(
+                "a layer whose relevance is asked for must have floating tensors, alone or in one tuple; "
+                f"{name!r} {verb} {came or 'nothing'}"
+            )
+        for part, i in enumerate(watched):
+            place = Place(name, part=part)
+            # one tensor in two places (queries and keys of self-attention) has two shares
+            self.outputs[place] = parts[i] if len(watched) == 1 else self._copy(parts[i])
+            parts[i] = self._copy(self.outputs[place])
+            if self.of_inputs and len(watched) > 1:
+                # of several arguments some may not count, such as the queries of an attention with constant weights
+                self.optional.add(place)
+        if not isinstance(value, tuple):
+            return parts[0]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
 
     def _copy(self, value: Tensor) -> Tensor:
         copy = value.clone()
@@ -210,17 +234,11 @@ class MapTaps(Taps):
         See `Taps`.
     images : sequence of int
         Shape of the images.
-
-    Attributes
-    ----------
-    channels_last : set of Place
-        Layers whose outputs are ``(N, …, C)``; complete after `read`.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[str], images: Sequence[int]) -> None:
         super().__init__(model, layers)
         self.pictures = Pictures(images)
-        self.channels_last: set[Place] = set()
         self._readings: dict[str, Reading] = {}
         self._witnesses = [module for module in unwrapped(model).modules() if works_on_last_axis(module)]
 
@@ -249,73 +267,18 @@ class MapTaps(Taps):
                 self.channels_last.add(Place(name))
         return outputs
 
-    def channels_first(self, place: Place, maps: Tensor, axis: int = 1) -> Tensor:
-        """Return what has the axes of a layer's output with the channels at `axis`, where they belong."""
-        return maps.movedim(-1, axis) if place in self.channels_last else maps
-
     def _see(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self._over:
             self.pictures.see(module, output)
 
-    def _keep(self, name: str, output: Any) -> Any:
-        reading = self.pictures.read(self.layers[name], output)
-        if reading is None:
-            came = str(tuple(output.shape)) if isinstance(output, Tensor) else type(output).__name__
-            tokens = isinstance(output, Tensor) and output.ndim == 3
-            raise _no_map(name, f"tokens {came}, which have no place in the images" if tokens else came)
-        self._note_run(name)
-        self._readings[name] = reading
-        self.outputs[Place(name)] = output
-        return self._copy(output)
-
-
-class TensorTaps(Taps):
-    """Taps for floating tensors of any shape, alone or in a tuple; other values (None, numbers, indices) pass by.
-
-    Parameters
-    ----------
-    model, layers
-        See `Taps`.
-    of_inputs : bool, default False
-        Whether the layers' arguments are kept in place of their outputs.
-    """
-
-    def __init__(self, model: nn.Module, layers: Sequence[str], *, of_inputs: bool = False) -> None:
-        super().__init__(model, layers)
-        self.of_inputs = of_inputs
-
-    def _watch(self, name: str, module: nn.Module) -> RemovableHandle:
-        if not self.of_inputs:
-            return super()._watch(name, module)
-
-        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            copies = self._keep(name, (*args, *kwargs.values()))
-            return copies[: len(args)], dict(zip(kwargs, copies[len(args) :], strict=True))
-
-        # before the composite's hooks, which attach a rule to the input that they see
-        return module.register_forward_pre_hook(keep, prepend=True, with_kwargs=True)
-
     def _keep(self, name: str, value: Any) -> Any:
-        self._note_run(name)
-        parts = list(value) if isinstance(value, tuple) else [value]
-        watched = [i for i, part in enumerate(parts) if isinstance(part, Tensor) and part.is_floating_point()]
-        if not watched or any(isinstance(part, (list, tuple, dict)) for part in parts):
-            verb, came = "takes" if self.of_inputs else "returns", ", ".join(type(part).__name__ for part in parts)
-            raise InvalidValueError(
-                "a layer whose relevance is asked for must have floating tensors, alone or in one tuple; "
-                f"{name!r} {verb} {came or 'nothing'}"
-            )
-        for part, i in enumerate(watched):
-            place = Place(name, part=part)
-            # one tensor in two places (queries and keys of self-attention) has two shares
-            self.outputs[place] = parts[i] if len(watched) == 1 else self._copy(parts[i])
-            parts[i] = self._copy(self.outputs[place])
-            if self.of_inputs and len(watched) > 1:
-                # of several arguments some may not count, such as the queries of an attention with constant weights
-                self.optional.add(place)
-        if not isinstance(value, tuple):
-            return parts[0]
-        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+        reading = self.pictures.read(self.layers[name], value)
+        if reading is None:
+            came = str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+            tokens = isinstance(value, Tensor) and value.ndim == 3
+            raise _no_map(name, f"tokens {came}, which have no place in the images" if tokens else came)
+        self._readings[name] = reading
+        return super()._keep(name, value)
 
 
 def _no_map(name: str, came: str) -> InvalidValueError:

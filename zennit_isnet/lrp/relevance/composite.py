@@ -15,7 +15,7 @@ from zennit_isnet.errors import InvalidTypeError, InvalidValueError, Unsupported
 from zennit_isnet.lrp.composite import LRPComposite
 from zennit_isnet.lrp.relevance.evaluation import check_rule
 from zennit_isnet.lrp.relevance.functions import VisibleFunctions
-from zennit_isnet.lrp.relevance.fusion import FusedBatchNorm, Fusion, UnruledLayer
+from zennit_isnet.lrp.relevance.fusion import FusedBatchNorm, Fusion
 from zennit_isnet.lrp.relevance.live_rule import LiveRule
 
 
@@ -149,26 +149,24 @@ class DifferentiableComposite(LRPComposite):
     def _register_rules(self, module: nn.Module) -> None:
         context: dict[str, Any] = {}
         fusion = self.fusion = Fusion(self._fuses_before) if self.fuse_batch_norm else None
-        rules = {name: self.composite.module_map(context, name, child) for name, child in module.named_modules()}
+        rules = {child: self.composite.module_map(context, name, child) for name, child in module.named_modules()}
         for name, child in module.named_modules():
-            rule = rules[name]
+            rule, where = rules[child], f"{name or '(the model)'} ({type(child).__name__})"
             if rule is not None:
-                check_rule(name, child, rule)
+                check_rule(where, child, rule)
             if fusion is not None and self._fuses(name, child):
-                self._add(FusedBatchNorm(name, fusion, rule), child)
+                self._add(FusedBatchNorm(where, fusion, rule), child)
             elif rule is not None:
-                self._add(LiveRule(name, rule, fusion), child)
+                self._add(LiveRule(where, rule, fusion), child)
             elif fusion is not None and isinstance(child, Linear):
-                self._add(UnruledLayer(fusion), child)
+                self.handles.append(child.register_forward_hook(fusion.note_unruled))
             elif isinstance(child, nn.SyncBatchNorm):
                 # no layer is noted here: where it synchronizes, relevance that arrives is refused
-                self._add(FusedBatchNorm(name, Fusion(False), None), child)
+                self._add(FusedBatchNorm(where, Fusion(False), None), child)
         if self.visible_functions:
-            by_module = {id(child): rules[name] for name, child in module.named_modules()}
 
             def rule_of(child: nn.Module) -> Hook | None:
-                known = id(child) in by_module
-                return by_module[id(child)] if known else self.composite.module_map(context, "", child)
+                return rules[child] if child in rules else self.composite.module_map(context, "", child)
 
             self._add(VisibleFunctions(rule_of, strict=self.strict), module)
 

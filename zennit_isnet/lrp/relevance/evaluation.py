@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -48,30 +49,18 @@ class InputGradient(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _convolution(
-        self,
-        func: Any,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Tensor:
-        geometry = Geometry.of_call(input, weight, stride, padding, dilation, groups)
+        self, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        geometry = Geometry.of_call(input, weight, *args, **kwargs)
         if geometry is None or torch.is_autocast_enabled(input.device.type):
-            result: Tensor = func(input, weight, bias, stride, padding, dilation, groups)
-        else:
-            result = Convolution.apply(self, input, weight, bias, geometry, True)
-        return result
+            return func(input, weight, bias, *args, **kwargs)
+        return Convolution.apply(self, input, weight, bias, geometry, True)
 
-    def gradient(
-        self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], upper: Any, create_graph: bool
-    ) -> tuple[Tensor, ...]:
+    def gradient(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], upper: Any) -> tuple[Tensor, ...]:
         """Return the gradient at the inputs."""
         self.active = True
         try:
-            return torch.autograd.grad(outputs, inputs, upper, create_graph=create_graph)
+            return torch.autograd.grad(outputs, inputs, upper, create_graph=torch.is_grad_enabled())
         finally:
             self.active = False
 
@@ -87,17 +76,43 @@ class _Unhooked(nn.Module):
         return self.module.forward(*args, **kwargs)
 
 
-def evaluate(
-    module: nn.Module, parameters: Mapping[str, Tensor | None], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Tensor:
-    """Return the module's output with other parameters, and with copies of its buffers (running statistics)."""
-    state: dict[str, Any] = {f"module.{name}": value for name, value in parameters.items()}
-    state |= {f"module.{name}": buffer.clone() for name, buffer in module.named_buffers()}
-    if getattr(module, "inplace", False):
-        args = tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
-    output = torch.func.functional_call(_Unhooked(module), state, args, dict(kwargs))
-    result: Tensor = output[0] if isinstance(output, tuple) else output
-    return result
+class Call(NamedTuple):
+    """A call of a module in the forward pass.
+
+    Attributes
+    ----------
+    module : Module
+        The module, or one that computes the same with other `parameters`.
+    parameters : mapping of str to Tensor
+        Its own parameters, live; with a BatchNorm folded in where there is one.
+    args : tuple
+        Its inputs, attached to the graph.
+    kwargs : mapping
+        Its keyword arguments.
+    """
+
+    module: nn.Module
+    parameters: Mapping[str, Tensor | None]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors among the inputs."""
+        return [a for a in self.args if isinstance(a, Tensor)]
+
+    def output(self) -> Tensor:
+        """Return the module's output with these parameters, and with copies of its buffers (running statistics)."""
+        state: dict[str, Any] = {f"module.{name}": value for name, value in self.parameters.items()}
+        state |= {f"module.{name}": buffer.clone() for name, buffer in self.module.named_buffers()}
+        args = copied(self.args) if getattr(self.module, "inplace", False) else self.args
+        output = torch.func.functional_call(_Unhooked(self.module), state, args, dict(self.kwargs))
+        return output[0] if isinstance(output, tuple) else output
+
+
+def copied(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return arguments with copies of the tensors, for a module that works in place."""
+    return tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
 
 
 def modified_parameters(
@@ -121,28 +136,15 @@ def modified_parameters(
     return changed
 
 
-def basic_relevance(
-    rule: BasicHook,
-    module: nn.Module,
-    parameters: Mapping[str, Tensor | None],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    relevance: Tensor,
-) -> Tensor:
+def basic_relevance(rule: BasicHook, call: Call, relevance: Tensor) -> Tensor:
     """Relevance at the first input of a module by a rule made of modifiers, gradient mapper and reducer.
 
     Parameters
     ----------
     rule : zennit.core.BasicHook
         The rule.
-    module : Module
-        The module, or one that computes the same with other `parameters`.
-    parameters : mapping of str to Tensor
-        Its own parameters, live; with a BatchNorm folded in where there is one.
-    args : tuple
-        Inputs of the module in the forward pass, attached to the graph. The rule modifies the first one.
-    kwargs : mapping
-        Its keyword arguments.
+    call : Call
+        Of the module. The rule modifies the first input.
     relevance : Tensor
         Relevance at the output.
 
@@ -151,7 +153,7 @@ def basic_relevance(
     Tensor
         Relevance at the input, differentiable with respect to parameters, input and incoming relevance.
     """
-    input, *others = args
+    input, *others = call.args
     inputs, outputs = [], []
     evaluation = InputGradient()
     with torch.enable_grad(), evaluation:
@@ -161,32 +163,21 @@ def basic_relevance(
             # the alias keeps derivatives of different pieces apart
             modified = in_mod(input).view_as(input)
             modified = modified if modified.requires_grad else modified.requires_grad_()
-            weights = modified_parameters(param_mod, module, parameters)
+            weights = modified_parameters(param_mod, call.module, call.parameters)
             inputs.append(modified)
-            outputs.append(out_mod(evaluate(module, weights, (modified, *others), kwargs)))
-    create_graph = torch.is_grad_enabled()
+            outputs.append(out_mod(call._replace(parameters=weights, args=(modified, *others)).output()))
     upper = rule.gradient_mapper(relevance, outputs)
-    gradients = evaluation.gradient(outputs, inputs, upper, create_graph)
-    result: Tensor = rule.reducer(inputs, gradients)
-    return result
+    return rule.reducer(inputs, evaluation.gradient(outputs, inputs, upper))
 
 
-def plain_gradients(
-    module: nn.Module,
-    parameters: Mapping[str, Tensor | None],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    upper: Tensor,
-) -> tuple[Tensor | None, ...]:
+def plain_gradients(call: Call, upper: Tensor) -> tuple[Tensor | None, ...]:
     """Return the ordinary gradient at each tensor among the inputs, None at those that have no part in it."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        inputs = tuple(a.view_as(a) if isinstance(a, Tensor) else a for a in args)
-        tensors = [a for a in inputs if isinstance(a, Tensor)]
-        wanted = [t for t in tensors if t.requires_grad]
-        output = evaluate(module, parameters, inputs, kwargs)
-        found = iter(torch.autograd.grad(output, wanted, upper, create_graph=create_graph, allow_unused=True))
-    return tuple(next(found) if t.requires_grad else None for t in tensors)
+        call = call._replace(args=tuple(a.view_as(a) if isinstance(a, Tensor) else a for a in call.args))
+        wanted = [t for t in call.tensors if t.requires_grad]
+        found = iter(torch.autograd.grad(call.output(), wanted, upper, create_graph=create_graph, allow_unused=True))
+    return tuple(next(found) if t.requires_grad else None for t in call.tensors)
 
 
 def is_pass(rule: Hook) -> bool:
@@ -194,13 +185,13 @@ def is_pass(rule: Hook) -> bool:
     return type(rule).backward is Pass.backward
 
 
-def check_rule(path: str, module: nn.Module, rule: Any) -> None:
+def check_rule(where: str, module: nn.Module, rule: Any) -> None:
     """Raise if a rule cannot be evaluated with live parameters on this module.
 
     Parameters
     ----------
-    path : str
-        Name of the module in the model.
+    where : str
+        Name and type of the module.
     module : Module
         The module.
     rule : zennit.core.Hook
@@ -214,76 +205,62 @@ def check_rule(path: str, module: nn.Module, rule: Any) -> None:
         again; if it evaluates a SyncBatchNorm that synchronizes; if the module computes its weights from other
         parameters, which modifiers of parameters do not see.
     """
-    where = f"{path or '(the model)'} ({type(module).__name__}): {type(rule).__name__}"
+    where = f"{where}: {type(rule).__name__}"
     if not isinstance(rule, Hook):
         raise UnsupportedModelError(f"{where} is no rule; a composite maps modules to zennit.core.Hook or None")
     replaced = [name for name in MECHANISM if getattr(type(rule), name) is not getattr(Hook, name)]
-    if replaced:
-        raise UnsupportedModelError(
-            f"{where} overrides {', '.join(replaced)}, for which differentiable() has its own; express the rule by "
-            "forward and backward"
-        )
-    own_backward = isinstance(rule, BasicHook) and type(rule).backward is not BasicHook.backward
-    if own_backward and next(module.parameters(recurse=False), None) is not None:
-        raise UnsupportedModelError(
-            f"{where} overrides BasicHook.backward on a module with parameters, which may read param.data and lose "
-            "their gradient; express the rule by modifiers, gradient mapper and reducer, or as a plain Hook"
-        )
-    if isinstance(module, RANDOM) and not is_pass(rule):
-        raise UnsupportedModelError(
-            f"{where} would draw other random numbers than the forward pass; give the module no rule, or Pass"
-        )
-    if synchronizes(module) and not is_pass(rule):
-        raise UnsupportedModelError(
-            f"{where} needs a second derivative, which PyTorch does not give SyncBatchNorm; give the module no rule, "
-            "or Pass, or put it in eval mode"
-        )
-    computed = parametrize.is_parametrized(module) or isinstance(vars(module).get("weight"), Tensor)
-    if computed and isinstance(rule, BasicHook):
-        raise UnsupportedModelError(
-            f"{where} modifies parameters, but the module's weight is computed from others (weight or spectral norm); "
-            "remove the parametrization, or give the module no rule"
-        )
+    is_basic, has_parameters = isinstance(rule, BasicHook), any(True for _ in module.parameters(recurse=False))
+    is_computed = parametrize.is_parametrized(module) or isinstance(vars(module).get("weight"), Tensor)
+    refusals = {
+        f"overrides {', '.join(replaced)}, for which differentiable() has its own; use forward and backward": replaced,
+        "overrides BasicHook.backward on a module with parameters and may read param.data; express the rule by "
+        "modifiers, gradient mapper and reducer, or as a plain Hook": (
+            is_basic and type(rule).backward is not BasicHook.backward and has_parameters
+        ),
+        "would draw other random numbers than the forward pass; give the module no rule, or Pass": (
+            isinstance(module, RANDOM) and not is_pass(rule)
+        ),
+        "needs a second derivative, which SyncBatchNorm has not; give the module no rule, or Pass, or eval mode": (
+            synchronizes(module) and not is_pass(rule)
+        ),
+        "modifies parameters, but the weight is computed from others (weight or spectral norm); remove the "
+        "parametrization, or give the module no rule": is_basic and is_computed,
+    }
+    for reason, applies in refusals.items():
+        if applies:
+            raise UnsupportedModelError(f"{where} {reason}")
 
 
-def apply_rule(
-    rule: Hook,
-    module: nn.Module,
-    parameters: Mapping[str, Tensor | None],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    relevance: Tensor,
-) -> tuple[Tensor | None, ...]:
+def apply_rule(rule: Hook, call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
     """Relevance at each tensor among the inputs, by any of Zennit's hooks.
 
     A rule made of modifiers gives its relevance to each input of that shape, as Zennit does. Another hook gets the
     ordinary gradients, and keeps them where it returns None.
     """
-    tensors = [a for a in args if isinstance(a, Tensor)]
     if is_pass(rule):
-        return relevance, *(None for _ in tensors[1:])
+        return relevance, *(None for _ in call.tensors[1:])
     if isinstance(rule, BasicHook) and type(rule).backward is BasicHook.backward:
-        result = basic_relevance(rule, module, parameters, args, kwargs, relevance)
-        return tuple(result if t.shape == result.shape else None for t in tensors)
-    gradients = plain_gradients(module, parameters, args, kwargs, relevance)
+        result = basic_relevance(rule, call, relevance)
+        return tuple(result if t.shape == result.shape else None for t in call.tensors)
+    gradients = plain_gradients(call, relevance)
     if torch.is_grad_enabled() and not relevance.requires_grad:
         # hooks ask the incoming relevance whether to make a graph
         relevance = relevance.detach().requires_grad_()
     rule.stored_tensors["grad_output"] = (relevance,)
     try:
-        changed = rule.backward(module, gradients, (relevance,))
+        changed = rule.backward(call.module, gradients, (relevance,))
     finally:
         # the graph of the relevance holds this rule: a reference cycle that nothing collects
         del rule.stored_tensors["grad_output"]
     return gradients if changed is None else tuple(changed)
 
 
-def see_forward(rule: Hook, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Tensor) -> None:
+def see_forward(rule: Hook, call: Call, output: Tensor) -> None:
     """Let a hook see the forward pass: ``(module, input, output)``, or with keyword arguments since Zennit 1."""
     own = type(rule)
     if own.forward is Hook.forward or (own.forward is BasicHook.forward and own.backward is BasicHook.backward):
         return
     if len(inspect.signature(rule.forward).parameters) == 3:
-        rule.forward(module, args, output)
+        rule.forward(call.module, call.args, output)
     else:
-        rule.forward(module, args, kwargs, output)
+        rule.forward(call.module, call.args, call.kwargs, output)

@@ -3,52 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode, resolve_name
-from zennit.core import Hook, RemovableHandle, RemovableHandleList
+from torch.overrides import TorchFunctionMode
+from zennit.core import Hook
 from zennit.layer import Sum
 
 from zennit_isnet.errors import UncoveredOperationError
-from zennit_isnet.lrp.relevance.evaluation import apply_rule, is_pass, see_forward
+from zennit_isnet.lrp.composite import PassHook
+from zennit_isnet.lrp.relevance.evaluation import Call, apply_rule
+from zennit_isnet.lrp.relevance.live_rule import attached
 from zennit_isnet.lrp.signal import linear
-from zennit_isnet.lrp.signal.mode import module_path, tensors_in
+from zennit_isnet.lrp.signal.mode import module_path, name_of, tensors_in
 from zennit_isnet.lrp.signal.substitute import substitute
 from zennit_isnet.lrp.signal.table import HANDLERS
 
 SUMS = frozenset({torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__})
 
-PLAIN = frozenset({linear.linear, linear.assignment, linear.constant, linear.dropout, linear.alias, linear.shaped})
+PLAIN = frozenset({linear.linear, linear.constant, linear.dropout, linear.alias, linear.shaped})
 """Handlers whose relevance is the ordinary gradient."""
 
 MODULES: Mapping[Any, Callable[..., nn.Module]] = MappingProxyType(
     {
-        F.relu: lambda inplace=False: nn.ReLU(),
-        torch.relu: nn.ReLU,
-        Tensor.relu: nn.ReLU,
-        F.relu6: lambda inplace=False: nn.ReLU6(),
-        F.gelu: nn.GELU,
-        F.silu: lambda inplace=False: nn.SiLU(),
-        F.hardswish: lambda inplace=False: nn.Hardswish(),
-        torch.tanh: nn.Tanh,
-        torch.sigmoid: nn.Sigmoid,
-        F.avg_pool1d: nn.AvgPool1d,
-        F.avg_pool2d: nn.AvgPool2d,
-        F.avg_pool3d: nn.AvgPool3d,
-        F.adaptive_avg_pool1d: nn.AdaptiveAvgPool1d,
-        F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
-        F.adaptive_avg_pool3d: nn.AdaptiveAvgPool3d,
+        **{F.relu: nn.ReLU, torch.relu: nn.ReLU, Tensor.relu: nn.ReLU, F.relu6: nn.ReLU6, F.silu: nn.SiLU},
+        **{F.hardswish: nn.Hardswish, F.gelu: nn.GELU, torch.tanh: nn.Tanh, torch.sigmoid: nn.Sigmoid},
+        **{getattr(F, f"avg_pool{d}d"): getattr(nn, f"AvgPool{d}d") for d in (1, 2, 3)},
+        **{getattr(F, f"adaptive_avg_pool{d}d"): getattr(nn, f"AdaptiveAvgPool{d}d") for d in (1, 2, 3)},
     }
 )
 """The module that a functional call stands for, made from the call's arguments after the input."""
 
 
-class VisibleFunctions(Hook):
+class VisibleFunctions(PassHook):
     """Hook of the root module: functional calls outside of modules with a rule get the rule of their module type.
 
     Parameters
@@ -62,51 +52,26 @@ class VisibleFunctions(Hook):
     def __init__(self, rule_of: Callable[[nn.Module], Hook | None], strict: bool = False) -> None:
         super().__init__()
         self.rule_of, self.strict = rule_of, strict
-        self.active = False
         self.inside = 0
-        self._mode: _FunctionMode | None = None
-        self._stack = ExitStack()
 
-    def copy(self) -> VisibleFunctions:
-        """Return an unregistered hook."""
-        return VisibleFunctions(self.rule_of, self.strict)
-
-    def register(self, module: nn.Module) -> RemovableHandleList:
+    def hook_on(self, module: nn.Module) -> list[Any]:
         """Watch the functional calls of the module's forward passes."""
-        self.active = True
-        handles: list[Any] = [
-            RemovableHandle(self),
-            module.register_forward_pre_hook(self._enter, prepend=True),
-            module.register_forward_hook(self._leave, always_call=True),
-        ]
+        handles = super().hook_on(module)
         for child in module.modules():
             if child is not module and self.rule_of(child) is not None:
                 handles.append(child.register_forward_pre_hook(self._into, prepend=True))
                 handles.append(child.register_forward_hook(self._out_of, always_call=True))
-        return RemovableHandleList(handles)
+        return handles
 
-    def remove(self) -> None:
-        """Switch off."""
-        self.active = False
-        self._close()
-        super().remove()
-
-    def _enter(self, module: nn.Module, args: Any) -> None:
-        if self._mode is None and torch.is_grad_enabled():
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.mode is None and torch.is_grad_enabled():
             self.inside = 0
-            self._mode = _FunctionMode(self, module)
-            self._stack.enter_context(self._mode)
+            self.start(_FunctionMode(self, module))
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        mode = self._close()
+        mode = self.end()
         if mode is not None and output is not None and mode.problems:
             raise UncoveredOperationError(mode.problems)
-
-    def _close(self) -> _FunctionMode | None:
-        mode, self._mode = self._mode, None
-        if mode is not None:
-            self._stack.close()
-        return mode
 
     def _into(self, module: nn.Module, args: Any) -> None:
         self.inside += 1
@@ -136,9 +101,8 @@ class _FunctionMode(TorchFunctionMode):
         return result
 
     def _report(self, func: Any) -> None:
-        name = resolve_name(func) or repr(func)
         remedy = "use LRPFlex, or differentiable(composite) with a rule for the module"
-        problem = f"{module_path(self.root)}: {name}: no relevance rule covers it; {remedy}"
+        problem = f"{module_path(self.root)}: {name_of(func)}: no relevance rule covers it; {remedy}"
         if problem not in self.problems:
             self.problems.append(problem)
 
@@ -150,40 +114,29 @@ class _FunctionMode(TorchFunctionMode):
             return func(left, right, **kwargs)
         inplace = func in (Tensor.add_, Tensor.__iadd__)
         terms = (left.clone() if inplace else left, right)
-        module = Sum()
 
         def propagate(relevance: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, ...]:
             stacked = torch.stack(torch.broadcast_tensors(left, right), dim=-1)
-            parts = _one(apply_rule(rule.copy(), module, {}, (stacked,), {}, relevance)).unbind(-1)
-            return tuple(part.sum_to_size(t.shape) for part, t in zip(parts, (left, right), strict=True))
+            (share,) = apply_rule(rule.copy(), Call(Sum(), {}, (stacked,)), relevance)
+            assert share is not None
+            return tuple(part.sum_to_size(t.shape) for part, t in zip(share.unbind(-1), (left, right), strict=True))
 
         result = substitute(self.hook, propagate, torch.add(*terms), *terms)
         return left.copy_(result) if inplace else result
 
     def _call(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
-        module = MODULES[func](*args, **kwargs)
+        module: Any = MODULES[func](*args, **kwargs)
         rule = self.hook.rule_of(module)
         if rule is None or not _carries(input):
             return func(input, *args, **kwargs)
-        inplace = bool(kwargs.get("inplace", False))
+        inplace: bool = getattr(module, "inplace", False)
+        module.inplace = False
         original = input.clone() if inplace else input
-        output = module.forward(original)
-        applied = rule.copy()
-        see_forward(applied, module, (original,), {}, output)
-
-        def propagate(relevance: Tensor, input: Tensor) -> tuple[Tensor | None, ...]:
-            return apply_rule(applied, module, {}, (input,), {}, relevance)
-
-        result = substitute(self.hook, None if is_pass(rule) else propagate, output, original)
+        call = Call(module, {}, (original,))
+        result = attached(self.hook, name_of(func), rule.copy(), call, module.forward(original))
         return input.copy_(result) if inplace else result
 
 
 def _carries(value: Any) -> bool:
     """Whether a value may carry relevance to the images; a parameter alone does not."""
     return isinstance(value, Tensor) and value.requires_grad and not isinstance(value, nn.Parameter)
-
-
-def _one(relevance: tuple[Tensor | None, ...]) -> Tensor:
-    (single,) = relevance
-    assert single is not None
-    return single

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
-from zennit.core import Hook, RemovableHandle, RemovableHandleList
+from zennit.core import Hook
 from zennit.types import ConvolutionTranspose, Linear
 
 from zennit_isnet.errors import UnsupportedModelError
-from zennit_isnet.lrp.relevance.evaluation import apply_rule, is_pass
-from zennit_isnet.lrp.signal.normalization import BatchStatistics, SynchronizedStatistics, synchronizes
-from zennit_isnet.lrp.signal.substitute import substitute
+from zennit_isnet.lrp.composite import Switched
+from zennit_isnet.lrp.relevance.evaluation import Call, apply_rule, is_pass
+from zennit_isnet.lrp.signal.normalization import BatchStatistics, Scaled, synchronizes
+from zennit_isnet.lrp.signal.substitute import Switch, substitute
 
 
 class Affine:
@@ -37,10 +38,8 @@ class Affine:
     def __call__(self, input: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``γ/σ`` and ``β − γμ/σ`` for the BatchNorm's input; running statistics are not touched."""
         norm = self.norm
-        if self.synchronized:
-            mean, inverse_std = SynchronizedStatistics.apply(input, norm.eps, norm.process_group)
-        elif self.by_batch:
-            mean, inverse_std = BatchStatistics.apply(input, norm.eps)
+        if self.by_batch:
+            mean, inverse_std = BatchStatistics.apply(input, norm.eps, norm if self.synchronized else None)
         else:
             mean, inverse_std = norm.running_mean, torch.rsqrt(norm.running_var + norm.eps)
         scale = inverse_std if norm.weight is None else norm.weight * inverse_std
@@ -70,11 +69,6 @@ class Affine:
             "weight": weight * _of_groups(scale, weight, groups),
             "bias": constant if bias is None else bias + constant,
         }
-
-    @staticmethod
-    def channels(values: Tensor, like: Tensor) -> Tensor:
-        """Give values of the channels the shape that broadcasts to ``(N, C, …)``."""
-        return values.view(1, -1, *(1,) * (like.ndim - 2))
 
 
 def exact_before(module: Any, input: Tensor) -> bool:
@@ -113,7 +107,7 @@ class LinearCall(NamedTuple):
     """A call of a convolution or linear layer whose output a BatchNorm may read."""
 
     version: int
-    switch: Hook
+    switch: Switch | None
     rule: Hook | None
     module: nn.Module
     input: Tensor
@@ -140,11 +134,22 @@ class Fusion:
         self._norms: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def note_linear(
-        self, output: Tensor, switch: Hook, rule: Hook | None, module: nn.Module, input: Tensor, before: Affine | None
+        self,
+        output: Tensor,
+        switch: Switch | None,
+        rule: Hook | None,
+        module: nn.Module,
+        input: Tensor,
+        before: Affine | None,
     ) -> None:
         """Remember the layer that made `output`; `rule` None means that it has the ordinary gradient."""
         if isinstance(module, Linear):
             self._linear[output] = LinearCall(output._version, switch, rule, module, input, before)
+
+    def note_unruled(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        """Forward hook of a layer without a rule: a BatchNorm behind it acts on its gradient as a fused one would."""
+        if torch.is_grad_enabled() and args and args[0].requires_grad:
+            self.note_linear(output, None, None, module, args[0], None)
 
     def note_norm(self, output: Tensor, affine: Affine, input: Tensor) -> None:
         """Remember the BatchNorm that made `output` and was folded into no layer before it."""
@@ -173,15 +178,15 @@ class Fusion:
         # an in-place operation in between makes it another tensor
         return None if call is None or call.version != output._version else call
 
-    def fold_after(self, affine: Affine, switch: Hook, input: Tensor, output: Tensor) -> Tensor | None:
+    def fold_after(self, affine: Affine, switch: Switch, input: Tensor, output: Tensor) -> Tensor | None:
         """Return a BatchNorm's output with the fused layer's rule, or None if no layer made its input."""
         call = self.call_of(input)
         if call is None or input.ndim != call.module.weight.ndim:
             return None
-        if call.rule is None:
+        if call.rule is None or call.switch is None:
 
             def scale(relevance: Tensor, norm_input: Tensor) -> tuple[Tensor]:
-                return (relevance * affine.channels(affine(norm_input)[0], relevance),)
+                return (Scaled.apply(relevance, affine(norm_input)[0]),)
 
             return substitute(switch, scale, output, input)
         names = [name for name, _ in call.module.named_parameters(recurse=False)]
@@ -194,20 +199,20 @@ class Fusion:
             if before is not None:
                 parameters = before.folded_before(module, parameters, layer_input)
             parameters = affine.folded_after(module, parameters, norm_input)
-            (result,) = apply_rule(rule, module, parameters, (layer_input,), {}, relevance)
+            (result,) = apply_rule(rule, Call(module, parameters, (layer_input,)), relevance)
             return result, *(None for _ in operands[1:])
 
         values = [getattr(module, name) for name in names]
         return substitute(call.switch, propagate, output, call.input, input, *values)
 
 
-class FusedBatchNorm(Hook):
+class FusedBatchNorm(Switched):
     """Hook of a BatchNorm module that folds it by `Fusion`, and keeps its own rule where that cannot be.
 
     Parameters
     ----------
-    path : str
-        Name of the module in the model, for messages.
+    where : str
+        Name and type of the module in the model, for messages.
     fusion : Fusion
         Shared by the registration.
     rule : zennit.core.Hook, optional
@@ -219,29 +224,18 @@ class FusedBatchNorm(Hook):
         If the rule is another one, which would have to hold for a layer that is no longer there.
     """
 
-    def __init__(self, path: str, fusion: Fusion, rule: Hook | None) -> None:
+    def __init__(self, where: str, fusion: Fusion, rule: Hook | None) -> None:
         super().__init__()
         if rule is not None and not is_pass(rule):
             raise UnsupportedModelError(
-                f"{path or '(the model)'}: a BatchNorm has the rule {type(rule).__name__} and a canonizer that merges "
+                f"{where}: a BatchNorm has the rule {type(rule).__name__} and a canonizer that merges "
                 "it into another layer; give it Pass or no rule, or leave out the canonizer"
             )
-        self.path, self.fusion, self.rule = path, fusion, rule
-        self.active = False
+        self.where, self.fusion, self.rule = where, fusion, rule
 
-    def copy(self) -> FusedBatchNorm:
-        """Return an unregistered hook."""
-        return FusedBatchNorm(self.path, self.fusion, self.rule)
-
-    def register(self, module: nn.Module) -> RemovableHandleList:
+    def hook_on(self, module: nn.Module) -> list[Any]:
         """Hook the BatchNorm."""
-        self.active = True
-        return RemovableHandleList([RemovableHandle(self), module.register_forward_hook(self._after)])
-
-    def remove(self) -> None:
-        """Switch off."""
-        self.active = False
-        super().remove()
+        return [module.register_forward_hook(self._after)]
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if not torch.is_grad_enabled() or not args or not args[0].requires_grad:
@@ -253,47 +247,16 @@ class FusedBatchNorm(Hook):
         if self.rule is not None:
             passed = substitute(self, None, output, args[0])
         elif affine.synchronized:
-            passed = substitute(self, _refusal(self.path, module), output, args[0])
+            passed = substitute(self, self._refuse, output, args[0])
         else:
             passed = output
         self.fusion.note_norm(passed, affine, args[0])
         return passed
 
-
-class UnruledLayer(Hook):
-    """Hook of a layer without a rule, whose gradient goes through the BatchNorm after it as through a fused layer.
-
-    Parameters
-    ----------
-    fusion : Fusion
-        Shared by the registration.
-    """
-
-    def __init__(self, fusion: Fusion) -> None:
-        super().__init__()
-        self.fusion = fusion
-
-    def copy(self) -> UnruledLayer:
-        """Return an unregistered hook."""
-        return UnruledLayer(self.fusion)
-
-    def register(self, module: nn.Module) -> RemovableHandleList:
-        """Hook the layer."""
-        return RemovableHandleList([RemovableHandle(self), module.register_forward_hook(self._after)])
-
-    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        if torch.is_grad_enabled() and args and args[0].requires_grad:
-            self.fusion.note_linear(output, self, None, module, args[0], None)
-
-
-def _refusal(path: str, module: nn.Module) -> Any:
-    """Return a rule that raises where relevance arrives."""
-
-    def refuse(relevance: Tensor, input: Tensor) -> tuple[Tensor]:
+    def _refuse(self, relevance: Tensor, input: Tensor) -> tuple[Tensor]:
+        """Raise where relevance arrives."""
         raise UnsupportedModelError(
-            f"{path or '(the model)'} ({type(module).__name__}): PyTorch gives it no second derivative, and no layer "
-            "could be fused with it; use LRPFlex, give it the rule Pass, put FuseBatchNorm() among the canonizers if "
-            "it follows a layer, or put it in eval mode"
+            f"{self.where}: PyTorch gives it no second derivative, and no layer could be fused with it; use LRPFlex, "
+            "give it the rule Pass, put FuseBatchNorm() among the canonizers if it follows a layer, or put it in eval "
+            "mode"
         )
-
-    return refuse

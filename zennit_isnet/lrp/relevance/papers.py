@@ -15,13 +15,14 @@ from zennit.types import Activation, AvgPool, BatchNorm, Linear
 from zennit_isnet.checks import check_number
 from zennit_isnet.lrp.composite import Bound, as_box
 from zennit_isnet.lrp.relevance.composite import DifferentiableComposite, FuseBatchNorm, MakeFunctionsVisible
-from zennit_isnet.lrp.relevance.evaluation import evaluate, modified_parameters
+from zennit_isnet.lrp.relevance.evaluation import Call, modified_parameters
 
 
-class PositiveWeights(BasicHook):
+class PositiveParts(BasicHook):
     """z⁺ rule of Dual ISNet: ``R_i = a⁺_i Σ_k w⁺_ik R_k / (Σ_i a⁺_i w⁺_ik + b⁺_k + ε)``.
 
-    Behind a ReLU ``a⁺ = a``; behind a linear bottleneck what is negative gets no relevance, as in sums of branches.
+    Behind a ReLU ``a⁺ = a``; behind a linear bottleneck what is negative gets no relevance, as in sums of branches,
+    ``R_a = a⁺/(a⁺ + b⁺ + ε) R``.
 
     Parameters
     ----------
@@ -33,25 +34,6 @@ class PositiveWeights(BasicHook):
         super().__init__(
             input_modifiers=[torch.relu],
             param_modifiers=[lambda parameter, name: torch.relu(parameter)],
-            output_modifiers=[lambda output: output],
-            gradient_mapper=lambda upper, outputs: upper / (outputs[0] + stabilizer),
-            reducer=lambda inputs, gradients: inputs[0] * gradients[0],
-        )
-
-
-class PositiveShare(BasicHook):
-    """Sums by positive parts: ``R_a = a⁺/(a⁺ + b⁺ + ε) R``.
-
-    Parameters
-    ----------
-    stabilizer : float, default 1e-6
-        ``ε``.
-    """
-
-    def __init__(self, stabilizer: float = 1e-6) -> None:
-        super().__init__(
-            input_modifiers=[torch.relu],
-            param_modifiers=[lambda parameter, name: parameter],
             output_modifiers=[lambda output: output],
             gradient_mapper=lambda upper, outputs: upper / (outputs[0] + stabilizer),
             reducer=lambda inputs, gradients: inputs[0] * gradients[0],
@@ -167,7 +149,7 @@ class ZPlus(_Ready):
     """
 
     def __init__(self, box: tuple[Bound, Bound] | None = None, epsilon: float = 1e-2) -> None:
-        super().__init__(epsilon, box, PositiveShare(stabilizer=epsilon), PositiveWeights(stabilizer=epsilon))
+        super().__init__(epsilon, box, PositiveParts(epsilon), PositiveParts(epsilon))
 
     def start(self, logits: Tensor, seed: Tensor) -> Tensor:
         """Return ``z⁺ ⊙ seed``."""
@@ -176,5 +158,4 @@ class ZPlus(_Ready):
             return super().start(logits, seed)
         with torch.enable_grad():
             positive = modified_parameters(call.rule.param_modifiers[0], call.module, call.parameters())
-            inputs = (call.rule.input_modifiers[0](call.input),)
-            return evaluate(call.module, positive, inputs, {}) * seed
+            return Call(call.module, positive, (call.rule.input_modifiers[0](call.input),)).output() * seed

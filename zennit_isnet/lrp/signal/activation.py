@@ -121,8 +121,7 @@ class SmoothActivation(NamedTuple):
 def _gelu_gate(z: Tensor, approximate: str = "none") -> Tensor:
     if approximate == "tanh":
         return (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))) / 2
-    gate: Tensor = torch.special.ndtr(z)
-    return gate
+    return torch.special.ndtr(z)
 
 
 def _gelu_integral(z: Tensor, approximate: str = "none") -> Tensor:
@@ -181,8 +180,7 @@ def _smooth_gate(z: Tensor, activation: SmoothActivation, options: Any, epsilon:
     if epsilon.exact:
         return gate
     height = activation.integral(z, **options)
-    damped: Tensor = gate * height / (height + epsilon.of(z * gate))
-    return damped
+    return gate * height / (height + epsilon.of(z * gate))
 
 
 class ReLU(Function):
@@ -215,8 +213,7 @@ def relu(mode: FrozenGateMode, func: Any, input: Tensor, inplace: bool = False) 
     inplace = inplace or func in IN_PLACE
     if inplace and input._is_view():
         return input.copy_(relu(mode, torch.relu, input))
-    output: Tensor = ReLU.apply(mode.settings, input, mode.settings.epsilon, inplace)
-    return output
+    return ReLU.apply(mode.settings, input, mode.settings.epsilon, inplace)
 
 
 def activation(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:

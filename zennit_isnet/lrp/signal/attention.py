@@ -86,8 +86,7 @@ def multi_head_attention(mode: FrozenGateMode, func: Any, /, *args: Any, **kwarg
             projected = torch.cat([projected, extra.expand(1, projected.shape[1], -1)])
         if given.add_zero_attn:
             projected = F.pad(projected, (0, 0, 0, 0, 0, 1))
-        split: Tensor = projected.unflatten(-1, (given.num_heads, -1)).permute(1, 2, 0, 3)
-        return split
+        return projected.unflatten(-1, (given.num_heads, -1)).permute(1, 2, 0, 3)
 
     queries = F.linear(query, weights[0], biases[0])
     queries = (queries if batched else queries.unsqueeze(1)).unflatten(-1, (given.num_heads, -1)).permute(1, 2, 0, 3)

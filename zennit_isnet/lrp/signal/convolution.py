@@ -18,8 +18,8 @@ from zennit_isnet.lrp.signal.substitute import Switch
 
 aten = torch.ops.aten
 
-Sizes: TypeAlias = int | tuple[int, ...]
-"""One number for all dimensions, or one for each."""
+Sizes: TypeAlias = int | str | tuple[int, ...]
+"""One number for all dimensions, or one for each; or the name of a padding."""
 
 VECTOR_WIDTH = 16
 """Numbers of single precision in a vector register of a CPU."""
@@ -37,7 +37,7 @@ class Geometry(NamedTuple):
 
     @classmethod
     def of_call(
-        cls, input: Tensor, weight: Tensor, stride: Sizes, padding: Sizes | str, dilation: Sizes, groups: int
+        cls, input: Tensor, weight: Tensor, stride: Sizes = 1, padding: Sizes = 0, dilation: Sizes = 1, groups: int = 1
     ) -> Geometry | None:
         """Geometry of a call of ``conv1d/2d/3d``, or None where PyTorch does more than one convolution.
 
@@ -68,8 +68,7 @@ def input_gradient(grad: Tensor, input_like: Tensor, weight: Tensor, geometry: G
     if grad.device.type == "cpu" and dims == 2 and few and max(geometry.dilation) == 1 and geometry.groups == 1:
         return _input_gradient_by_phases(grad, input_like, weight, geometry)
     mask = [True, False, False]
-    result: Tensor = aten.convolution_backward(grad, input_like, weight, None, *geometry, mask)[0]
-    return result
+    return aten.convolution_backward(grad, input_like, weight, None, *geometry, mask)[0]
 
 
 def _input_gradient_by_phases(grad: Tensor, input_like: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
@@ -88,79 +87,60 @@ def _input_gradient_by_phases(grad: Tensor, input_like: Tensor, weight: Tensor, 
 
 
 class TransposedSignal(Function):
-    """``G_x = Wᵀ G_y`` for a convolution, with first-order kernels in both of its derivatives.
+    """``G_x = Wᵀ (s ⊙ G)`` for a convolution, with first-order kernels in all of its derivatives.
 
     PyTorch's double backward of a convolution computes the same from slower, more general pieces.
-    """
 
-    @staticmethod
-    def forward(ctx: Any, signal: Tensor, weight: Tensor, input_like: Tensor, geometry: Geometry) -> Tensor:
-        ctx.geometry = geometry
-        ctx.save_for_backward(signal, weight)
-        return input_gradient(signal, input_like, weight, geometry)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        signal, weight = ctx.saved_tensors
-        grad_signal = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            grad_signal = aten.convolution(grad, weight, None, *ctx.geometry)
-        if ctx.needs_input_grad[1]:
-            grad_weight = weight_gradient(signal, grad, weight, ctx.geometry)
-        return grad_signal, grad_weight, None, None
-
-
-class ScaledTransposedSignal(Function):
-    """``G_x = Wᵀ (s ⊙ G)`` for a convolution with a scale for each output channel, as BatchNorm has.
-
-    Takes ``s ⊙ G`` from the pass that made it and keeps ``G`` only; in the derivatives the scale multiplies the
-    weights, which are small, instead of signals.
+    The scale ``s`` of each output channel is that of a BatchNorm behind the convolution, or None. ``s ⊙ G`` comes from
+    the pass that made it, and ``G`` only is kept; in the derivatives the scale multiplies the weights, which are small,
+    instead of signals.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, unscaled: Tensor, scale: Tensor, signal: Tensor, weight: Tensor, like: Tensor, geometry: Geometry
+        ctx: Any,
+        unscaled: Tensor,
+        scale: Tensor | None,
+        signal: Tensor,
+        weight: Tensor,
+        input_like: Tensor,
+        geometry: Geometry,
     ) -> Tensor:
         ctx.geometry = geometry
         ctx.save_for_backward(unscaled, scale, weight)
-        return input_gradient(signal, like, weight, geometry)
+        return input_gradient(signal, input_like, weight, geometry)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         unscaled, scale, weight = ctx.saved_tensors
-        rows = scale.to(weight.dtype).view(-1, *(1,) * (weight.ndim - 1))
+        rows = None if scale is None else scale.to(weight.dtype).view(-1, *(1,) * (weight.ndim - 1))
         grad_unscaled = grad_scale = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_unscaled = aten.convolution(grad, weight * rows, None, *ctx.geometry)
+            grad_unscaled = aten.convolution(grad, weight if rows is None else weight * rows, None, *ctx.geometry)
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[3]:
-            product = weight_gradient(unscaled, grad, weight, ctx.geometry)
-            grad_scale = (product * weight).flatten(1).sum(1, dtype=scale.dtype)
-            grad_weight = product * rows
+            grad_weight = weight_gradient(unscaled, grad, weight, ctx.geometry)
+            if rows is not None:
+                grad_scale = (grad_weight * weight).flatten(1).sum(1, dtype=scale.dtype)
+                grad_weight = grad_weight * rows
         return grad_unscaled, grad_scale, None, grad_weight, None, None
 
 
 def weight_gradient(grad: Tensor, input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """Gradient of a convolution with respect to its weights."""
     mask = [False, True, False]
-    result: Tensor = aten.convolution_backward(grad, input, weight, None, *geometry, mask)[1]
-    return result
+    return aten.convolution_backward(grad, input, weight, None, *geometry, mask)[1]
 
 
 def transposed_signal(signal: Tensor, weight: Tensor, input_like: Tensor, geometry: Geometry) -> Tensor:
-    """Signal at a convolution's input from that at its output, by the cheaper of two equal ways.
+    """Signal at a convolution's input from that at its output.
 
     If the signal was made by `Scaled` in this pass, its graph goes on from what `Scaled` read: `Scaled` and its result
     are then forgotten as soon as nobody else asks for them.
     """
-    node = signal.grad_fn
-    if getattr(node, "_forward_cls", None) is not Scaled:
-        result: Tensor = TransposedSignal.apply(signal, weight, input_like, geometry)
-        return result
-    unscaled, scale = node.saved_tensors  # type: ignore[union-attr]
-    result = ScaledTransposedSignal.apply(unscaled, scale, signal.detach(), weight, input_like, geometry)
-    return result
+    node: Any = signal.grad_fn
+    unscaled, scale = node.saved_tensors if getattr(node, "_forward_cls", None) is Scaled else (signal, None)
+    return TransposedSignal.apply(unscaled, scale, signal.detach(), weight, input_like, geometry)
 
 
 class Convolution(Function):
@@ -184,8 +164,7 @@ class Convolution(Function):
         ctx.bias_sizes = None if bias is None else list(bias.shape)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(input, weight)
-        result: Tensor = aten.convolution(input, weight, bias, *geometry)
-        return result
+        return aten.convolution(input, weight, bias, *geometry)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -211,15 +190,13 @@ def convolution_and_weights(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: Sizes = 1,
-    padding: Sizes | str = 0,
-    dilation: Sizes = 1,
-    groups: int = 1,
+    *args: Any,
+    **kwargs: Any,
 ) -> tuple[Any, tuple[Tensor, Tensor | None, Geometry] | None]:
     """Return the output of a convolution, and what it computed with; None where it is more than one convolution."""
-    geometry = Geometry.of_call(input, weight, stride, padding, dilation, groups)
+    geometry = Geometry.of_call(input, weight, *args, **kwargs)
     if geometry is None or mode.kinds[weight] is not Kind.CONSTANT:
-        return affine(mode, func, input, weight, bias, stride, padding, dilation, groups), None
+        return affine(mode, func, input, weight, bias, *args, **kwargs), None
     reads_images = any(input is entry for entry in mode.entries)
     device = input.device.type
     if torch.is_autocast_enabled(device):

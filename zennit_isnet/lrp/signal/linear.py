@@ -23,7 +23,7 @@ DETACH = frozenset({torch.detach, torch.detach_, Tensor.detach, Tensor.detach_})
 
 
 def linear(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Plain gradient: sums, concatenation, pooling, reshaping, linear layers."""
+    """Plain gradient: sums, concatenation, pooling, reshaping, assignment to parts."""
     _check_sum(mode, func, (*args, *kwargs.values()))
     return func(*args, **kwargs)
 
@@ -32,11 +32,6 @@ def _check_sum(mode: FrozenGateMode, func: Any, terms: Iterable[Any]) -> None:
     if Kind.HELD in mode.kinds_of(terms):
         reason = "adds a signal and something that is constant in the signal pass (a sigmoid gate, for example)"
         mode.report(func, reason, "a gate may only multiply a signal; explain the model without this sum")
-
-
-def assignment(mode: FrozenGateMode, func: Any, target: Tensor, index: Any, value: Any) -> None:
-    """``target[index] = value`` is linear and makes the target carry the signal."""
-    linear(mode, func, target, index, value)
 
 
 def product(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -65,8 +60,7 @@ def addcmul(mode: FrozenGateMode, func: Any, input: Tensor, tensor1: Tensor, ten
     factors = (tensor1, tensor2)
     _check_product(mode, func, factors)
     _check_sum(mode, func, (input,) if Kind.SIGNAL in mode.kinds_of(factors) else (input, *factors))
-    result: Tensor = func(input, *factors, **kwargs)
-    return result
+    return func(input, *factors, **kwargs)
 
 
 def quotient(mode: FrozenGateMode, func: Any, numerator: Any, denominator: Any, **kwargs: Any) -> Any:
@@ -145,8 +139,10 @@ def dropout(
     return result
 
 
-def affine(mode: FrozenGateMode, func: Any, input: Tensor, weight: Tensor, bias: Any = None, *args: Any) -> Any:
+def affine(
+    mode: FrozenGateMode, func: Any, input: Tensor, weight: Tensor, bias: Any = None, *args: Any, **kwargs: Any
+) -> Any:
     """``W x + b``: plain gradient, with weights that do not depend on the images."""
     if {*mode.kinds_of((weight, bias))} != {Kind.CONSTANT}:
         mode.report(func, "has a bias or weight that depends on the images", "register a rule for the module")
-    return func(input, weight, bias, *args)
+    return func(input, weight, bias, *args, **kwargs)

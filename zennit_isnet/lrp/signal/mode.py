@@ -93,8 +93,7 @@ class Provenance:
 
     def flaws(self, tensor: Tensor) -> Flaws:
         """Return the flaws of one tensor."""
-        found: Flaws = self._flaws.get(tensor, NO_FLAWS)
-        return found
+        return self._flaws.get(tensor, NO_FLAWS)
 
     def flaws_of(self, tensors: Iterable[Tensor], kind: Kind = Kind.SIGNAL) -> Flaws:
         """Return the flaws of those tensors that are of a kind."""
@@ -287,7 +286,7 @@ class FrozenGateMode(TorchFunctionMode):
             self._here or func is Tensor.__setitem__ or any(t.requires_grad for t in tensors_in((result,)))
         ):
             name = None if handler is None else getattr(handler, "__name__", type(handler).__name__)
-            self.seen.append(Observation(self._path(), _name(func), name, frozenset(self._here)))
+            self.seen.append(Observation(self._path(), name_of(func), name, frozenset(self._here)))
         return result
 
     def _mark(self, result: Any, operands: list[Tensor], kind: Kind, flaws: Flaws, here: Flaws) -> None:
@@ -333,7 +332,7 @@ class FrozenGateMode(TorchFunctionMode):
                 self.kinds[tensor] = Kind.SIGNAL
 
     def _position(self, func: Any, reason: str, remedy: str) -> int:
-        problem = Problem(self._path(), _name(func), reason, remedy)
+        problem = Problem(self._path(), name_of(func), reason, remedy)
         if problem not in self.found:
             self.found.append(problem)
         return self.found.index(problem)
@@ -344,7 +343,8 @@ class FrozenGateMode(TorchFunctionMode):
         return module_path(self.root, self._paths)
 
 
-def _name(func: Any) -> str:
+def name_of(func: Any) -> str:
+    """Return the name of a function in messages."""
     return func if isinstance(func, str) else (resolve_name(func) or getattr(func, "__name__", repr(func)))
 
 

@@ -62,11 +62,19 @@ def _checked(key: Any, rule: Any) -> Any:
     return rule
 
 
-class HiddenModule:
-    """Hides the inside of one module from the mode, and attaches a signal function to its output.
+def hide(
+    module: nn.Module,
+    word: str,
+    attach: Callable[[nn.Module, FrozenGateMode, list[Tensor], Any], Any],
+    current: Callable[[], FrozenGateMode | None],
+    applies: Callable[[nn.Module], bool] = lambda module: True,
+) -> list[RemovableHandle]:
+    """Hide the inside of one module from the mode, and attach a signal function to its output, by hooks.
 
     Parameters
     ----------
+    module : Module
+        The module.
     word : str
         What `check` calls its rule.
     attach : callable
@@ -76,47 +84,34 @@ class HiddenModule:
     applies : callable, optional
         Whether the module is to be hidden as it is now.
     """
+    calls: list[tuple[list[Tensor], list[int]]] = []
 
-    def __init__(
-        self,
-        word: str,
-        attach: Callable[[nn.Module, FrozenGateMode, list[Tensor], Any], Any],
-        current: Callable[[], FrozenGateMode | None],
-        applies: Callable[[nn.Module], bool] = lambda module: True,
-    ) -> None:
-        self.word, self.attach, self.current, self.applies = word, attach, current, applies
-        self.operands: list[tuple[list[Tensor], list[int]]] = []
-
-    def register(self, module: nn.Module) -> list[RemovableHandle]:
-        """Put hooks on the module."""
-        return [
-            module.register_forward_pre_hook(self.enter, with_kwargs=True),
-            module.register_forward_hook(self.leave, prepend=True, always_call=True),
-        ]
-
-    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before the forward pass."""
-        mode = self.current()
-        if mode is not None and torch.is_grad_enabled() and self.applies(module):
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        mode = current()
+        if mode is not None and torch.is_grad_enabled() and applies(module):
             mode.opaque += 1  # first, because the mode sees a look at a tensor's attributes too
             operands = list(tensors_in((*args, *kwargs.values())))
-            self.operands.append((operands, [t._version for t in operands]))
+            calls.append((operands, [t._version for t in operands]))
 
-    def leave(self, module: nn.Module, args: Any, output: Any) -> Any:
-        """After the forward pass, also after an exception in it."""
-        mode = self.current()
-        if mode is None or not self.operands:
+    def leave(module: nn.Module, args: Any, output: Any) -> Any:
+        mode = current()
+        if mode is None or not calls:
             return None
         try:
-            operands, versions = self.operands.pop()
+            operands, versions = calls.pop()
             if output is None or mode.opaque > 1:
                 return None
             name = f"module {type(module).__name__}"
             if [t._version for t in operands] != versions:
                 mode.refuse(name, "has a declared rule and writes to its input", "make the module work out of place")
-            return mode.declare(name, self.word, operands, output, lambda: self.attach(module, mode, operands, output))
+            return mode.declare(name, word, operands, output, lambda: attach(module, mode, operands, output))
         finally:
             mode.opaque -= 1
+
+    return [
+        module.register_forward_pre_hook(enter, with_kwargs=True),
+        module.register_forward_hook(leave, prepend=True, always_call=True),
+    ]
 
 
 def attach_declared(
@@ -150,5 +145,5 @@ def register_declared(
         rule = next((rule for kind, rule in declared.items() if isinstance(module, kind)), None)
         if rule is not None:
             word = rule if isinstance(rule, str) else getattr(rule, "__name__", "custom rule")
-            handles += HiddenModule(word, partial(attach_declared, rule), current).register(module)
+            handles += hide(module, word, partial(attach_declared, rule), current)
     return handles

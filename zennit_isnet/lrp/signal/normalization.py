@@ -8,8 +8,7 @@ held constant, so the map is linear up to its bias: ``y = γ (x − mean x)/σ +
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,8 +19,8 @@ from torch.nn import functional as F
 from zennit.core import RemovableHandle
 
 from zennit_isnet.lrp.signal.mode import FrozenGateMode
-from zennit_isnet.lrp.signal.modules import HiddenModule
-from zennit_isnet.lrp.signal.substitute import Handler, Substitute, Switch
+from zennit_isnet.lrp.signal.modules import hide
+from zennit_isnet.lrp.signal.substitute import Substitute, Switch
 
 aten = torch.ops.aten
 
@@ -40,8 +39,7 @@ def channel_products(first: Tensor, second: Tensor) -> Tensor:
     zero = torch.zeros(first.shape[1], dtype=dtype, device=first.device)
     one = torch.ones_like(zero)
     mask = [False, True, False]
-    result: Tensor = aten.native_batch_norm_backward(first, second, one, None, None, zero, one, True, 0.0, mask)[1]
-    return result
+    return aten.native_batch_norm_backward(first, second, one, None, None, zero, one, True, 0.0, mask)[1]
 
 
 class Scaled(Function):
@@ -129,40 +127,7 @@ class BatchNorm(Function):
         return None, grad_input, grad_weight, grad_bias if ctx.needs_input_grad[3] else None, *(None,) * 6
 
 
-class BatchStatistics(Function):
-    """``μ`` and ``1/σ`` of each channel, with one pass over the input forwards and one backwards."""
-
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        # the kernel of BatchNorm; torch.var takes several times as long over such dimensions
-        _, mean, inverse_std = torch.native_batch_norm(input, None, None, None, None, True, 0.0, eps)
-        ctx.save_for_backward(input, mean, inverse_std)
-        return mean, inverse_std
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_mean: Tensor, grad_inverse_std: Tensor) -> tuple[Tensor, None]:
-        input, mean, inverse_std = ctx.saved_tensors
-        count = input.numel() // input.shape[1]
-        return statistics_gradient(input, mean, inverse_std, count, grad_mean, grad_inverse_std), None
-
-
-def statistics_gradient(
-    input: Tensor, mean: Tensor, inverse_std: Tensor, count: int | Tensor, grad_mean: Tensor, grad_inverse_std: Tensor
-) -> Tensor:
-    """Gradient at the input of ``μ`` and ``1/σ`` of each channel, taken over ``count`` values."""
-    # ∂μ/∂x = 1/n, ∂(1/σ)/∂x = −(x − μ) / (n σ³)
-    slope = -grad_inverse_std * inverse_std**3 / count
-    offset = grad_mean / count - slope * mean
-    return torch.addcmul(per_channel(offset, input), input, per_channel(slope, input))
-
-
-def batch_norm(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Tensor:
-    """BatchNorm: ``γ/σ`` with the statistics of this pass."""
-    return batch_norm_and_scale(mode, func, *args, **kwargs)[0]
-
-
-def batch_norm_and_scale(
+def batch_norm(
     mode: FrozenGateMode,
     func: Any,
     input: Tensor,
@@ -173,16 +138,15 @@ def batch_norm_and_scale(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> tuple[Tensor, Tensor]:
-    """Return the output of a BatchNorm and ``γ/σ``."""
+) -> Tensor:
+    """BatchNorm: ``γ/σ`` with the statistics of this pass."""
     if training and input.numel() == input.shape[1]:
         # one value per channel has no variance: PyTorch's own error
         func(input, running_mean, running_var, weight, bias, training, momentum, eps)
     detach = mode.settings.detach_statistics
-    result: tuple[Tensor, Tensor] = BatchNorm.apply(
+    return BatchNorm.apply(
         mode.settings, input, weight, bias, running_mean, running_var, training, momentum, eps, detach
-    )
-    return result
+    )[0]
 
 
 def synchronizes(module: nn.Module) -> bool:
@@ -196,66 +160,75 @@ def synchronizes(module: nn.Module) -> bool:
     )
 
 
-class SynchronizedStatistics(Function):
-    """``μ`` and ``1/σ`` of each channel over the batches of all processes of a group, None for all processes.
+class BatchStatistics(Function):
+    """``μ`` and ``1/σ`` of each channel of a batch, with one pass over the input forwards and one backwards.
 
-    One gather forwards and one sum backwards, which all of these processes have to take part in. The gradient is that
-    of the sum of the processes' losses, as in `torch.nn.SyncBatchNorm`.
+    With a SyncBatchNorm of the batches of all processes of its group: one gather forwards and one sum backwards, which
+    all of these processes have to take part in. The gradient is that of the sum of the processes' losses, as in
+    `torch.nn.SyncBatchNorm`.
     """
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, eps: float, group: Any) -> tuple[Tensor, Tensor]:
-        channels, dims = input.shape[1], [d for d in range(input.ndim) if d != 1]
-        values = input.to(torch.promote_types(input.dtype, torch.float32))
-        variance, mean = torch.var_mean(values, dims, correction=0)
-        own = torch.cat([mean, variance, mean.new_tensor([input.numel() // channels])])
-        gathered = [torch.empty_like(own) for _ in range(distributed.get_world_size(group))]
-        distributed.all_gather(gathered, own, group)
-        means, variances, counts = torch.stack(gathered).split([channels, channels, 1], dim=1)
-        count = counts.sum()
-        # of all values: the mean of the means, and the mean of the variances with what the means lie apart
-        mean = (counts / count * means).sum(0)
-        variance = (counts / count * (variances + (means - mean).square())).sum(0)
-        inverse_std = torch.rsqrt(variance + eps)
-        ctx.group = group
-        ctx.save_for_backward(input, mean, inverse_std, count)
+    def forward(ctx: Any, input: Tensor, eps: float, synchronized: Any = None) -> tuple[Tensor, Tensor]:
+        ctx.synchronized, ctx.count = synchronized, input.numel() // input.shape[1]
+        if synchronized is None:
+            # the kernel of BatchNorm; torch.var takes several times as long over such dimensions
+            _, mean, inverse_std = torch.native_batch_norm(input, None, None, None, None, True, 0.0, eps)
+        else:
+            mean, variance, ctx.count = _gathered(input, ctx.count, synchronized.process_group)
+            inverse_std = torch.rsqrt(variance + eps)
+        ctx.save_for_backward(input, mean, inverse_std)
         return mean, inverse_std
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_mean: Tensor, grad_inverse_std: Tensor) -> tuple[Tensor, None, None]:
-        grads = torch.cat([grad_mean, grad_inverse_std])
-        distributed.all_reduce(grads, group=ctx.group)
-        return statistics_gradient(*ctx.saved_tensors, *grads.chunk(2)), None, None
+        input, mean, inverse_std = ctx.saved_tensors
+        if ctx.synchronized is not None:
+            grads = torch.cat([grad_mean, grad_inverse_std])
+            distributed.all_reduce(grads, group=ctx.synchronized.process_group)
+            grad_mean, grad_inverse_std = grads.chunk(2)
+        # ∂μ/∂x = 1/n, ∂(1/σ)/∂x = −(x − μ) / (n σ³)
+        slope = -grad_inverse_std * inverse_std**3 / ctx.count
+        offset = grad_mean / ctx.count - slope * mean
+        return torch.addcmul(per_channel(offset, input), input, per_channel(slope, input)), None, None
 
 
-def sync_batch_norm(mode: FrozenGateMode, func: Any, /, *args: Any) -> Tensor:
-    """SyncBatchNorm: ``γ/σ`` with the statistics of all processes' batches."""
-    return sync_batch_norm_and_scale(mode, func, *args)[0]
+def _gathered(input: Tensor, count: int, group: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean and variance of each channel over the batches of all processes of a group, and how many values."""
+    channels, dims = input.shape[1], [d for d in range(input.ndim) if d != 1]
+    values = input.to(torch.promote_types(input.dtype, torch.float32))
+    variance, mean = torch.var_mean(values, dims, correction=0)
+    own = torch.cat([mean, variance, mean.new_tensor([count])])
+    gathered = [torch.empty_like(own) for _ in range(distributed.get_world_size(group))]
+    distributed.all_gather(gathered, own, group)
+    means, variances, counts = torch.stack(gathered).split([channels, channels, 1], dim=1)
+    total = counts.sum()
+    # of all values: the mean of the means, and the mean of the variances with what the means lie apart
+    mean = (counts / total * means).sum(0)
+    return mean, (counts / total * (variances + (means - mean).square())).sum(0), total
 
 
-def sync_batch_norm_and_scale(
-    mode: FrozenGateMode, func: Any, input: Tensor, output: Tensor, norm: Any
-) -> tuple[Tensor, Tensor]:
-    """Return the output of a SyncBatchNorm and ``γ/σ``.
+def sync_batch_norm(mode: FrozenGateMode, func: Any, input: Tensor, output: Tensor, norm: Any) -> Tensor:
+    """SyncBatchNorm: ``γ/σ`` with the statistics of all processes' batches.
 
     PyTorch's function has no second derivative and needs none: the signal jumps over it, and ``σ`` is computed again as
     a function of all processes' batches that has a derivative.
     """
     source = input.detach() if mode.settings.detach_statistics else input
-    _, inverse_std = SynchronizedStatistics.apply(source, norm.eps, norm.process_group)
+    _, inverse_std = BatchStatistics.apply(source, norm.eps, norm)
     scale = inverse_std if norm.weight is None else norm.weight * inverse_std
 
     def signal_function(signal: Tensor, input: Tensor, scale: Tensor) -> tuple[Tensor, None]:
         return Scaled.apply(signal, scale), None
 
-    return Substitute.apply(mode.settings, signal_function, output, input, scale), scale
+    return Substitute.apply(mode.settings, signal_function, output, input, scale)
 
 
-WITH_SCALE: Mapping[Handler, Handler] = MappingProxyType(
-    {batch_norm: batch_norm_and_scale, sync_batch_norm: sync_batch_norm_and_scale}
-)
-"""What else returns ``γ/σ``, for each handler of a BatchNorm."""
+def scale_of(output: Tensor) -> Tensor:
+    """Return ``γ/σ`` of what `batch_norm` or `sync_batch_norm` has just returned: the last tensor that both keep."""
+    node: Any = output.grad_fn
+    return node.saved_tensors[-1]
 
 
 def register_synchronized(root: nn.Module, current: Callable[[], FrozenGateMode | None]) -> list[RemovableHandle]:
@@ -266,7 +239,7 @@ def register_synchronized(root: nn.Module, current: Callable[[], FrozenGateMode 
         return mode.run(sync_batch_norm, name, (*operands, output, module), {})
 
     norms = [module for module in root.modules() if isinstance(module, nn.SyncBatchNorm)]
-    return [h for norm in norms for h in HiddenModule("batch_norm", attach, current, synchronizes).register(norm)]
+    return [handle for norm in norms for handle in hide(norm, "batch_norm", attach, current, synchronizes)]
 
 
 def layer_norm(
@@ -362,5 +335,4 @@ def _normalized(
         scaled = signal if weight is None else signal * weight
         return formula(scaled, input.to(signal.dtype)).to(input.dtype), None
 
-    result: Tensor = Substitute.apply(mode.settings, signal_function, output, input, weight)
-    return result
+    return Substitute.apply(mode.settings, signal_function, output, input, weight)

@@ -71,8 +71,7 @@ class Epsilon(NamedTuple):
         norm = torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(output.dtype, torch.float32))
         # a layer that is silent throughout has gates 0 and no 0/0
         epsilon = (norm * (self.value / math.sqrt(max(rows.shape[1], 1)))).clamp(min=1e-30)
-        per_image: Tensor = epsilon.to(computed(output).dtype).view(_one_an_image(output))
-        return per_image
+        return epsilon.to(computed(output).dtype).view(_one_an_image(output))
 
     def gradient(self, output: Tensor, epsilon: Tensor | float, grad_epsilon: Tensor) -> Tensor:
         """Gradient at ``a`` of a relative ``ε`` from its own, one an image: ``∂ε/∂a = value² a / (n ε)``."""

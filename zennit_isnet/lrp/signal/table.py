@@ -31,10 +31,9 @@ NAMES: tuple[tuple[Handler, str], ...] = (
     (linear.linear, "unbind __getitem__ narrow select index_select gather take_along_dim diagonal flip fliplr flipud"),
     (linear.linear, "rot90 roll flatten unflatten reshape view ravel squeeze squeeze_ unsqueeze unsqueeze_ permute"),
     (linear.linear, "transpose transpose_ swapaxes swapaxes_ swapdims swapdims_ movedim moveaxis t t_ adjoint"),
-    (linear.linear, "expand repeat repeat_interleave tile broadcast_to clone contiguous"),
+    (linear.linear, "expand repeat repeat_interleave tile broadcast_to clone contiguous __setitem__"),
     (linear.linear, "to type float __float__ double half bfloat16 cpu cuda requires_grad_"),
     (linear.shaped, "expand_as reshape_as view_as type_as"),
-    (linear.assignment, "__setitem__"),
     # products and quotients
     (linear.product, "mul mul_ multiply multiply_ __mul__ __imul__ __rmul__ matmul __matmul__ __rmatmul__ bmm mm mv"),
     (linear.product, "einsum addmm addmm_ baddbmm baddbmm_"),

@@ -9,16 +9,18 @@ from torch import Tensor, nn
 
 from zennit_isnet.checks import fitted_bound
 from zennit_isnet.lrp.signal.activation import activation, hardtanh, out_of_place, relu
-from zennit_isnet.lrp.signal.convolution import Geometry, TransposedSignal, convolution, convolution_and_weights
+from zennit_isnet.lrp.signal.convolution import Geometry, convolution, convolution_and_weights, transposed_signal
 from zennit_isnet.lrp.signal.linear import alias, constant
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, Problem, exchanged, tensors_in
-from zennit_isnet.lrp.signal.normalization import WITH_SCALE
+from zennit_isnet.lrp.signal.normalization import batch_norm, scale_of, sync_batch_norm
 from zennit_isnet.lrp.signal.substitute import Handler, Settings, Substitute, stabilize
 
 aten = torch.ops.aten
 
 ABSOLUTE = 1e-2
 """Stabilizer of z^B where the gates' ``ε`` is relative: the authors' value."""
+
+NORMS = (batch_norm, sync_batch_norm)
 
 ACTIVATIONS = (relu, activation, hardtanh)
 
@@ -57,7 +59,7 @@ class ZBoxMode(FrozenGateMode):
         args, kwargs = self._before(handler, func, args, kwargs)
         if handler is convolution:
             return self._convolution(func, *args, **kwargs)
-        if handler in WITH_SCALE:
+        if handler in NORMS:
             return self._norm(handler, func, *args, **kwargs)
         if handler in ACTIVATIONS:
             return self._activation(handler, func, *args, **kwargs)
@@ -77,7 +79,7 @@ class ZBoxMode(FrozenGateMode):
             self.report(func, "z^B needs a convolution as the first operation on the images", remedy)
         if any(t is passed for t in operands for passed in self.passed):
             self.report(func, "z^B needs a first layer whose output only one operation reads", "use box=None")
-        belongs = (handler in WITH_SCALE and self.scale is None) or handler in ACTIVATIONS
+        belongs = (handler in NORMS and self.scale is None) or handler in ACTIVATIONS
         if self.tail is None or belongs or all(t is not self.tail for t in operands):
             return args, kwargs
         ended = {id(self.tail): self._end(self.tail)}
@@ -92,10 +94,10 @@ class ZBoxMode(FrozenGateMode):
 
     def _norm(self, handler: Handler, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The ``γ/σ`` of a BatchNorm after the first layer multiplies that layer's weights."""
-        output, scale = WITH_SCALE[handler](self, func, input, *args, **kwargs)
+        output = handler(self, func, input, *args, **kwargs)
         if self.tail is not None and input is self.tail:
             self.passed.append(self.tail)
-            self.scale, self.tail = scale, output
+            self.scale, self.tail = scale_of(output), output
         return output
 
     def _activation(self, handler: Handler, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -189,6 +191,6 @@ def zbox_relevance(
     lower = aten.convolution(low.expand(one_image), positive, None, *geometry)
     upper = aten.convolution(high.expand(one_image), negative, None, *geometry)
     share = relevance / stabilize(preactivation - lower - upper, epsilon)
-    through_positive: Tensor = TransposedSignal.apply(share, positive, images, geometry)
-    through_negative: Tensor = TransposedSignal.apply(share, negative, images, geometry)
+    through_positive = transposed_signal(share, positive, images, geometry)
+    through_negative = transposed_signal(share, negative, images, geometry)
     return (images - low) * through_positive + (images - high) * through_negative
