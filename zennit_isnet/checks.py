@@ -1,5 +1,6 @@
 """Checks of what a user hands in: every message shows what came and what is allowed."""
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
@@ -406,3 +407,21 @@ def check_state(owner: Any, state: Any) -> None:
 def kind_of(value: object) -> str:
     """Return the dtype of a tensor, the type of anything else, for a message."""
     return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+
+
+class Described:
+    """Shows an object as the call that makes it, without the arguments that have their defaults."""
+
+    def __repr__(self) -> str:
+        options = inspect.signature(type(self)).parameters.values()
+        given = {option: _shown(getattr(self, option.name, None)) for option in options}
+        told = [f"{o.name}={text}" for o, text in given.items() if text not in ("None", "{}", "[]", repr(o.default))]
+        return f"{type(self).__name__}({', '.join(told)})"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_shown, value))})"
+    if isinstance(value, torch.Generator):
+        return f"<generator, initial seed {value.initial_seed()}>"
+    return repr(value.squeeze().tolist() if isinstance(value, Tensor) else value)

@@ -7,7 +7,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zennit_isnet.checks import as_integers, check_count, check_generator, check_logits, check_number, check_state
+from zennit_isnet.checks import (
+    Described,
+    as_integers,
+    check_count,
+    check_generator,
+    check_logits,
+    check_number,
+    check_state,
+)
 from zennit_isnet.errors import InvalidValueError
 
 __all__ = [
@@ -25,7 +33,7 @@ __all__ = [
 ]
 
 
-class Formulation(ABC):
+class Formulation(Described, ABC):
     """Base class of the formulations. Index letters: N images, C classes, K heatmaps per image.
 
     A formulation is called with logits and returns, for each of K quantities per image, the signal at the logits:
@@ -102,9 +110,6 @@ class Formulation(ABC):
             If `state` has other keys than this formulation's own state.
         """
         check_state(self, state)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
 
 
 def one_hot(classes: Tensor, like: Tensor) -> Tensor:
@@ -196,9 +201,6 @@ class Target(Formulation):
         chosen = as_integers("classes", self.classes, shape, self.classes.device, count)
         return one_hot(chosen.to(logits.device).expand(images).unsqueeze(1), logits).unsqueeze(1)
 
-    def __repr__(self) -> str:
-        return f"Target({self.classes.tolist()})"
-
 
 class Stochastic(Formulation):
     """One logit, drawn for each image: the highest with probability 1/2, else any other alike; one heatmap per image.
@@ -268,10 +270,6 @@ class Stochastic(Formulation):
         super().load_state_dict(state)
         if self.generator is not None:
             self.generator.set_state(state["generator"].cpu())
-
-    def __repr__(self) -> str:
-        seed = None if self.generator is None else self.generator.initial_seed()
-        return "Stochastic()" if seed is None else f"Stochastic(generator=<CPU generator, initial seed {seed}>)"
 
 
 class Label(Formulation):
@@ -420,9 +418,6 @@ class Selective(Formulation):
         p = probability.gather(1, lowest)
         slope = (1 / (p + self.delta) + 1 / (1 - p + self.delta)) * p
         return (slope * (one_hot(lowest, probability) - probability)).to(logits.dtype).unsqueeze(1)
-
-    def __repr__(self) -> str:
-        return "Selective()" if self.delta == 0 else f"Selective(delta={self.delta!r})"
 
 
 class SoftmaxGradient(Formulation):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zennit_isnet.checks import check_count, check_differentiable, check_number
+from zennit_isnet.checks import Described, check_count, check_differentiable, check_number
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.lrp.composite import LRPComposite
 from zennit_isnet.lrp.propagation import propagate
@@ -56,7 +56,7 @@ def _gradients(
     )[:2]
 
 
-class InputGradient:
+class InputGradient(Described):
     """Sensitivity ``R = ∂q/∂x`` of the explained quantity ``q`` to each pixel, with its sign.
 
     Captum's `Saliency` with ``abs=False``, differentiable. Costs one ordinary double backward pass.
@@ -140,7 +140,7 @@ class GradientTimesInput(InputGradient):
         return output, Places({INPUT: relevance if create_graph else relevance.detach()})
 
 
-class IntegratedGradients:
+class IntegratedGradients(Described):
     """``R = (x − x₀) ⊙ ∫₀¹ ∂q/∂x (x₀ + α(x − x₀)) dα``, by Gauss-Legendre quadrature.
 
     ``ΣR = q(x) − q(x₀)`` up to the error of the quadrature, for the quantity ``q = Σ_c s_c y_c`` whose seed ``s``
@@ -224,7 +224,7 @@ class IntegratedGradients:
         return output, Places({INPUT: relevance if create_graph else relevance.detach()})
 
 
-class GradCAM:
+class GradCAM(Described):
     """``R = ReLU(Σ_c w_c a_c)`` with ``w_c = mean_hw ∂q/∂a_c``: one channel, at the resolution of a layer.
 
     Captum's `LayerGradCam` with ``relu_attributions=True``, differentiable. The backward pass ends at the layer, so a

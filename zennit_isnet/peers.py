@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zennit_isnet.formulations import Contrast, Label, LogProbabilities
-from zennit_isnet.functional.masks import align, as_heatmaps, check_real
+from zennit_isnet.functional.heatmap import align, as_heatmaps, check_real
 from zennit_isnet.gradients import GradCAM, GradientTimesInput, InputGradient
 from zennit_isnet.lrp.propagation import Attribution
 from zennit_isnet.lrp.taps import find_layers

@@ -16,6 +16,7 @@ from zennit_isnet import calibration
 from zennit_isnet.balance import PATIENCE, GradientNorms, LossBalance, RatioWatch, gradient_norms
 from zennit_isnet.calibration import DEFAULT_RANGE, Maturity, RelevanceRange
 from zennit_isnet.checks import (
+    Described,
     check_callable,
     check_count,
     check_has_mask,
@@ -38,7 +39,7 @@ from zennit_isnet.model import buffers_restored_on_error, detached, eval_mode, u
 __all__ = ["EveryNth", "ISNetRegularizer"]
 
 
-class EveryNth:
+class EveryNth(Described):
     """Makes the first calls due, and every n-th one after them.
 
     Lazy regularization: with n times the weight at each n-th step, the loss needs no other weighting than at every
@@ -308,7 +309,7 @@ class ISNetRegularizer:
         with buffers_restored_on_error(self.model):
             explained = self._formulation_of(labels)
             output, found = self.attribution(self.model, images, explained, create_graph=training)
-            relevance = Places(found)
+            relevance = found if isinstance(found, Places) else Places(found)
             if training and self._needs_range:
                 self._watch(relevance)
             losses = {place: self._loss_at(place, heatmaps, masks, flags) for place, heatmaps in relevance.items()}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from zennit_isnet.checks import check_differentiable
+from zennit_isnet.checks import Described, check_differentiable
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.lrp.taps import Place, Places, find_layers
 from zennit_isnet.model import attributes_restored, buffers_restored, main_logits, unwrapped
@@ -22,7 +22,7 @@ MADE_HERE = ("inputs", "target", "additional_forward_args")
 """Arguments of Captum's ``attribute`` that the regularizer's images and formulation stand for."""
 
 
-class CaptumAttribution:
+class CaptumAttribution(Described):
     """A gradient-based attribution of Captum as something that `ISNetRegularizer` can penalise.
 
     Captum's classes take gradients that cannot be differentiated again; inside of this adapter they can. What an

@@ -14,10 +14,17 @@ Bassi, P. R. A. S., Decherchi, S., Cavalli, A. "Faster ISNet for background bias
 IEEE Access 12, 155151 (2024). arXiv:2401.08409.
 """
 
-from zennit_isnet.functional.background import background_loss, gwrp, normalized_background
 from zennit_isnet.functional.groups import bias_gap, group_counts, worst_group_accuracy
-from zennit_isnet.functional.heatmap import foreground_loss, heatmap_loss, total_relevance
-from zennit_isnet.functional.masks import resize_foreground, validate_foreground
+from zennit_isnet.functional.heatmap import (
+    background_loss,
+    foreground_loss,
+    gwrp,
+    heatmap_loss,
+    normalized_background,
+    resize_foreground,
+    total_relevance,
+    validate_foreground,
+)
 from zennit_isnet.functional.measures import (
     background_share,
     energy_pointing_game,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from zennit_isnet.checks import as_floats, check_choice, check_count
 from zennit_isnet.errors import InvalidValueError
-from zennit_isnet.functional.masks import check_real, named_images, validate_foreground
+from zennit_isnet.functional.heatmap import check_real, named_images, validate_foreground
 
 ChannelPooling = Literal["sum", "sum_pos", "sum_abs", "l1_norm", "l2_norm", "l2_norm_sq", "max_norm"]
 """Ways to pool channels; all but ``"sum"`` give nothing negative."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from zennit.core import Composite, Hook, RemovableHandle, RemovableHandleList
 
-from zennit_isnet.checks import check_model
+from zennit_isnet.checks import Described, check_model
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.model import unwrapped
 
@@ -78,7 +78,7 @@ class PassHook(Switched):
         """After it, also after an exception in it."""
 
 
-class LRPComposite(Composite, ABC):
+class LRPComposite(Described, Composite, ABC):
     """Base of the composites whose relevance is a differentiable function of the parameters.
 
     It registers with one model at a time and says so: Zennit's composites leave a model silently when they are

@@ -55,7 +55,9 @@ class FrozenGates(PassHook):
 
     def hide_modules(self, module: nn.Module, current: Callable[[], FrozenGateMode | None]) -> list[RemovableHandle]:
         """Hook the modules that are not looked into; `current` returns the mode of the pass that runs."""
-        return [*register_declared(module, self.composite.modules, current), *register_synchronized(module, current)]
+        declared = self.composite.modules
+        handles = register_declared(module, declared, current) if declared else []
+        return [*handles, *register_synchronized(module, current)]
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Let the images in through `InputRelevance`; without a gradient there is nothing to do."""

@@ -9,7 +9,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from zennit_isnet.checks import as_integers, check_generator, check_has_mask, check_masks, check_number, check_state
+from zennit_isnet.checks import (
+    Described,
+    as_integers,
+    check_generator,
+    check_has_mask,
+    check_masks,
+    check_number,
+    check_state,
+)
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.functional import validate_foreground
 
@@ -79,7 +87,7 @@ def swap_backgrounds(images: Tensor, masks: Tensor, donors: Tensor, *, feather: 
     return exchanged(images, masks == 1, _as_donors(donors, masks), feather)
 
 
-class RandomBackgrounds:
+class RandomBackgrounds(Described):
     """What the transforms that change backgrounds at random have in common: their draws, and the checks of a batch.
 
     Parameters
@@ -252,9 +260,6 @@ class BackgroundSwap(RandomBackgrounds):
         donors = torch.empty_like(circle).scatter(0, circle, following)
         return torch.where(takes_part & (chances < self.probability), donors, images)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(probability={self.probability}, feather={self.feather})"
-
 
 class BackgroundFade(RandomBackgrounds):
     r"""Fade the backgrounds of some images of a batch towards their darkest value, so that they are weaker cues.
@@ -331,9 +336,6 @@ class BackgroundFade(RandomBackgrounds):
         darkest = images.amin(tuple(range(2, images.ndim)), keepdim=True)
         faded = darkest + strength * (images - darkest)
         return torch.where(foreground | (chance >= self.probability), images, faded)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(probability={self.probability})"
 
 
 def exchanged(images: Tensor, foreground: Tensor, donors: Tensor, feather: float) -> Tensor:
