@@ -599,8 +599,6 @@ class HeatmapLoss:
         InvalidTypeError, InvalidValueError
             If an argument is not allowed.
         """
-        relevance, foreground = align(relevance, foreground)
-        foreground = foreground.squeeze(1)
         outside = background_loss(
             relevance,
             foreground,
