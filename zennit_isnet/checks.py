@@ -145,7 +145,7 @@ def _problem_of(module: nn.Module) -> str | None:
     if hasattr(module, "set_requires_gradient_sync") or hasattr(module, "_fsdp_wrapped_module"):
         return "FSDP frees parameters that loss.backward() needs; use DistributedDataParallel, ZeroRedundancyOptimizer"
     if isinstance(module, DistributedDataParallel) and module.static_graph:
-        return "with static_graph=True gradients are not averaged; use find_unused_parameters=True where it is needed"
+        return "with static_graph=True gradients are not averaged; leave it out, or use find_unused_parameters=True"
     return None
 
 
@@ -345,7 +345,7 @@ def as_integers(
     InvalidValueError
         If it does not fit, or a value is out of range.
     """
-    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():
         raise InvalidTypeError(f"{name} must be a tensor of integers; got {kind_of(value)}")
     if shape is not None:
         check_fits(name, value, shape, device)

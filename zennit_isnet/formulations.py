@@ -191,6 +191,8 @@ class Target(Formulation):
     def __init__(self, classes: int | Tensor) -> None:
         if not isinstance(classes, Tensor):
             check_count("classes", classes, low=0)
+        elif classes.dtype == torch.bool:
+            raise InvalidTypeError("classes must be an int or a tensor of integers; got torch.bool")
         # on the CPU, so that the checks of calls need not wait for an accelerator
         self.classes = as_integers("classes", torch.as_tensor(classes)).to("cpu", copy=True)
 

@@ -137,7 +137,7 @@ def kinds(confounding: Tensor | bool, labels: Tensor) -> Tensor:
         return torch.full_like(labels, confounding)
     if not isinstance(confounding, Tensor) or confounding.dtype != torch.bool:
         raise InvalidTypeError(f"confounding must be a bool or a tensor of torch.bool; got {kind_of(confounding)}")
-    return as_integers("confounding", confounding.long(), labels.shape, labels.device)
+    return as_integers("confounding", confounding, labels.shape, labels.device)
 
 
 def worst_accuracy(correct: Tensor, total: Tensor, undefined: Undefined) -> Tensor:

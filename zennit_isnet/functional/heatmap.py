@@ -110,10 +110,11 @@ def validate_foreground(foreground: Tensor) -> None:
     empty = ~is_foreground.any(dim=1)
     some_illegal, some_empty = torch.stack([illegal, empty]).any(dim=1).tolist()
     if some_illegal:
-        examples = flat[~is_foreground & (flat != 0)].unique()[:5].tolist()
+        # as text, because NaN equals nothing, itself neither
+        examples = sorted(set(map(str, flat[~is_foreground & (flat != 0)][:1000].tolist())))[:5]
         raise InvalidValueError(
             f"foreground must be 1 on the object and 0 elsewhere; the masks of {named_images(illegal)} have "
-            f"other values, such as {', '.join(map(str, examples))}; threshold them first, as in `foreground > 0`"
+            f"other values, such as {', '.join(examples)}; threshold them first, as in `foreground > 0`"
         )
     if some_empty:
         raise InvalidValueError(

@@ -30,14 +30,14 @@ class LocalizationMetric(SeparateMetric):
     """
 
     higher_is_better = True
-    poolings: Any = ChannelPooling
+    _poolings: Any = ChannelPooling
 
     total: Tensor
     count: Tensor
     skipped: Tensor
 
     def __init__(self, measure: Callable[..., Tensor], options: dict[str, Any], **kwargs: Any) -> None:
-        check_choice("pooling", options["pooling"], self.poolings)
+        check_choice("pooling", options["pooling"], self._poolings)
         super().__init__(*options.values(), **kwargs)
         self.measure = measure
         self.options = options
@@ -114,7 +114,7 @@ class BackgroundShare(LocalizationMetric):
     """
 
     higher_is_better = False
-    poolings = NonNegativePooling
+    _poolings = NonNegativePooling
 
     def __init__(
         self, pooling: NonNegativePooling = "l1_norm", *, undefined: Undefined = "error", **kwargs: Any
@@ -149,7 +149,7 @@ class RelevanceMassAccuracy(LocalizationMetric):
     tensor(0.7500)
     """
 
-    poolings = NonNegativePooling
+    _poolings = NonNegativePooling
 
     def __init__(
         self, pooling: NonNegativePooling = "sum_pos", *, undefined: Undefined = "error", **kwargs: Any
