@@ -16,7 +16,7 @@ from zennit_isnet.checks import (
     check_number,
     check_state,
 )
-from zennit_isnet.errors import InvalidValueError
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 
 __all__ = [
     "AllLogits",
