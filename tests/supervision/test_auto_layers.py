@@ -181,7 +181,7 @@ def test_every_layer_conserves_the_logit_without_biases(name: str, generator: to
         torch.testing.assert_close(heatmaps.flatten(1).sum(1), logits[:, 1], rtol=1e-8, atol=1e-12, msg=layer)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "swin_t"])
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "swin_t"])
 def test_the_relevance_of_every_layer_has_a_gradient(name: str) -> None:
     model = classifier(name, 64)
     for layer, heatmaps in explained(model, torch.rand(2, 3, 64, 64)).items():
@@ -274,9 +274,9 @@ def test_each_composite_is_seen_at_the_same_layers() -> None:
     assert list(relevance) == [Place(layer, composite) for composite in (0, 1) for layer in layers]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "swin_t"])
-def test_the_model_runs_once_and_is_untouched(name: str) -> None:
-    model, images = classifier(name, 64).train(), torch.rand(2, 3, 64, 64)
+def test_the_model_runs_once_and_is_untouched() -> None:
+    # it has running statistics and draws dropout
+    model, images = classifier("mobilenet_v3_small", 64).train(), torch.rand(2, 3, 64, 64)
     calls: list[None] = []
     model.register_forward_hook(lambda *_: calls.append(None))
     state = {key: value.clone() for key, value in model.state_dict().items()}
@@ -302,10 +302,13 @@ def test_an_attribution_is_bound_to_no_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "last", "first"),
-    [("swin_t", "norm", "permute"), ("convnext_tiny", "features.1.0.block.1", "features.1.0.block.0")],
+    ("explain", "name", "last", "first"),
+    [
+        (lambda layer: LRPAttribution(layers=[layer]), "swin_t", "norm", "permute"),
+        (GradCAM, "convnext_tiny", "features.1.0.block.1", "features.1.0.block.0"),
+    ],
+    ids=["LRP", "Grad-CAM"],
 )
-@pytest.mark.parametrize("explain", [lambda layer: LRPAttribution(layers=[layer]), GradCAM], ids=["LRP", "Grad-CAM"])
 def test_channels_last_are_put_first(explain: Any, name: str, last: str, first: str) -> None:
     # of the two layers one permutes the axes of the other's output, so that both are the same maps
     model, images = classifier(name, 64), torch.rand(2, 3, 64, 64)
