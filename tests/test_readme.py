@@ -53,4 +53,4 @@ def test_the_console_in_zennit_runs() -> None:
     example = doctest.DocTestParser().get_doctest(only_block("pycon"), names, "README.md", "README.md", 0)
     doctest.DebugRunner().run(example, clear_globs=False)
     assert example.globs["relevance"].shape == (2, 3, 32, 32)
-    assert example.globs["composite"].propagates == "relevance"
+    assert example.globs["composite"].propagates == "signal"

@@ -324,6 +324,8 @@ def as_integers(
     shape: Sequence[int] | None = None,
     device: torch.device | None = None,
     count: int | None = None,
+    *,
+    booleans: bool = True,
 ) -> Tensor:
     """Return a tensor of integers or booleans in int64, in which no comparison with `count` can overflow.
 
@@ -337,6 +339,8 @@ def as_integers(
         Where the values must fit; not checked if None.
     count : int, optional
         The values must be less; by default they must only not be negative. They are read, so an accelerator waits.
+    booleans : bool, default=True
+        Whether booleans count as 0 and 1, as labels of two classes may.
 
     Raises
     ------
@@ -345,7 +349,8 @@ def as_integers(
     InvalidValueError
         If it does not fit, or a value is out of range.
     """
-    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():
+    refused = () if booleans else (torch.bool,)
+    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex() or value.dtype in refused:
         raise InvalidTypeError(f"{name} must be a tensor of integers; got {kind_of(value)}")
     if shape is not None:
         check_fits(name, value, shape, device)

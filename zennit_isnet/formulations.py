@@ -16,7 +16,7 @@ from zennit_isnet.checks import (
     check_number,
     check_state,
 )
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.errors import InvalidValueError
 
 __all__ = [
     "AllLogits",
@@ -191,10 +191,8 @@ class Target(Formulation):
     def __init__(self, classes: int | Tensor) -> None:
         if not isinstance(classes, Tensor):
             check_count("classes", classes, low=0)
-        elif classes.dtype == torch.bool:
-            raise InvalidTypeError("classes must be an int or a tensor of integers; got torch.bool")
         # on the CPU, so that the checks of calls need not wait for an accelerator
-        self.classes = as_integers("classes", torch.as_tensor(classes)).to("cpu", copy=True)
+        self.classes = as_integers("classes", torch.as_tensor(classes), booleans=False).to("cpu", copy=True)
 
     def seeds(self, logits: Tensor) -> Tensor:
         """Return the seeds of shape (N, 1, C)."""

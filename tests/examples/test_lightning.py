@@ -47,7 +47,7 @@ def test_the_checkpoint_has_the_classifier_and_beside_it_what_the_regularizer_ke
     assert {f"model.{name}" for name in restored.model.state_dict()} == checkpoint["state_dict"].keys()
     measured = restored.regularizer.ranges["input"]
     assert measured.count > 1
-    assert measured.c1 == checkpoint["regularizer"]["ranges"]["input"]["c1"]
+    assert measured.c1 == checkpoint["regularizer"]["ranges"][0]["c1"]
     assert restored.regularizer.schedule.calls == 2, "two batches with a penalty"
 
 

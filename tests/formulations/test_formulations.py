@@ -148,8 +148,8 @@ def test_reprs_say_how_to_build_it_again():
     assert repr(Selective()) == "Selective()"
     assert repr(Selective(0.01)) == "Selective(delta=0.01)"
     assert repr(Original()) == "Original()"
-    assert repr(Target(3)) == "Target(3)"
-    assert repr(Target(torch.tensor([1, 2]))) == "Target([1, 2])"
+    assert repr(Target(3)) == "Target(classes=3)"
+    assert repr(Target(torch.tensor([1, 2]))) == "Target(classes=[1, 2])"
     assert repr(Stochastic()) == "Stochastic()"
     assert "seed 5" in repr(Stochastic(torch.Generator().manual_seed(5)))
 

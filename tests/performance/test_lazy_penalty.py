@@ -121,5 +121,5 @@ def test_a_state_with_another_count_is_refused(model, calls):
 def test_the_first_calls_are_a_number_of_calls():
     with pytest.raises(InvalidValueError, match="start must be at least 0; got -1"):
         EveryNth(2, start=-1)
-    with pytest.raises(InvalidTypeError, match="start must be an integer"):
+    with pytest.raises(InvalidTypeError, match="start must be an int"):
         EveryNth(2, start=0.3)

@@ -303,6 +303,8 @@ def normalized_background(
     check_choice("normalization", normalization, Normalization)
     check_number("stabilizer", stabilizer, include_low=True)
     check_number("decay", decay, high=1.0)
+    if not ceiling > 0:
+        check_number("ceiling", ceiling)
     relevance, foreground = align(relevance, foreground)
     channels, spatial = relevance.shape[2], tuple(range(3, relevance.dim()))
     absolute = relevance.abs()

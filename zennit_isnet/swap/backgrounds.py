@@ -442,7 +442,7 @@ def check_pair(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
 
 def _as_donors(donors: Tensor, masks: Tensor) -> Tensor:
     """Return indices of images, each of which has background to give."""
-    donors = as_integers("donors", donors, masks.shape[:1], masks.device, len(masks))
+    donors = as_integers("donors", donors, masks.shape[:1], masks.device, len(masks), booleans=False)
     full = masks.flatten(1).all(1)
     useless = full[donors] & (donors != torch.arange(len(donors), device=donors.device))
     if bool(useless.any()):

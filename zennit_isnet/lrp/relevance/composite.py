@@ -149,9 +149,10 @@ class DifferentiableComposite(LRPComposite):
     def _register_rules(self, module: nn.Module) -> None:
         context: dict[str, Any] = {}
         fusion = self.fusion = Fusion(self._fuses_before) if self.fuse_batch_norm else None
-        rules = {child: self.composite.module_map(context, name, child) for name, child in module.named_modules()}
+        # by id, because the hooks that look into it must not keep the model alive
+        rules = {id(m): self.composite.module_map(context, name, m) for name, m in module.named_modules()}
         for name, child in module.named_modules():
-            rule, where = rules[child], f"{name or '(the model)'} ({type(child).__name__})"
+            rule, where = rules[id(child)], f"{name or '(the model)'} ({type(child).__name__})"
             if rule is not None:
                 check_rule(where, child, rule)
             if fusion is not None and self._fuses(name, child):
@@ -166,7 +167,7 @@ class DifferentiableComposite(LRPComposite):
         if self.visible_functions:
 
             def rule_of(child: nn.Module) -> Hook | None:
-                return rules[child] if child in rules else self.composite.module_map(context, "", child)
+                return rules[id(child)] if id(child) in rules else self.composite.module_map(context, "", child)
 
             self._add(VisibleFunctions(rule_of, strict=self.strict), module)
 
