@@ -126,9 +126,7 @@ class VanishingWatch:
         self._calls += 1
         return free or self._calls % _LOOK >= _LOOK - _STREAK
 
-    def see(
-        self, totals: Mapping[Place, float], ranges: Mapping[Place, RelevanceRange], *, stacklevel: int = 2
-    ) -> None:
+    def see(self, totals: Mapping[Place, float], ranges: Mapping[Place, RelevanceRange]) -> None:
         """Count the layers whose mean total |relevance| is far below their range, and warn with `_STREAK` in a row."""
         for place, total in totals.items():
             c1 = ranges.get(place, DEFAULT_RANGE).c1
@@ -140,7 +138,7 @@ class VanishingWatch:
                     "learning rate or the penalty's weight, clip the gradient, train plainly for longer first, or "
                     "calibrate again if the settings have changed",
                     VanishedRelevanceWarning,
-                    stacklevel=stacklevel,
+                    stacklevel=4,
                 )
 
 
@@ -555,7 +553,7 @@ class ISNetRegularizer:
                 calibration.warn_outside_default_range(place, total, stacklevel=4)
         self._warned = True
         if self.ranges:
-            self._vanishing.see(totals, self.ranges, stacklevel=4)
+            self._vanishing.see(totals, self.ranges)
 
     def _reads_values(self, images: Any) -> bool:
         """Whether values are looked at in this call; reading them makes an accelerator wait."""

@@ -114,16 +114,21 @@ class AutoTaps(MapTaps):
         again = name in self._ran
         self._ran.add(name)
         if again:
-            self._forget(name)
+            # its name does not say which of its outputs is meant
+            for part, group in self._kept.items():
+                self._kept[part] = [candidate for candidate in group if candidate.name != name]
         # what a module does inside matters no more once it has returned, as in squeeze-and-excitation
         self._marks = [mark for mark in self._marks if not mark.name.startswith(f"{name}.")]
         reading = self.pictures.read(module, output)
         if reading is None or max(reading.size) <= 1 or min(reading.size) < 1:
             return
         level, depth = self.pictures.level(reading.size), self._depths[name]
-        if self._is_finer_than_before(level, depth) or self._upsamples(reading, args):
+        is_finer = any(mark.level > level and mark.depth <= depth for mark in self._marks)
+        if is_finer or self._upsamples(reading, args):
             return
-        self._mark(Mark(name, depth, level))
+        # unless another mark forbids as much
+        if not any(mark.level >= level and mark.depth <= depth for mark in self._marks):
+            self._marks.append(Mark(name, depth, level))
         if level > 0 and not again:
             self._keep_best(Candidate(level, depth, next(self._order), name, reading, output, output._version))
 
@@ -133,9 +138,6 @@ class AutoTaps(MapTaps):
         around = (self._modules.get(".".join(parts[:end])) for end in range(1, len(parts)))
         return sum(not is_chain(module) for module in around)
 
-    def _is_finer_than_before(self, level: int, depth: int) -> bool:
-        return any(mark.level > level and mark.depth <= depth for mark in self._marks)
-
     def _upsamples(self, reading: Reading, args: tuple[Any, ...]) -> bool:
         """Whether the module read coarser maps than it returns, as the average pooling of VGG does on small images."""
         if reading.layout is not Layout.FIRST or not args or not isinstance(args[0], Tensor):
@@ -143,11 +145,6 @@ class AutoTaps(MapTaps):
         before = tuple(args[0].shape)
         is_map = len(before) == len(reading.shape) and self.pictures.fits(before[2:])
         return is_map and self.pictures.level(before[2:]) > self.pictures.level(reading.size)
-
-    def _mark(self, new: Mark) -> None:
-        """Remember a resolution, unless another mark forbids as much."""
-        if not any(mark.level >= new.level and mark.depth <= new.depth for mark in self._marks):
-            self._marks.append(new)
 
     def _keep_best(self, new: Candidate) -> None:
         """Keep the best candidate of its resolution and part of the model, and one that can take its place.
@@ -159,8 +156,3 @@ class AutoTaps(MapTaps):
         group = sorted([new, *(c for c in self._kept.get(part, []) if c.is_intact)], key=Candidate.rank)
         others = [c for c in group[1:] if c.output is not group[0].output]
         self._kept[part] = [group[0], *others[:1]]
-
-    def _forget(self, name: str) -> None:
-        """Drop a module that runs again: its name does not say which of its outputs is meant."""
-        for part, group in self._kept.items():
-            self._kept[part] = [candidate for candidate in group if candidate.name != name]

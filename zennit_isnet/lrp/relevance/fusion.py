@@ -52,7 +52,10 @@ class Affine:
         scale, shift = self(input)
         weight, bias = parameters["weight"], parameters.get("bias")
         assert weight is not None
-        by_output = _of_groups(scale, weight, module.groups) if _transposed(module) else _of_rows(scale, weight)
+        if isinstance(module, ConvolutionTranspose):
+            by_output = _of_groups(scale, weight, module.groups)
+        else:
+            by_output = scale.view(-1, *(1,) * (weight.ndim - 1))
         return {**parameters, "weight": weight * by_output, "bias": shift if bias is None else bias * scale + shift}
 
     def folded_before(
@@ -77,7 +80,7 @@ def exact_before(module: Any, input: Tensor) -> bool:
     Zeros that a convolution pads with are not shifted, and a transposed one adds fewer terms at the border.
     """
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or input.ndim != weight.ndim or _transposed(module):
+    if not isinstance(weight, Tensor) or input.ndim != weight.ndim or isinstance(module, ConvolutionTranspose):
         return False
     if isinstance(module, nn.Linear):
         return True
@@ -85,15 +88,6 @@ def exact_before(module: Any, input: Tensor) -> bool:
         return False
     # on both sides of each dimension, whatever `padding` was given as
     return module.padding_mode != "zeros" or not any(module._reversed_padding_repeated_twice)
-
-
-def _transposed(module: nn.Module) -> bool:
-    return isinstance(module, ConvolutionTranspose)
-
-
-def _of_rows(values: Tensor, weight: Tensor) -> Tensor:
-    """Values of the first dimension of a weight."""
-    return values.view(-1, *(1,) * (weight.ndim - 1))
 
 
 def _of_groups(values: Tensor, weight: Tensor, groups: int) -> Tensor:
@@ -104,7 +98,7 @@ def _of_groups(values: Tensor, weight: Tensor, groups: int) -> Tensor:
 
 
 class LinearCall(NamedTuple):
-    """A call of a convolution or linear layer whose output a BatchNorm may read."""
+    """A call of a convolution or linear layer whose output a BatchNorm may read; no rule is the ordinary gradient."""
 
     version: int
     switch: Switch | None
@@ -133,23 +127,15 @@ class Fusion:
         self._linear: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._norms: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
-    def note_linear(
-        self,
-        output: Tensor,
-        switch: Switch | None,
-        rule: Hook | None,
-        module: nn.Module,
-        input: Tensor,
-        before: Affine | None,
-    ) -> None:
-        """Remember the layer that made `output`; `rule` None means that it has the ordinary gradient."""
-        if isinstance(module, Linear):
-            self._linear[output] = LinearCall(output._version, switch, rule, module, input, before)
+    def note_linear(self, output: Tensor, call: LinearCall) -> None:
+        """Remember the layer that made `output`."""
+        if isinstance(call.module, Linear):
+            self._linear[output] = call
 
     def note_unruled(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         """Forward hook of a layer without a rule: a BatchNorm behind it acts on its gradient as a fused one would."""
         if torch.is_grad_enabled() and args and args[0].requires_grad:
-            self.note_linear(output, None, None, module, args[0], None)
+            self.note_linear(output, LinearCall(output._version, None, None, module, args[0], None))
 
     def note_norm(self, output: Tensor, affine: Affine, input: Tensor) -> None:
         """Remember the BatchNorm that made `output` and was folded into no layer before it."""
@@ -174,7 +160,7 @@ class Fusion:
 
     def call_of(self, output: Tensor) -> LinearCall | None:
         """Return the call of a layer that made `output`, or None."""
-        call: LinearCall | None = self._linear.get(output)
+        call = self._linear.get(output)
         # an in-place operation in between makes it another tensor
         return None if call is None or call.version != output._version else call
 

@@ -12,7 +12,7 @@ from zennit.core import BasicHook, Hook
 from zennit_isnet.errors import UnsupportedModelError
 from zennit_isnet.lrp.composite import Switched
 from zennit_isnet.lrp.relevance.evaluation import Call, apply_rule, copied, is_pass, see_forward
-from zennit_isnet.lrp.relevance.fusion import Fusion
+from zennit_isnet.lrp.relevance.fusion import Fusion, LinearCall
 from zennit_isnet.lrp.signal.substitute import Switch, substitute
 
 
@@ -124,5 +124,5 @@ def attached(
 
     ruled = substitute(switch, propagate, output, *tensors, *call.parameters.values())
     if fusion is not None:
-        fusion.note_linear(ruled, switch, rule, module, tensors[0], affine)
+        fusion.note_linear(ruled, LinearCall(ruled._version, switch, rule, module, tensors[0], affine))
     return ruled

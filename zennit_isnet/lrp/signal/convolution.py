@@ -67,8 +67,7 @@ def input_gradient(grad: Tensor, input_like: Tensor, weight: Tensor, geometry: G
     few = weight.shape[1] < VECTOR_WIDTH and max(geometry.stride) > 1
     if grad.device.type == "cpu" and dims == 2 and few and max(geometry.dilation) == 1 and geometry.groups == 1:
         return _input_gradient_by_phases(grad, input_like, weight, geometry)
-    mask = [True, False, False]
-    return aten.convolution_backward(grad, input_like, weight, None, *geometry, mask)[0]
+    return aten.convolution_backward(grad, input_like, weight, None, *geometry, [True, False, False])[0]
 
 
 def _input_gradient_by_phases(grad: Tensor, input_like: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
@@ -128,8 +127,7 @@ class TransposedSignal(Function):
 
 def weight_gradient(grad: Tensor, input: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """Gradient of a convolution with respect to its weights."""
-    mask = [False, True, False]
-    return aten.convolution_backward(grad, input, weight, None, *geometry, mask)[1]
+    return aten.convolution_backward(grad, input, weight, None, *geometry, [False, True, False])[1]
 
 
 def transposed_signal(signal: Tensor, weight: Tensor, input_like: Tensor, geometry: Geometry) -> Tensor:

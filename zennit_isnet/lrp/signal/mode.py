@@ -80,9 +80,8 @@ class Provenance:
             return kind
         if tensor.grad_fn is None:
             return Kind.HELD if tensor in self._ungraded else Kind.CONSTANT
-        aliased: Kind | None = self._aliases.get(tensor)
-        is_hook = aliased is not None and tensor.grad_fn.name() == "BackwardHookFunctionBackward"
-        return aliased if is_hook else Kind.UNKNOWN  # type: ignore[return-value]
+        is_hook = tensor in self._aliases and tensor.grad_fn.name() == "BackwardHookFunctionBackward"
+        return self._aliases[tensor] if is_hook else Kind.UNKNOWN
 
     def __setitem__(self, tensor: Tensor, kind: Kind) -> None:
         self._kinds[tensor] = kind

@@ -151,10 +151,8 @@ def substitute(
     """
     relevant = (output, *(t for t in operands if t is not None))
     if has_torch_function(relevant):
-        result: Tensor = handle_torch_function(substitute, relevant, switch, signal_function, output, *operands)
-    else:
-        result = Substitute.apply(switch, signal_function, output, *operands)
-    return result
+        return handle_torch_function(substitute, relevant, switch, signal_function, output, *operands)
+    return Substitute.apply(switch, signal_function, output, *operands)
 
 
 class InputRelevance(Function):
