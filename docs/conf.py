@@ -109,6 +109,7 @@ intersphinx_mapping = {name: (INVENTORIES[name], str(file)) for name, file in fo
 nitpick_ignore_regex = [
     # names of others, as their code calls them: only some are in their inventories, and none without a network
     ("py:.*", r"(?!zennit_isnet\b).*"),
+    ("py:.*", r"zennit_isnet\.lrp\.taps\.T"),  # a type variable
     # bases that are nobody's business
-    ("py:class", r"zennit_isnet\.(.*\._\w+|registration\.\w+|data\.files\.\w+|metrics\.(base|localization)\.\w+)"),
+    ("py:class", r"zennit_isnet\.(.*\._\w+|checks\.Described|data\.files\.\w+|metrics\.(Separate|Localization)Metric|swap\.backgrounds\.RandomBackgrounds)"),
 ]

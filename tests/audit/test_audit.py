@@ -203,7 +203,7 @@ def test_refuses_what_it_cannot_audit(background_reader: nn.Module, data: Cued) 
             "one label at a time",
         ),
         ([(image, label)], {}, InvalidTypeError, r"must be \(image, mask, label\)"),
-        ([(image, mask[:, 1:], label)], {}, InvalidValueError, r"masks .*\[6, 6\].*\[5, 6\]"),
+        ([(image, mask[:, 1:], label)], {}, InvalidValueError, r"masks .*\(6, 6\).* 5, 6\)"),
         ([(3 * image, mask, label)], {}, InvalidValueError, r"normalization=\(mean, std\)"),
         ([(image.byte(), mask, label)], {}, InvalidTypeError, "floating point"),
         ([(image * torch.nan, mask, label)], {}, InvalidValueError, "NaN"),
@@ -236,5 +236,5 @@ def test_refuses_models_without_rules_or_finite_logits(data: Cued) -> None:
         run(nn.Sequential(nn.Flatten(), nn.Softplus(), nn.Linear(108, 2)), data)
     broken = reader(*CORNER)
     broken[1].bias.data[0] = torch.nan
-    with pytest.raises(InvalidValueError, match="finite logits"):
+    with pytest.raises(InvalidValueError, match="logits must be finite"):
         run(broken, data)

@@ -63,9 +63,8 @@ def load_model(name: str, classes: int, checkpoint: str | Path | None = None) ->
         known = models.list_models(module=models)
         if name not in known:
             close = ", ".join(difflib.get_close_matches(name, known, n=5, cutoff=0.3)) or "none"
-            raise InvalidValueError(
-                f"model must be a torchvision classifier or module:function; got {name!r}; close matches: {close}"
-            )
+            legal = "a torchvision classifier or module:function"
+            raise InvalidValueError(f"model must be {legal}; got {name!r}; close matches: {close}")
         if checkpoint is None:
             raise InvalidValueError(f"{name} needs a checkpoint; without one its weights are random")
         model = models.get_model(name, weights=None, num_classes=classes)

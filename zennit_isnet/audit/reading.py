@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 from tqdm import tqdm
 
-from zennit_isnet.checks import check_count, check_has_mask, check_images, check_masks
+from zennit_isnet.checks import check_count, check_has_mask, check_images
 from zennit_isnet.data.decoding import listed
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.lrp.flex import box_from_normalization
+from zennit_isnet.swap.backgrounds import check_pair
 
 Normalization: TypeAlias = tuple[Sequence[float], Sequence[float]]
 
@@ -88,8 +89,8 @@ class MaskedImages:
         dataset: Any = loader.dataset
         has_length = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
         if isinstance(dataset, IterableDataset | Tensor | str) or not has_length:
-            problem = f"data must be a data set with a length and items {ITEM}, or a DataLoader of one"
-            raise InvalidTypeError(f"{problem}; got {type(dataset).__name__}")
+            legal = f"a data set with a length and items {ITEM}, or a DataLoader of one"
+            raise InvalidTypeError(f"data must be {legal}; got {type(dataset).__name__}")
         if len(dataset) == 0:
             raise InvalidValueError("data must have at least one image; got none")
         self._loader: DataLoader[Any] = DataLoader(
@@ -124,19 +125,14 @@ class MaskedImages:
         for items in tqdm(self._loader, desc=description, unit="batch", disable=not progress, leave=False):
             if not isinstance(items, list | tuple) or len(items) not in (3, 4):
                 raise InvalidTypeError(f"an item of data must be {ITEM}; got {type(items).__name__}")
-            images, labels = check_images(items[0], values=True), items[2]
+            images, masks = check_pair(check_images(items[0], values=True), items[1])
+            labels = items[2]
             if images.ndim != 4 or images.shape[1] not in (1, 3):
-                shapes = "(N, 3, H, W) or (N, 1, H, W)"
-                raise InvalidValueError(f"images must have shape {shapes}; got {tuple(images.shape)}")
-            masks = check_masks(items[1], images)
-            if masks.shape[2:] != images.shape[2:]:
-                raise InvalidValueError(f"masks must have their images' size {images.shape[2:]}; got {masks.shape[2:]}")
+                raise InvalidValueError(f"images must be (N, 3, H, W) or (N, 1, H, W); got {tuple(images.shape)}")
             if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.shape != (len(images),):
-                raise InvalidTypeError(
-                    f"labels must be whole numbers ({len(images)},), one class for each image; got {labels!r:.80}; "
-                    "audit several labels one label at a time: wrap the model to return that label's logit alone, with "
-                    "labels 0 and 1"
-                )
+                problem = f"labels must be integers ({len(images)},), one class for each image; got {labels!r:.80}"
+                remedy = "audit several labels one label at a time: a model of that logit alone, with labels 0 and 1"
+                raise InvalidTypeError(f"{problem}; {remedy}")
             flags = check_has_mask(items[3] if len(items) == 4 else None, len(images), images.device)
             indices = torch.arange(start, start + len(images))
             yield Batch(indices, images, masks, labels.long()).where(flags)

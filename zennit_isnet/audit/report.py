@@ -246,14 +246,7 @@ class AuditReport:
         MissingDependencyError
             If Jinja, Matplotlib or SciPy is not installed; the extra ``audit`` has them.
         """
-        page = _rendered(
-            self,
-            "report.html",
-            share_pictures=list(_share_pictures(self)),
-            worst_panels=list(_panels(self, self.worst, "Worst images")),
-            random_panels=list(_panels(self, self.random, "Random images")),
-        )
-        return _written(page, path)
+        return _written(_rendered(self, "report.html"), path)
 
 
 def _written(text: str, path: str | Path | None) -> str:
@@ -262,7 +255,7 @@ def _written(text: str, path: str | Path | None) -> str:
     return text
 
 
-def _rendered(report: AuditReport, template: str, **pictures: list[tuple[str, str]]) -> str:
+def _rendered(report: AuditReport, template: str) -> str:
     jinja2 = import_optional("jinja2", "jinja2", extra="audit")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("zennit_isnet.audit"),
@@ -273,11 +266,11 @@ def _rendered(report: AuditReport, template: str, **pictures: list[tuple[str, st
         keep_trailing_newline=True,
     )
     environment.filters.update(percent=percent, points=points, cell=_escaped_cell)
+    environment.globals.update(share_pictures=_share_pictures, panels=_panels)
     text: str = environment.get_template(template).render(
         report=report,
         versions=[(key, name, report.accuracy(key), report.drop(key)) for key, name in VERSIONS.items()],
         package_version=version("zennit-isnet"),
-        **pictures,
     )
     return text
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from zennit_isnet.audit.reading import Batch, MaskedImages, Normalization, Survey, survey, usable
 from zennit_isnet.audit.report import AuditReport, Examples, ImageResult, Version
-from zennit_isnet.checks import as_integers, check_count, check_number
+from zennit_isnet.checks import as_integers, check_count, check_logits, check_number
 from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.functional import background_share, resize_foreground
 from zennit_isnet.lrp.propagation import Attribution
@@ -127,19 +127,20 @@ def audit(
                 continue
             altered = versions(batch, seen, chance)
             logits = {version: _logits(model, images) for version, (images, _) in altered.items()}
-            known = _checked_names(known, batch.labels, max(2, logits["kept"].shape[1]))
+            count = max(2, logits["kept"].shape[1])
+            known = [str(label) for label in range(count)] if known is None else known
+            if len(known) != count:
+                raise InvalidValueError(f"classes must name the model's {count} classes; got {len(known)} names")
+            as_integers("labels", batch.labels, count=count)
             relevance = _relevance(regularizer, batch.images, logits["kept"])
             pictures.update(enumerate(zip(batch.images, batch.masks, relevance.sum(1), strict=True), start=len(rows)))
-            names_of = [source.name(index) for index in batch.indices.tolist()]
-            rows += _rows(batch, names_of, altered, logits, relevance)
+            rows += _rows(batch, [source.name(i) for i in batch.indices.tolist()], altered, logits, relevance)
             # an undefined share is never among the worst
             shares = {row: share for row in pictures if (share := rows[row].share) is not None}
             worst = heapq.nlargest(examples, shares, key=shares.__getitem__)
             pictures = {row: picture for row, picture in pictures.items() if row in {*chosen, *worst}}
-    model_name, data_name = names or (type(unwrapped(model)).__name__, source.title)
     return AuditReport(
-        model=model_name,
-        data=data_name,
+        *(names or (type(unwrapped(model)).__name__, source.title)),
         classes=tuple(known or ()),
         images=tuple(rows),
         left_out=seen.left_out,
@@ -219,8 +220,6 @@ def _on_donors(batch: Batch, donors: Batch, *, same_class: bool, chance: random.
     fits = (donors.labels == batch.labels[:, None]) == same_class
     fits &= donors.indices != batch.indices[:, None]
     counts = fits.any(1)
-    if not bool(counts.any()):
-        return Altered(batch.images, counts)
     drawn = torch.tensor([chance.choice(row.nonzero()[:, 0].tolist()) if row.any() else 0 for row in fits])
     images = torch.cat([batch.images, donors.images[drawn]])
     masks = torch.cat([batch.masks, donors.masks[drawn]])
@@ -235,8 +234,7 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
     # DistributedDataParallel would wait for all processes, of which perhaps only this one audits
     output = unwrapped(model)(images.to(_device(model)))
     logits = main_logits(output, len(images)).float().cpu()
-    if not bool(logits.isfinite().all()):
-        raise InvalidValueError("the model must return finite logits; got NaN or Inf")
+    check_logits("the model's logits", logits, values=True)
     return logits
 
 
@@ -257,15 +255,6 @@ def _relevance(regularizer: ISNetRegularizer, images: Tensor, logits: Tensor) ->
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters(), torch.empty(0)).device
-
-
-def _checked_names(names: Sequence[str] | None, labels: Tensor, count: int) -> Sequence[str]:
-    """Return the names of the model's classes, numbers if there are none."""
-    names = [str(label) for label in range(count)] if names is None else names
-    if len(names) != count:
-        raise InvalidValueError(f"classes must name the model's {count} classes; got {len(names)} names")
-    as_integers("labels", labels, labels.shape, labels.device, count)
-    return names
 
 
 def _rows(

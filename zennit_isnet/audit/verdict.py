@@ -224,8 +224,7 @@ def _decide(kept: Proportion, majority: float, swapped: Drop, by_class: Drop, to
         return "undecided", f"{found} By chance this may lie on either side of {sides}; more images would tell."
     moved = f"Accuracy {_moves(swapped)} when the background comes from an image of another class and the object stays"
     if by_class.value is None:
-        why = "No image of its class could lend a background; the seams of the swap may be the cause."
-        return "undecided", f"{moved}. {why}"
+        return "undecided", f"{moved}. No image of its class lent a background; the seams of the swap may be the cause."
     if _sign(by_class, tolerance) != change:
         return "undecided", (
             f"{moved}. But another background of the same class does not clearly differ from that: from it, accuracy "

@@ -52,5 +52,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run, parser=subparser)
     options = parser.parse_args(arguments)
-    status: int = options.run(options)
-    return status
+    return int(options.run(options))

@@ -38,8 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this subcommand."""
     parser.add_argument("model", metavar="MODEL", help="a classifier of torchvision, or module:function that makes one")
     add_source(parser, required=False)
-    classes = "file with the names of the model's classes, one a line; default: the folders or labels, sorted"
-    parser.add_argument("--classes", type=Path, help=classes)
+    parser.add_argument("--classes", type=Path, help="file of the model's classes, one a line; default: as in IMAGES")
     parser.add_argument("--checkpoint", type=Path, help="file of weights; a classifier of torchvision needs one")
     parser.add_argument("--benchmark", choices=get_args(Bias), help="audit on the built-in digits instead of IMAGES")
     backgrounds = "background of the built-in digits; default: biased, where it names the class"
@@ -92,8 +91,7 @@ def run(options: argparse.Namespace) -> int:
     except (ISNetError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    verdict = report.verdict
-    sys.stdout.write(f"Verdict: {verdict.outcome}. {verdict.reason}\n")
+    sys.stdout.write(f"Verdict: {report.verdict.outcome}. {report.verdict.reason}\n")
     sys.stdout.write(f"Written to {options.output}: report.html, .md, .json\n")
     return 0
 

@@ -49,8 +49,7 @@ def add_source(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument("masks", metavar="MASKS", nargs="?", help="parallel folder of masks; not for a CSV file")
     parser.add_argument("--root", help="folder that paths in the CSV file start from; default: that of the file")
     parser.add_argument("--mask-suffix", default="", help='what names of masks add to those of images, as "_mask"')
-    foreground = f"values that are foreground: {VALUES}; default: strict"
-    parser.add_argument("--binarize", type=_binarize, default="strict", help=foreground)
+    parser.add_argument("--binarize", type=_binarize, default="strict", help=f"foreground: {VALUES}; default: strict")
     parser.add_argument("--resize-masks", action="store_true", help="bring masks to the size of their images")
 
 

@@ -7,12 +7,12 @@ from typing import ClassVar, Literal, TypeAlias, get_args
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import interpolate, max_pool2d, pad
+from torch.nn.functional import max_pool2d, pad
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
-from zennit_isnet.checks import as_integers, check_choice, check_count
+from zennit_isnet.checks import Described, as_integers, check_choice, check_count
 from zennit_isnet.data.masked import PairTransform
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError, import_optional
 
@@ -42,7 +42,7 @@ glance, so that the bias is easier to learn than the digits.
 """
 
 
-class BackgroundBias(Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
+class BackgroundBias(Described, Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
     r"""Handwritten digits with foreground masks, on backgrounds that carry a cue of the class.
 
     A classifier trained on ``"biased"`` backgrounds can read the class from the background alone. Whether it does
@@ -154,7 +154,7 @@ class BackgroundBias(Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
         digits, labels = load_digits() if source is None else _checked(source)
 
         splits, cues, positions = draw(labels, seed)
-        self.split, self.background, self.bias, self.seed = split, background, bias, seed
+        self.split, self.background, self.bias, self.size, self.seed = split, background, bias, size, seed
         self.transform = transform
         self.indices = splits[split]
         if not len(self.indices):
@@ -191,10 +191,6 @@ class BackgroundBias(Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
         if self.transform is not None:
             image, mask = self.transform(image, mask)
         return image, mask, int(self.labels[index])
-
-    def __repr__(self) -> str:
-        made = f"split={self.split!r}, background={self.background!r}, bias={self.bias!r}, seed={self.seed}"
-        return f"{type(self).__name__}({made}, size={self.images.shape[-1]}): {len(self)} images"
 
 
 def _checked(source: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -440,7 +436,7 @@ def load_texture(name: str, side: int) -> Tensor:
     picture = functional.to_image(np.array(pixels)).expand(3, -1, -1).float() / 255
     height, width = picture.shape[1:]
     shape = [round(length * side / min(height, width)) for length in (height, width)]
-    scaled = interpolate(picture.unsqueeze(0), size=shape, mode="bilinear", antialias=True)[0]
+    scaled: Tensor = functional.resize(picture, shape, antialias=True)
     return scaled.clamp(0, 1)
 
 

@@ -79,8 +79,7 @@ def read_image(source: Path | Image.Image, name: str = "") -> tv_tensors.Image:
     if picture.mode[0] in "IF":  # more than 8 bits
         values = np.asarray(picture)
         if picture.mode == "F" or values.min() < 0 or values.max() > TOP_16:
-            kinds = "floating-point or 32-bit values, which have no agreed range"
-            raise InvalidValueError(f"{name} has {kinds}; save it with 8 or 16 bits")
+            raise InvalidValueError(f"{name} has float or 32-bit values of no agreed range; save it with 8 or 16 bits")
         grey = torch.from_numpy((values.astype(np.int64) * TOP_8 + TOP_16 // 2) // TOP_16).to(torch.uint8)
         return tv_tensors.Image(grey.expand(3, -1, -1).contiguous())
     if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
@@ -192,8 +191,7 @@ def binarized(levels: Levels, binarize: Binarize, name: str) -> Tensor:
         highest = values.max().item()
         # colours, indices and wide integers have no known range
         if top is None or highest > top:
-            known = "not known" if top is None else f"{top:g}"
-            problem = f"{name} has values up to {highest:g}, but the brightest value of its format is {known}"
+            problem = f"{name} has values up to {highest:g}, but the highest of its format is {top or 'not known'}"
             raise InvalidValueError(f'{problem}; use binarize="nonzero" or the foreground\'s values')
         foreground = values > top / 2
     elif binarize == "strict":
@@ -202,10 +200,8 @@ def binarized(levels: Levels, binarize: Binarize, name: str) -> Tensor:
         single = bool((values == other).logical_or_(~foreground).all())
         if not single or (other not in (0, 1, top) and bool(foreground.all())):
             found = listed([f"{value:g}" for value in values.unique().tolist()])
-            raise InvalidValueError(
-                f"{name} has the values {found}; a mask must have 0 on the background and one other value on the "
-                'foreground; binarize="half", "nonzero" or the foreground\'s values reads other masks'
-            )
+            problem = f"{name} has the values {found}; must be 0 on the background and one other on the foreground"
+            raise InvalidValueError(f'{problem}; binarize="half", "nonzero" or the foreground\'s values reads others')
     else:
         # wide, because PyTorch reduces numbers to the range of bytes before it compares them with bytes
         foreground = torch.isin(values.double(), torch.tensor([*binarize], dtype=torch.float64))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.datasets import OxfordIIITPet
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, has_file_allowed_extension, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, is_image_file, make_dataset
 
 from zennit_isnet.checks import check_choice
 from zennit_isnet.data.decoding import Binarize, Levels, Path, listed, read_image, read_levels
@@ -65,11 +65,8 @@ class MaskedFiles(MaskedDataset):
         if absent:
             raise InvalidValueError(f"{len(absent)} of {len(files)} images do not exist: {listed(absent)}")
         has_mask = [mask is not None and os.path.isfile(mask) for _, mask in files]
-        without = [
-            image if mask is None else f"{image} (mask {mask})"
-            for (image, mask), found in zip(files, has_mask, strict=True)
-            if not found
-        ]
+        pairs = zip(files, has_mask, strict=True)
+        without = [image if mask is None else f"{image} (mask {mask})" for (image, mask), found in pairs if not found]
         if without and policy.missing == "error":
             problem = f"{len(without)} of {len(files)} images have no mask: {listed(without)}"
             raise InvalidValueError(f'{problem}; missing="skip-penalty" or "drop" allows this')
@@ -180,16 +177,13 @@ class MaskedImageFolder(MaskedFiles):
         except OSError as error:
             raise InvalidValueError(f"images_root must hold a folder of images for each class: {error}") from error
         image_of = _by_stem(images_root, [path for path, _ in samples])
-        mask_of = _by_stem(masks_root, _image_files(masks_root))
+        walk = os.walk(masks_root, followlinks=True)
+        masks = sorted(os.path.join(folder, name) for folder, _, names in walk for name in names if is_image_file(name))
+        mask_of = _by_stem(masks_root, masks)
         files = [(image, mask_of.pop(stem + mask_suffix, None)) for stem, image in image_of.items()]
         self.unused_masks = sorted(mask_of.values())
         targets = torch.tensor([label for _, label in samples], dtype=torch.int64)
         super().__init__(files, classes, targets, transform, policy)
-
-
-def _image_files(root: str) -> list[str]:
-    files = (os.path.join(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
-    return [file for file in sorted(files) if has_file_allowed_extension(file, IMG_EXTENSIONS)]
 
 
 def _by_stem(root: str, files: Sequence[str]) -> dict[str, str]:
@@ -288,7 +282,6 @@ class MaskedImageTable(MaskedFiles):
         resize_masks: bool = False,
     ) -> None:
         policy = MaskPolicy(missing, empty, binarize, resize_masks)
-        table = os.fspath(table)
         rows = _read_rows(table)
         classes, targets = read_labels(rows, classes, multi_label)
         folder = os.path.dirname(table) if root is None else os.fspath(root)
@@ -297,7 +290,7 @@ class MaskedImageTable(MaskedFiles):
         super().__init__(files, classes, targets, transform, policy)
 
 
-def _read_rows(table: str) -> dict[str, dict[str, str]]:
+def _read_rows(table: Path) -> dict[str, dict[str, str]]:
     """Rows by their place in the file, which messages name."""
     try:
         with open(table, newline="", encoding="utf-8-sig") as file:
@@ -358,7 +351,11 @@ def read_labels(
         several = any(SEPARATOR in row["label"] for row in rows.values()) if multi_label is None else multi_label
     else:
         names = [column for column in columns if column not in ("image", "mask")] if classes is None else list(classes)
-        words = _marked(rows, names)
+        for place, row in rows.items():
+            if wrong := [name for name in names if row.get(name) not in ("0", "1")]:
+                problem = f"column {wrong[0]} must hold 0 or 1, got {row.get(wrong[0], 'no such column')!r}"
+                raise InvalidValueError(f"{place}: {problem}; without a column label, each is a class of classes=")
+        words = [[name for name in names if row[name] == "1"] for row in rows.values()]
         several = multi_label is None or multi_label
     index = {name: position for position, name in enumerate(names)}
     if not any(name.isdecimal() for name in names):  # else integers are names, whose order may be another
@@ -378,27 +375,16 @@ def read_labels(
     return names, targets
 
 
-def _marked(rows: Mapping[str, Mapping[str, str]], names: Sequence[str]) -> list[list[str]]:
-    """Names of the columns that hold 1 in each row."""
-    for place, row in rows.items():
-        for name in names:
-            if row.get(name) not in ("0", "1"):
-                problem = f"column {name} must hold 0 or 1, got {row.get(name, 'no such column')!r}"
-                raise InvalidValueError(f"{place}: {problem}; without a column label, each is a class of classes=")
-    return [[name for name in names if row[name] == "1"] for row in rows.values()]
-
-
 def _occurring(words: Sequence[Sequence[str]]) -> list[str]:
     """Names that occur, sorted; all integers up to the largest if there are only integers."""
     names = sorted({label for labels in words for label in labels})
     if not all(name.isdecimal() for name in names):
         return names
-    present = sorted({int(name) for name in names})
-    for position, label in enumerate(present):
-        if position != label:
-            problem = f"must be from 0 and without gaps, but no image has the label {position}"
-            raise InvalidValueError(f"integer labels {problem}; classes= names all")
-    return [str(label) for label in present]
+    present = {int(name) for name in names}
+    if gaps := set(range(len(present))) - present:
+        problem = f"must be from 0 and without gaps, but no image has the label {min(gaps)}"
+        raise InvalidValueError(f"integer labels {problem}; classes= names all")
+    return [str(label) for label in sorted(present)]
 
 
 class OxfordPetMasks(MaskedFiles):

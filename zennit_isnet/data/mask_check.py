@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from statistics import fmean
 from typing import Literal, TypeAlias
@@ -98,9 +98,7 @@ class MaskReport:
     def __str__(self) -> str:
         rows = [["class", "images", "missing", "empty", "full", "mean", "min", "max"]]
         for row in (*self.classes, self.total):
-            counts = (row.images, row.missing, row.empty, row.full)
-            shares = (row.mean, row.lowest, row.highest)
-            rows.append([row.name, *map(str, counts), *(f"{share:.1%}" for share in shares)])
+            rows.append([f"{value:.1%}" if isinstance(value, float) else str(value) for value in astuple(row)])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in rows]
         found = [f"  - {problem.kind}: {problem.detail}" for problem in self.problems]
@@ -167,8 +165,8 @@ def check_masks(dataset: MaskedDataset, *, workers: int | None = None, progress:
             problems.append(MaskProblem("empty-class", name, f"no image has the class {name}"))
         rows.append(_coverage(name, of_class))
     if isinstance(dataset, MaskedImageFolder):
-        unused = dataset.unused_masks
-        problems += [MaskProblem("unused-mask", mask, f"mask {mask} belongs to no image") for mask in unused]
+        for mask in dataset.unused_masks:
+            problems.append(MaskProblem("unused-mask", mask, f"mask {mask} belongs to no image"))
     return MaskReport(tuple(rows), _coverage("all", findings), tuple(problems))
 
 

@@ -206,10 +206,8 @@ class MaskedDataset(Dataset[Any], ABC):
         if self.transform is not None:
             image, moved = self.transform(image, moved)
         if image.shape[-2:] != moved.shape[-2:]:
-            raise InvalidValueError(
-                f"transform must move image and mask together; of {self.name(index)} it made an image of shape "
-                f"{tuple(image.shape)} and a mask of shape {tuple(moved.shape)}"
-            )
+            made = f"of {self.name(index)} it made {tuple(image.shape)} and {tuple(moved.shape)}"
+            raise InvalidValueError(f"transform must move image and mask together; {made}")
         if levels is not None:
             self._check_foreground(index, moved, "no foreground left after transform")
         target = self.targets[index]
@@ -226,10 +224,8 @@ class MaskedDataset(Dataset[Any], ABC):
         if self.policy.resize_masks:
             return resize_foreground(mask.unsqueeze(0), (height, width))[0].bool()
         turned = "; perhaps it was drawn before the EXIF orientation was applied" if own == (width, height) else ""
-        raise InvalidValueError(
-            f"image {self.name(index)} has {height}×{width} pixels (height × width), but its mask "
-            f"{self.mask_name(index)} has {own[0]}×{own[1]}{turned}; resize_masks=True resizes masks"
-        )
+        found = f"{height}×{width} pixels (height × width), but its mask {self.mask_name(index)} has {own[0]}×{own[1]}"
+        raise InvalidValueError(f"image {self.name(index)} has {found}{turned}; resize_masks=True resizes masks")
 
     def _check_foreground(self, index: int, mask: Tensor, what: str) -> None:
         if self.policy.empty == "error" and not bool(mask.any()):

@@ -17,6 +17,7 @@ from zennit_isnet.checks import (
     check_masks,
     check_number,
     check_state,
+    kind_of,
 )
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.functional import validate_foreground
@@ -84,7 +85,12 @@ def swap_backgrounds(images: Tensor, masks: Tensor, donors: Tensor, *, feather: 
     images, masks = check_pair(images, masks)
     check_number("feather", feather, include_low=True)
     validate_foreground(masks)
-    return exchanged(images, masks == 1, _as_donors(donors, masks), feather)
+    donors = as_integers("donors", donors, masks.shape[:1], masks.device, len(masks), booleans=False)
+    full = masks.flatten(1).all(1)
+    useless = full[donors] & (donors != torch.arange(len(donors), device=donors.device))
+    if bool(useless.any()):
+        raise InvalidValueError(f"donors must have background, images {donors[useless].unique().tolist()} have none")
+    return exchanged(images, masks == 1, donors, feather)
 
 
 class RandomBackgrounds(Described):
@@ -247,18 +253,15 @@ class BackgroundSwap(RandomBackgrounds):
         """
         images, foreground = self._prepared(images, masks, has_mask)
         # without background an image takes no part
-        donors = self._draw(takes_part=~foreground.flatten(1).all(1))
-        return exchanged(images, foreground, donors, self.feather), donors
-
-    def _draw(self, takes_part: Tensor) -> Tensor:
-        """Draw the donors; always the same count of random numbers, and no wait for the device."""
-        count = len(takes_part)
-        places, chances = torch.rand(2, count, generator=self.generator).to(takes_part.device)
-        images = torch.arange(count, device=takes_part.device)
+        takes_part = ~foreground.flatten(1).all(1)
+        # always the same count of random numbers, and no wait for the device
+        places, chances = torch.rand(2, len(images), generator=self.generator).to(images.device)
+        own = torch.arange(len(images), device=images.device)
         circle = places.masked_fill(~takes_part, torch.inf).argsort()
-        following = circle[(images + 1) % takes_part.sum().clamp(min=1)]
-        donors = torch.empty_like(circle).scatter(0, circle, following)
-        return torch.where(takes_part & (chances < self.probability), donors, images)
+        following = circle[(own + 1) % takes_part.sum().clamp(min=1)]
+        others = torch.empty_like(circle).scatter(0, circle, following)
+        donors = torch.where(takes_part & (chances < self.probability), others, own)
+        return exchanged(images, foreground, donors, self.feather), donors
 
 
 class BackgroundFade(RandomBackgrounds):
@@ -365,10 +368,9 @@ def soft_edge(foreground: Tensor, feather: float) -> Tensor:
         Standard deviation of the Gaussian in pixels, above 0.
     """
     mask = foreground.float()
-    frames = mask.movedim(1, -3)
     # the blur reflects at the border, so its reach must stay below the images' size
     sides = [2 * min(math.ceil(3 * feather), length - 1) + 1 for length in mask.shape[-2:]]
-    blurred = gaussian_blur(frames, [sides[1], sides[0]], [feather, feather]).movedim(-3, 1)
+    blurred = gaussian_blur(mask.movedim(1, -3), [sides[1], sides[0]], [feather, feather]).movedim(-3, 1)
     return torch.maximum(mask, (2 * blurred).clamp(max=1))
 
 
@@ -427,10 +429,8 @@ def check_pair(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     InvalidValueError
         If shapes or devices do not fit.
     """
-    if not isinstance(images, Tensor):
-        raise InvalidTypeError(f"images must be a Tensor (N, C, H, W), got {type(images).__name__}")
-    if images.is_complex() or images.dtype == torch.bool:
-        raise InvalidTypeError(f"images must be integer or floating, got {images.dtype}")
+    if not isinstance(images, Tensor) or images.is_complex() or images.dtype == torch.bool:
+        raise InvalidTypeError(f"images must be a Tensor (N, C, H, W), integer or floating, got {kind_of(images)}")
     if images.ndim not in (4, 5) or images.numel() == 0:
         raise InvalidValueError(f"images must have shape (N, C, H, W) or (N, C, T, H, W), got {tuple(images.shape)}")
     images = images.as_subclass(Tensor)
@@ -438,13 +438,3 @@ def check_pair(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     if masks.shape[2:] != images.shape[2:]:
         raise InvalidValueError(f"masks must have the images' size {tuple(images.shape[2:])}, got {tuple(masks.shape)}")
     return images, masks
-
-
-def _as_donors(donors: Tensor, masks: Tensor) -> Tensor:
-    """Return indices of images, each of which has background to give."""
-    donors = as_integers("donors", donors, masks.shape[:1], masks.device, len(masks), booleans=False)
-    full = masks.flatten(1).all(1)
-    useless = full[donors] & (donors != torch.arange(len(donors), device=donors.device))
-    if bool(useless.any()):
-        raise InvalidValueError(f"donors must have background, images {donors[useless].unique().tolist()} have none")
-    return donors

@@ -168,8 +168,7 @@ def swap_sums(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multila
 
 def swap_rates(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the figures of `swap_gap` from sums of `swap_sums`."""
-    names = ("changed", "total_variation", "accuracy", "swapped")
-    rates = {name: sums[name] / sums["decisions"] for name in names}
+    rates = {name: sums[name] / sums["decisions"] for name in ("changed", "total_variation", "accuracy", "swapped")}
     return {**rates, "gap": rates["accuracy"] - rates["swapped"]}
 
 
