@@ -130,7 +130,7 @@ def check(model: nn.Module, example: Tensor, composite: LRPFlex | None = None) -
         return torch.ones_like(logits).unsqueeze(1)
 
     devices = sorted({p.device for p in model.parameters() if p.device.type == "cuda"}, key=str)
-    with torch.random.fork_rng(devices), buffers_restored(model), composite.inspected(found.append):
+    with torch.random.fork_rng(devices), buffers_restored(model), composite._inspected(found.append):
         try:
             attribution(model, example, seeds)
         except UncoveredOperationError:

@@ -281,7 +281,7 @@ class LRPFlex(LRPComposite):
         return None if name else FrozenGates(self)
 
     @contextmanager
-    def inspected(self, inspect: Callable[[Inspection], None]) -> Iterator[None]:
+    def _inspected(self, inspect: Callable[[Inspection], None]) -> Iterator[None]:
         """Hand what passes find to a function, and raise nothing."""
         self.inspect = inspect
         try:
