@@ -46,7 +46,7 @@ def test_a_run_writes_logs_checkpoints_pictures_and_report(tmp_path: Path, folde
     assert all(float(row["gradient_classification"]) > 0 and 0 < float(row["penalty_factor"]) <= 1 for row in log[1:])
     assert last_state(output)["epoch"] == 2
     assert checkpoints.load(output / "best.pt")["classes"] == list(CLASSES)
-    assert json.loads((output / "ranges.json").read_text())["ranges"]["input"]["count"] == 5
+    assert json.loads((output / "ranges.json").read_text())["ranges"][0]["count"] == 5
     pictures = {path.name for path in (output / "pictures").iterdir()}
     assert pictures == {"plain_001.png", "isnet_001.png", "isnet_002.png", "heatmaps.png", "curves.png"}
     events = EventAccumulator(str(output / "tensorboard")).Reload()
