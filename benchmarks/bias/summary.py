@@ -57,7 +57,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 def figures(runs: Runs, choice: str, column: str) -> list[float]:
     """Return one figure of each seed in percent; who trains without masks cannot choose by them either."""
     method = find_method(runs[0]["run"]["method"])
-    uses_masks = method.penalty is not None or method.swap > 0 or method.consistency > 0
+    uses_masks = method.penalty is not None or max(method.swap, method.fade, method.consistency) > 0
     return [100 * COLUMNS[column](run["chosen"][choice if uses_masks else "loss"]) for run in runs]
 
 

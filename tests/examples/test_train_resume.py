@@ -168,7 +168,7 @@ def test_two_processes_train_one_model(tmp_path: Path, options: list[str]):
     assert len(state["processes"]) == 2
     first, second = state["processes"]
     assert first["regularizer"]["ranges"] == second["regularizer"]["ranges"]
-    assert first["regularizer"]["ranges"]["input"]["count"] == 5
+    assert first["regularizer"]["ranges"][0]["count"] == 5
     # each process draws its own numbers
     assert not torch.equal(first["random"]["torch"], second["random"]["torch"])
     assert "| process_count | 2 |" in (tmp_path / "two" / "report.md").read_text()
