@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from zennit_isnet.checks import Described, check_count, check_differentiable, check_number
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.lrp.composite import LRPComposite
-from zennit_isnet.lrp.propagation import propagate
+from zennit_isnet.lrp.propagation import propagate, seeds_of
 from zennit_isnet.lrp.taps import INPUT, MapTaps, Place, Places, Taps
 from zennit_isnet.model import buffers_restored, main_logits, unwrapped
 
@@ -46,11 +46,7 @@ def _gradients(
 ) -> tuple[Any, Places[Tensor]]:
     """Return the model's output, and the gradients of each explained quantity at the layers, or else the images."""
     check_differentiable("images", images, " (N, C, H, W)")
-
-    def seeds(output: Any) -> tuple[Tensor, Tensor]:
-        logits = main_logits(output, len(images))
-        return logits, formulation(logits)
-
+    seeds = seeds_of(formulation, len(images))
     return propagate(
         model, (images,), [OrdinaryGradient()], taps, seeds, at_inputs=not taps.layers, create_graph=create_graph
     )[:2]

@@ -115,6 +115,16 @@ def propagate(
     return Propagation(output, relevance, starts)
 
 
+def seeds_of(formulation: Callable[[Tensor], Tensor], count: int) -> Callable[[Any], tuple[Tensor, Tensor]]:
+    """Return the `seeds` of `propagate` for a formulation, of a classifier of `count` images."""
+
+    def seeds(output: Any) -> tuple[Tensor, Tensor]:
+        logits = main_logits(output, count)
+        return logits, formulation(logits)
+
+    return seeds
+
+
 def _relevance_at(
     activations: Mapping[Place, Tensor],
     composite: LRPComposite,
@@ -259,11 +269,7 @@ class LRPAttribution:
             taps = AutoTaps(model, images.shape)
         elif self.layers:
             taps = MapTaps(model, self.layers, images.shape)
-
-        def seeds(output: Any) -> tuple[Tensor, Tensor]:
-            logits = main_logits(output, len(images))
-            return logits, formulation(logits)
-
+        seeds = seeds_of(formulation, len(images))
         output, relevance, _ = propagate(model, (images,), self.composites, taps, seeds, create_graph=create_graph)
         return output, relevance
 
