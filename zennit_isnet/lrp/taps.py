@@ -34,6 +34,8 @@ class Place(NamedTuple):
     >>> from zennit_isnet.lrp import Place
     >>> print(Place(), Place("layer4"), Place("layer4", composite=1), sep="; ")
     input; layer 'layer4'; layer 'layer4' (composite 1)
+    >>> f"{Place('layer4'):16}1.3 to 7.5"
+    "layer 'layer4'  1.3 to 7.5"
     """
 
     layer: str | None = None
@@ -44,6 +46,9 @@ class Place(NamedTuple):
         name = "input" if self.layer is None else f"layer {self.layer!r}"
         part = f"[{self.part}]" if self.part else ""
         return f"{name}{part}" + (f" (composite {self.composite})" if self.composite else "")
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
 
 
 INPUT = Place()

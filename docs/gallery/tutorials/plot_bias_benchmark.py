@@ -106,7 +106,7 @@ print("plain", {name: f"{value:.1%}" for name, value in plain_accuracies.items()
 formulation = Stochastic(torch.Generator().manual_seed(0))
 ranges = ISNetRegularizer(plain, formulation=formulation).calibrate(validation.images.split(125), progress=False)
 for layer, measured in ranges.items():
-    print(f"{layer:8} {measured.c1:.2f} to {measured.c2:.2f}")
+    print(f"{layer:14} {measured.c1:.2f} to {measured.c2:.2f}")
 
 model = make_model()
 regularizer = ISNetRegularizer(model, formulation=formulation)
