@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,13 +19,21 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def detached(output: Any) -> Any:
-    """Return a model's output, a tensor or a (named) tuple of them, without its graph."""
+    """Return a model's output, a tensor or a tuple, mapping or object of them, without its graph."""
     if isinstance(output, Tensor):
         return output.detach()
     if isinstance(output, tuple):
         heads = [detached(head) for head in output]
         return type(output)(*heads) if hasattr(output, "_fields") else tuple(heads)
-    return output
+    if main_head(output) is output:
+        return output
+    copied = copy.copy(output)
+    for name, value in list(output.items() if isinstance(output, Mapping) else vars(output).items()):
+        if isinstance(output, Mapping):
+            copied[name] = detached(value)
+        else:
+            object.__setattr__(copied, name, detached(value))  # a frozen dataclass too
+    return copied
 
 
 @contextmanager
@@ -67,14 +76,21 @@ def attributes_restored(model: nn.Module) -> Iterator[None]:
 
 
 def main_head(output: Any) -> Any:
-    """Return the first, main head of a named tuple; any other output as it is."""
-    return output[0] if isinstance(output, tuple) and hasattr(output, "_fields") and output else output
+    """Return the logits among a model's outputs; any other output as it is.
+
+    They are the first of a named tuple, what is called ``logits`` in a mapping or an object, or a mapping's only entry.
+    """
+    if isinstance(output, tuple):
+        return output[0] if hasattr(output, "_fields") and output else output
+    if isinstance(output, Mapping):
+        return output.get("logits", next(iter(output.values())) if len(output) == 1 else output)
+    return output if isinstance(output, Tensor) else getattr(output, "logits", output)
 
 
 def main_logits(output: Any, count: int) -> Tensor:
     """Return the logits ``(N, C)`` of a model's output for N = `count` images.
 
-    The output is a tensor, or a named tuple with the main head first.
+    The output is a tensor, a named tuple with the main head first, or has an entry or attribute ``logits``.
 
     Raises
     ------
@@ -86,8 +102,9 @@ def main_logits(output: Any, count: int) -> Tensor:
     logits = main_head(output)
     if not isinstance(logits, Tensor):
         raise InvalidTypeError(
-            "the model must return logits (N, C), or a named tuple of the logits and auxiliary heads, "
-            f"got {type(output).__name__}"
+            "the model must return logits (N, C), a named tuple of the logits and auxiliary heads, or something with "
+            f"an entry or attribute 'logits'; got {type(output).__name__}"
+            + (f" with {', '.join(map(str, output))}" if isinstance(output, Mapping) else "")
         )
     if logits.ndim != 2 or len(logits) != count or not logits.is_floating_point():
         raise InvalidValueError(

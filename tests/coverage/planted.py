@@ -40,7 +40,7 @@ class TwoBranches(nn.Module):
         self.left, self.right = nn.Conv2d(CHANNELS, CHANNELS, 1), nn.Conv2d(CHANNELS, CHANNELS, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.left(features) * self.right(features)
+        return self.left(features).mul_(self.right(features))
 
 
 class Recurrent(nn.Module):
@@ -55,8 +55,7 @@ class Recurrent(nn.Module):
 
 GAPS = {
     "functional softplus": (lambda: Block(F.softplus), "softplus"),
-    "product of two branches": (TwoBranches, "mul"),
-    "bilinear pooling": (lambda: Block(lambda x: torch.einsum("nchw,nkhw->nchw", x, x)), "einsum"),
+    "product of two branches in place": (TwoBranches, "mul_"),
     "LSTM": (lambda: Recurrent(nn.LSTM), "lstm"),
     "GRU": (lambda: Recurrent(nn.GRU), "gru"),
     "custom autograd function": (lambda: Block(lambda x: Cube.apply(x) + 0), "add"),
@@ -64,11 +63,8 @@ GAPS = {
     "Fourier transform": (lambda: Block(lambda x: torch.fft.ifft2(torch.fft.fft2(x) * 2).real), "fft"),
     "division by a signal": (lambda: Block(lambda x: x / (x.abs().sum(1, keepdim=True) + 1)), "div"),
     "exp": (lambda: Block(torch.exp), "exp"),
-    "square": (lambda: Block(lambda x: x**2), "pow"),
+    "inverse square": (lambda: Block(lambda x: (x + 1) ** -2), "pow"),
     "cumprod": (lambda: Block(lambda x: x.cumprod(1)), "cumprod"),
-    "sort": (lambda: Block(lambda x: x.sort(1).values), "sort"),
-    "topk": (lambda: Block(lambda x: x.topk(CHANNELS, 1).values), "topk"),
-    "local response normalisation": (lambda: nn.LocalResponseNorm(2), "local_response_norm"),
     "in-place exp": (lambda: Block(lambda x: x.clone().exp_()), "exp_"),
 }
 

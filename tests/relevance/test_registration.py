@@ -80,8 +80,9 @@ def test_register_and_remove(problem):
     model, images = problem
     before, expected = state_of(model), relevance_of(ours("EpsilonPlus"), model, images, itself)
     composite = ours("EpsilonPlus")
-    for _ in range(2):  # again on the same model starts afresh
-        composite.register(model)
+    composite.register(model)
+    with pytest.raises(InvalidValueError, match="registered"):
+        composite.register(model)  # the passes that ran under the first registration would lose their rules
     assert state_of(model) != before
     source = images.clone().requires_grad_()
     logits = model(source)

@@ -6,7 +6,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from zennit.core import Composite, Hook, RemovableHandle, RemovableHandleList
 
 from zennit_isnet.checks import Described, check_model
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.lrp.signal.substitute import Switch, ordinary_only
 from zennit_isnet.model import unwrapped
 
 Bound = float | Sequence[float] | Tensor
@@ -81,8 +82,8 @@ class PassHook(Switched):
 class LRPComposite(Described, Composite, ABC):
     """Base of the composites whose relevance is a differentiable function of the parameters.
 
-    It registers with one model at a time and says so: Zennit's composites leave a model silently when they are
-    registered with another one, and the first model's relevance is then its plain gradient.
+    It registers once at a time and says so: Zennit's composites leave a model silently when they are registered again,
+    and the relevance of what ran before is then the plain gradient.
 
     Attributes
     ----------
@@ -166,7 +167,7 @@ class LRPComposite(Described, Composite, ABC):
         return attr_output
 
     def register(self, module: nn.Module) -> None:
-        """Register with a model; again with the same one starts afresh. After an error the model is as it was.
+        """Register with a model. The user's hooks for gradients then see no signal. After an error it is as it was.
 
         Parameters
         ----------
@@ -180,19 +181,20 @@ class LRPComposite(Described, Composite, ABC):
         UnsupportedModelError
             If it is compiled, scripted or a `DataParallel`.
         InvalidValueError
-            If the composite is registered with another model.
+            If the composite is registered with a model already.
         """
         check_model(module)
         module = unwrapped(module)
         other = None if self._model is None else self._model()
-        if other is not None and other is not module:
+        if other is not None:
+            which = "this model already" if other is module else f"another model ({type(other).__name__})"
             raise InvalidValueError(
-                f"this {type(self).__name__} is registered with another model ({type(other).__name__}); leave its "
-                "context or call remove() first, or use one composite for each model"
+                f"this {type(self).__name__} is registered with {which}; leave its context or call remove() first, or "
+                "use a composite of its own there"
             )
-        self.remove()
         try:
             self.register_with(module)
+            self.handles += _gated_hooks(module, _AnyActive(tuple(self.hook_refs)))
             self._model = weakref.ref(module)
         except BaseException:
             self.remove()
@@ -206,6 +208,54 @@ class LRPComposite(Described, Composite, ABC):
         """Take all hooks and canonizers off the model."""
         super().remove()
         self._model = None
+
+
+class _AnyActive(NamedTuple):
+    """Switch of a registration that has several."""
+
+    hooks: tuple[Hook, ...]
+
+    @property
+    def active(self) -> bool:
+        return any(hook.active for hook in self.hooks)
+
+
+class _GatedHook:
+    """Handle of one of the user's hooks for gradients, which acts in ordinary backward passes only until `remove`."""
+
+    def __init__(self, hooks: dict[int, Any], key: int, switch: Switch) -> None:
+        self.hooks, self.key, self.original = hooks, key, hooks[key]
+        self.gated = hooks[key] = ordinary_only(switch, self.original)
+
+    def remove(self) -> None:
+        """Put the hook back, unless its owner has taken it off."""
+        if self.hooks.get(self.key) is self.gated:
+            self.hooks[self.key] = self.original
+
+
+def _gated_hooks(module: nn.Module, switch: Switch) -> list[_GatedHook]:
+    everywhere: Any = torch.nn.modules.module
+    found = [everywhere._global_backward_hooks, everywhere._global_backward_pre_hooks]
+    found += [hooks for child in module.modules() for hooks in (child._backward_hooks, child._backward_pre_hooks)]
+    return [_GatedHook(hooks, key, switch) for hooks in found for key in hooks]
+
+
+def check_free(model: nn.Module) -> None:
+    """Raise if a composite, of this package or of Zennit, is registered with a model.
+
+    Raises
+    ------
+    InvalidValueError
+        If one is: a backward pass would follow its rules too.
+    """
+    for name, module in unwrapped(model).named_modules():
+        for hook in module._forward_pre_hooks.values():
+            owner = getattr(hook, "__self__", None)
+            if isinstance(owner, Hook):
+                raise InvalidValueError(
+                    f"a composite is registered with the model ({type(owner).__name__} on {name or 'the model'}), and "
+                    "its rules would act too; leave its context or call its remove() first"
+                )
 
 
 def as_composites(composite: Any) -> tuple[LRPComposite, ...]:

@@ -21,7 +21,7 @@ from zennit_isnet.lrp.signal.normalization import register_synchronized
 from zennit_isnet.lrp.signal.substitute import Epsilon, Handler, InputRelevance
 from zennit_isnet.lrp.signal.table import HANDLERS
 from zennit_isnet.lrp.signal.zbox import ZBoxMode
-from zennit_isnet.model import buffers_restored
+from zennit_isnet.model import buffers_restored, main_head
 
 
 class FrozenGates(PassHook):
@@ -85,7 +85,7 @@ class FrozenGates(PassHook):
         mode = self.end()
         if mode is None or output is None:
             return
-        main = next(tensors_in(output.values() if isinstance(output, dict) else (output,)), None)
+        main = next(tensors_in((main_head(output),)), None)
         problems = [] if main is None else mode.conclude(main)
         if self.composite.inspect is not None:
             self.composite.inspect(Inspection(mode.seen or [], mode.found, problems))

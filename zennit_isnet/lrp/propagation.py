@@ -9,14 +9,15 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
+from torch.utils.hooks import RemovableHandle
 
 from zennit_isnet.checks import check_in_box
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError, UnsupportedModelError
 from zennit_isnet.lrp.auto_layers import AUTO, AutoTaps
-from zennit_isnet.lrp.composite import LRPComposite, as_composites
+from zennit_isnet.lrp.composite import LRPComposite, as_composites, check_free
 from zennit_isnet.lrp.flex import LRPFlex
 from zennit_isnet.lrp.taps import MapTaps, Place, Places, Taps
-from zennit_isnet.model import main_logits
+from zennit_isnet.model import main_logits, unwrapped
 
 
 class Propagation(NamedTuple):
@@ -82,6 +83,7 @@ def propagate(
     wanted = [x.requires_grad and torch.is_grad_enabled() for x in inputs]
     # aliases, so that a tensor which the user hands in twice is two inputs
     sources = [x.view_as(x) if wants else x.detach().requires_grad_() for x, wants in zip(inputs, wanted, strict=True)]
+    check_free(model)
     with torch.enable_grad(), ExitStack() as contexts:
         for composite in composites:
             contexts.enter_context(composite.context(model))
@@ -90,6 +92,7 @@ def propagate(
         entries = sources
         for composite in composites:
             entries = [composite.entry(x, input_gradient=any(wanted)) for x in entries]
+        contexts.callback(_called_with(model, entries).remove)
         output = model(*entries, *arguments)
         main, explained = seeds(output)
         if not main.requires_grad:
@@ -113,6 +116,19 @@ def propagate(
                 maps = maps if create_graph else maps.detach()
                 relevance[place._replace(composite=index)] = taps.channels_first(place, maps, axis=2)
     return Propagation(output, relevance, starts)
+
+
+def _called_with(model: nn.Module, entries: Sequence[Tensor]) -> RemovableHandle:
+    """Refuse a forward pass that gets other tensors: what happens to the images outside of the model has no rule."""
+
+    def check(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if any(got is not given and got.dtype == given.dtype for got, given in zip(args, entries, strict=False)):
+            raise UnsupportedModelError(
+                "the model was called with other images than those given: a global forward pre-hook, or a wrapper "
+                "around the model, changes them; do so in the model's own forward, or before the call"
+            )
+
+    return unwrapped(model).register_forward_pre_hook(check, prepend=True)
 
 
 def seeds_of(formulation: Callable[[Tensor], Tensor], count: int) -> Callable[[Any], tuple[Tensor, Tensor]]:

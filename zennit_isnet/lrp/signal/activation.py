@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.modules.utils import _ntuple
 
+from zennit_isnet.lrp.signal import linear
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind
 from zennit_isnet.lrp.signal.substitute import Epsilon, Substitute, Switch, computed, image_rows, stabilize
 
@@ -27,12 +29,19 @@ IN_PLACE: Mapping[Any, Callable[..., Any]] = MappingProxyType(
     {
         **{F.celu_: F.celu, F.elu_: F.elu, F.leaky_relu_: F.leaky_relu, F.rrelu_: F.rrelu, F.selu_: F.selu},
         **{torch.celu_: torch.celu, torch.selu_: torch.selu, torch.tanh_: torch.tanh, Tensor.tanh_: torch.tanh},
-        **{F.relu_: F.relu, torch.relu_: torch.relu, Tensor.relu_: torch.relu},
+        **{F.relu_: F.relu, torch.relu_: torch.relu, Tensor.relu_: torch.relu, F.hardtanh_: F.hardtanh},
+        F.threshold_: F.threshold,  # type: ignore[attr-defined]
+        Tensor.square_: torch.square,
+        **{torch.clamp_: torch.clamp, Tensor.clamp_: torch.clamp, torch.clip_: torch.clamp, Tensor.clip_: torch.clamp},
+        **{Tensor.pow_: torch.pow, Tensor.__ipow__: torch.pow, Tensor.sqrt_: torch.sqrt, torch.sqrt_: torch.sqrt},
     }
 )
 """Functions that always work in place, and the same out of place."""
 
-OPTIONAL = (F.celu, F.elu, F.hardswish, F.hardtanh, F.leaky_relu, F.mish, F.relu, F.relu6, F.rrelu, F.selu, F.silu)
+OPTIONAL = (
+    *(F.celu, F.elu, F.hardswish, F.hardtanh, F.leaky_relu, F.mish, F.relu, F.relu6, F.rrelu, F.selu, F.silu),
+    F.threshold,
+)
 
 INPLACE_POSITION: Mapping[Any, int] = MappingProxyType(
     {func: list(inspect.signature(func).parameters).index("inplace") for func in OPTIONAL}
@@ -211,7 +220,7 @@ class ReLU(Function):
 def relu(mode: FrozenGateMode, func: Any, input: Tensor, inplace: bool = False) -> Tensor:
     """ReLU: gate ``a/(a + ε)``, in place where the model says so."""
     inplace = inplace or func in IN_PLACE
-    if inplace and input._is_view():
+    if inplace and mode.kinds.shared(input):
         return input.copy_(relu(mode, torch.relu, input))
     return ReLU.apply(mode.settings, input, mode.settings.epsilon, inplace)
 
@@ -219,8 +228,9 @@ def relu(mode: FrozenGateMode, func: Any, input: Tensor, inplace: bool = False) 
 def activation(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Any elementwise activation with ``a(0) = 0``: gate ``a / (z + ε·sign z)``, or that of a smooth ReLU."""
     epsilon = mode.settings.epsilon
+    linear.check_constant(mode, func, parameter=[*args, *kwargs.values()])
     inplace, func, args, kwargs = out_of_place(func, args, kwargs)
-    overwrites = inplace and input._is_view()
+    overwrites = inplace and mode.kinds.shared(input)
     preactivation = input.clone() if overwrites else input
     output = func(preactivation, *args, **kwargs)
 
@@ -235,11 +245,74 @@ def activation(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwa
         return Gate.apply(signal, output, preactivation, epsilon), None
 
     result: Tensor = Substitute.apply(mode.settings, signal_function, output, preactivation, kept)
-    if overwrites:
-        return input.copy_(result)
-    if inplace:
-        mode.kinds[input] = Kind.STALE
-    return result
+    return linear.overwrite(mode, input, result) if inplace else result
+
+
+def threshold(
+    mode: FrozenGateMode, func: Any, input: Tensor, threshold: float, value: float, inplace: bool = False
+) -> Tensor:
+    """What lies above a threshold, and 0 below it."""
+    if value != 0:
+        mode.report(func, f"sets what lies below the threshold to {value}", "set it to 0")
+    return activation(mode, func, input, threshold, value, **({"inplace": True} if inplace else {}))
+
+
+def power(mode: FrozenGateMode, func: Any, input: Any, exponent: Any) -> Tensor:
+    """``z^p`` with ``p > 0``, which is ``z`` times the gate ``z^(p−1)``."""
+    if isinstance(exponent, (int, float)) and exponent <= 0:
+        mode.report(func, f"has the exponent {exponent}", "use a positive exponent, so that a(0) = 0")
+    if not isinstance(input, Tensor) or mode.kinds[input] is not Kind.SIGNAL:
+        mode.report(func, "has an exponent that carries the signal", "register a rule for the module")
+        return func(input, exponent)
+    return activation(mode, func, input, exponent)
+
+
+def clamp(mode: FrozenGateMode, func: Any, input: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    """Clamp by bounds around zero is an activation; by a positive lower bound ``c + relu(z − c)``, ``c`` as a bias."""
+    if isinstance(min, Tensor) or isinstance(max, Tensor):
+        mode.report(func, "has tensors as bounds", "use numbers, or torch.maximum and torch.minimum")
+        return func(input, min, max)
+    if min is not None and min > 0 and max is None:
+        inplace, func, _, _ = out_of_place(func, (), {})
+        epsilon = mode.settings.epsilon
+
+        def signal_function(signal: Tensor, preactivation: Tensor) -> tuple[Tensor]:
+            return (ReLUGate.apply(signal, torch.relu(preactivation - min), epsilon),)
+
+        preactivation = input.clone() if inplace and mode.kinds.shared(input) else input
+        result = Substitute.apply(mode.settings, signal_function, func(preactivation, min), preactivation)
+        return linear.overwrite(mode, input, result) if inplace else result
+    if not (min is None or min <= 0) or not (max is None or max >= 0):
+        mode.report(func, f"has the range [{min}, {max}]", "use a range that contains 0, so that a(0) = 0")
+    return activation(mode, func, input, min, max)
+
+
+def clamp_min(mode: FrozenGateMode, func: Any, input: Tensor, min: Any) -> Tensor:
+    """Clamp by a lower bound."""
+    return clamp(mode, torch.clamp_ if func.__name__.endswith("_") else torch.clamp, input, min)
+
+
+def clamp_max(mode: FrozenGateMode, func: Any, input: Tensor, max: Any) -> Tensor:
+    """Clamp by an upper bound."""
+    return clamp(mode, torch.clamp_ if func.__name__.endswith("_") else torch.clamp, input, None, max)
+
+
+def lp_pool(
+    mode: FrozenGateMode,
+    func: Any,
+    input: Tensor,
+    norm_type: float,
+    kernel_size: Any,
+    stride: Any = None,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """``(Σ z^p)^(1/p)``: power, sum and root, each with its own rule."""
+    dims = int(func.__name__.removeprefix("lp_pool")[0])
+    count = math.prod(_ntuple(dims)(kernel_size))
+    pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[dims - 1]
+    with mode:
+        # as PyTorch computes it, which for a negative sum is not a number
+        return (pool(input.pow(norm_type), kernel_size, stride, 0, ceil_mode) * count).pow(1 / norm_type)
 
 
 def hardtanh(

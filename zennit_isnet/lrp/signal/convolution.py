@@ -193,7 +193,7 @@ def convolution_and_weights(
 ) -> tuple[Any, tuple[Tensor, Tensor | None, Geometry] | None]:
     """Return the output of a convolution, and what it computed with; None where it is more than one convolution."""
     geometry = Geometry.of_call(input, weight, *args, **kwargs)
-    if geometry is None or mode.kinds[weight] is not Kind.CONSTANT:
+    if geometry is None or {*mode.kinds_of((weight, bias))} != {Kind.CONSTANT}:
         return affine(mode, func, input, weight, bias, *args, **kwargs), None
     reads_images = any(input is entry for entry in mode.entries)
     device = input.device.type

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import functional as F
 
-from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, tensors_in
+from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, tensors_in, version_of
 from zennit_isnet.lrp.signal.substitute import Substitute, Switch
 
 PRODUCTS = frozenset({torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__})
@@ -18,12 +20,12 @@ PRODUCTS = frozenset({torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__})
 REFLECTED_QUOTIENTS = frozenset({Tensor.__rdiv__, Tensor.__rtruediv__})
 """Methods of the denominator."""
 
-DETACH = frozenset({torch.detach, torch.detach_, Tensor.detach, Tensor.detach_})
-"""Functions whose result has the values of a signal and carries none."""
+MASKS = frozenset({"condition", "mask", "indices"})
+"""Names of the arguments that choose."""
 
 
 def linear(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Plain gradient: sums, concatenation, pooling, reshaping, assignment to parts."""
+    """Plain gradient: sums, concatenation, pooling, reshaping."""
     _check_sum(mode, func, (*args, *kwargs.values()))
     return func(*args, **kwargs)
 
@@ -34,33 +36,102 @@ def _check_sum(mode: FrozenGateMode, func: Any, terms: Iterable[Any]) -> None:
         mode.report(func, reason, "a gate may only multiply a signal; explain the model without this sum")
 
 
+def select(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Plain gradient of a choice among the values of a signal, by indices that may depend on the images."""
+    _check_sum(mode, func, _floating((*args, *kwargs.values())))
+    return func(*args, **kwargs)
+
+
+def fill(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Plain gradient of a choice between a signal and other values; a mask that the images make is a gate."""
+    position = 0 if func is torch.where else 1
+    masks = [*args[position : position + 1], *(v for k, v in kwargs.items() if k in MASKS)]
+    values = [*args[:position], *args[position + 1 :], *(v for k, v in kwargs.items() if k not in MASKS)]
+    _check_sum(mode, func, values)
+    if Kind.HELD in mode.kinds_of(masks):
+        others = [v for v in values if not (isinstance(v, Tensor) and mode.kinds[v] is not Kind.CONSTANT)]
+        if not all(mode.kinds.is_zero(other) for other in others):
+            remedy = "fill in zeros, made by torch.zeros_like, or multiply by the mask"
+            mode.report(func, "chooses by a mask of the images between a signal and a constant", remedy)
+    return func(*args, **kwargs)
+
+
+def _floating(values: Iterable[Any]) -> list[Tensor]:
+    return [t for t in tensors_in(values) if t.is_floating_point()]
+
+
 def product(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Plain gradient of a product in which exactly one factor carries the signal; the others are constant."""
-    _check_product(mode, func, (*args, *kwargs.values()))
+    """Plain gradient of a product; a factor that carries no signal is constant, several signals get equal shares."""
+    factors = list(tensors_in((*args, *kwargs.values())))
+    kinds = mode.kinds_of(factors)
     output = func(*args, **kwargs)
-    factors = dict(zip(mode.kinds_of(args), tensors_in(args), strict=True))
-    if func in PRODUCTS and set(factors) == {Kind.SIGNAL, Kind.HELD} and output.shape == factors[Kind.SIGNAL].shape:
-        # the plain gradient would be computed for the gate too, and then stopped
-        return Substitute.apply(mode.settings, _times_gate, output, factors[Kind.SIGNAL], factors[Kind.HELD])
+    count = kinds.count(Kind.SIGNAL)
+    if count > 1:
+        return _shared(mode, func, output, factors, count)
+    if func in PRODUCTS and sorted(kinds) == [Kind.HELD, Kind.SIGNAL]:
+        signal, held = sorted(factors, key=lambda factor: mode.kinds[factor] is Kind.HELD)
+        if output.shape == signal.shape:
+            # the plain gradient would be computed for the gate too, and then stopped
+            return Substitute.apply(mode.settings, _times_gate, output, signal, held)
     return output
-
-
-def _check_product(mode: FrozenGateMode, func: Any, factors: Iterable[Any]) -> None:
-    if mode.kinds_of(factors).count(Kind.SIGNAL) > 1:
-        reason = "multiplies two tensors that both carry the signal"
-        mode.report(func, reason, "hold one factor constant (a gate), or register a rule for the module")
 
 
 def _times_gate(signal: Tensor, _: Tensor, held: Tensor) -> tuple[Tensor, None]:
     return signal * held, None
 
 
-def addcmul(mode: FrozenGateMode, func: Any, input: Tensor, tensor1: Tensor, tensor2: Tensor, **kwargs: Any) -> Tensor:
-    """``a + b·c``: plain gradient of a sum whose second term may be a product with the signal."""
-    factors = (tensor1, tensor2)
-    _check_product(mode, func, factors)
-    _check_sum(mode, func, (input,) if Kind.SIGNAL in mode.kinds_of(factors) else (input, *factors))
-    return func(input, *factors, **kwargs)
+class Share(Function):
+    """Identity that lets gradients through and divides the signal by a number."""
+
+    @staticmethod
+    def forward(ctx: Any, switch: Switch, output: Tensor, count: int) -> Tensor:
+        ctx.switch, ctx.count = switch, count
+        ctx.set_materialize_grads(False)
+        return output.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[None, Tensor | None, None]:
+        return None, grad / ctx.count if grad is not None and ctx.switch.active else grad, None
+
+
+def _shared(mode: FrozenGateMode, func: Any, output: Tensor, factors: list[Tensor], count: int) -> Tensor:
+    """Return a product of several signals as the mean of those in which all factors but one are held constant."""
+    if any(output is factor for factor in factors):
+        mode.report(func, "multiplies two tensors that both carry the signal in place", "multiply out of place")
+        return output
+    shared: Tensor = Share.apply(mode.settings, output, count)
+    return shared
+
+
+def added_product(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Tensor:
+    """``a + b·c`` or ``a + B c``: plain gradient of a sum whose second term may be a product with the signal."""
+    call = dict(zip(ADDENDS[func.__name__.rstrip("_")], args, strict=False)) | kwargs
+    addend, *factors = (call[name] for name in ADDENDS[func.__name__.rstrip("_")])
+    signals = mode.kinds_of(factors).count(Kind.SIGNAL)
+    _check_sum(mode, func, (addend,) if signals else (addend, *factors))
+    if signals > 1:
+        mode.report(func, "multiplies two tensors that both carry the signal", "multiply first, and then add")
+    return func(*args, **kwargs)
+
+
+ADDENDS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
+    {
+        "addcmul": ("input", "tensor1", "tensor2"),
+        "addmm": ("input", "mat1", "mat2"),
+        "addmv": ("input", "mat", "vec"),
+        "addbmm": ("input", "batch1", "batch2"),
+        "baddbmm": ("input", "batch1", "batch2"),
+    }
+)
+"""Names of the summand and the factors."""
+
+
+def lerp(mode: FrozenGateMode, func: Any, input: Tensor, end: Tensor, weight: Any) -> Tensor:
+    """``a + w (b − a)``: plain gradient, with weights that are constant in the signal pass."""
+    _check_sum(mode, func, (input, end))
+    if Kind.SIGNAL in mode.kinds_of((weight,)):
+        mode.report(func, "has a weight that carries the signal", "make the weight a gate: sigmoid, softmax")
+    return func(input, end, weight)
 
 
 def quotient(mode: FrozenGateMode, func: Any, numerator: Any, denominator: Any, **kwargs: Any) -> Any:
@@ -68,6 +139,8 @@ def quotient(mode: FrozenGateMode, func: Any, numerator: Any, denominator: Any, 
     divisor = numerator if func in REFLECTED_QUOTIENTS else denominator
     if isinstance(divisor, Tensor) and mode.kinds[divisor] is Kind.SIGNAL:
         mode.report(func, "divides by a tensor that carries the signal", "register a rule for the module")
+    if kwargs.get("rounding_mode") is not None:
+        mode.report(func, "rounds", "divide without rounding_mode")
     return func(numerator, denominator, **kwargs)
 
 
@@ -88,11 +161,14 @@ class Hold(Function):
 def hold(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Tensor:
     """Gates such as the sigmoid, and attention weights: constant in the signal pass, alive for the parameters."""
     operands = list(tensors_in((*args, *kwargs.values())))
-    versions = [t._version for t in operands]
+    versions = [version_of(t) for t in operands]
     held = held_constant(mode, func(*args, **kwargs), operands)
     for tensor, version in zip(operands, versions, strict=True):
-        if tensor._version != version:
+        if version_of(tensor) != version:
             mode.kinds[tensor] = Kind.STALE
+            if mode.kinds.shared(tensor):
+                reason = "writes a gate over a part of a signal, or where a view of it is in use"
+                mode.report(func, reason, "compute the gate out of place")
     return held
 
 
@@ -113,10 +189,10 @@ def shaped(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwargs:
 
 
 def constant(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Results that have no gradient anyway, such as comparisons and ``detach``."""
+    """Results that have no gradient anyway, such as comparisons and ``detach``: they depend on the images."""
     result = func(*args, **kwargs)
     for tensor in tensors_in((result,)):
-        mode.kinds[tensor] = Kind.HELD if func in DETACH else Kind.CONSTANT
+        mode.kinds[tensor] = Kind.HELD
     return result
 
 
@@ -134,8 +210,18 @@ def dropout(
 ) -> Tensor:
     """Dropout is linear; run out of place, so that gates may keep their activation."""
     result: Tensor = func(input, p, training, False)
-    if inplace and result is not input:
-        mode.kinds[input] = Kind.STALE
+    return overwrite(mode, input, result) if inplace and result is not input else result
+
+
+def overwrite(mode: FrozenGateMode, input: Tensor, result: Tensor) -> Tensor:
+    """Return the result of an operation that works in place and was run out of place.
+
+    What else lies in the input's memory (its base, or a view of it that the model still holds) has to see the values,
+    so they are copied there. Where nothing does, the input itself may not be read any more.
+    """
+    if mode.kinds.shared(input):
+        return input.copy_(result)
+    mode.kinds[input] = Kind.STALE
     return result
 
 
@@ -143,6 +229,57 @@ def affine(
     mode: FrozenGateMode, func: Any, input: Tensor, weight: Tensor, bias: Any = None, *args: Any, **kwargs: Any
 ) -> Any:
     """``W x + b``: plain gradient, with weights that do not depend on the images."""
-    if {*mode.kinds_of((weight, bias))} != {Kind.CONSTANT}:
-        mode.report(func, "has a bias or weight that depends on the images", "register a rule for the module")
+    check_constant(mode, func, weight=weight, bias=bias)
     return func(input, weight, bias, *args, **kwargs)
+
+
+def check_constant(mode: FrozenGateMode, func: Any, **parameters: Any) -> None:
+    """Report parameters of a layer that depend on the images; one that is added would carry its own signal."""
+    dependent = [name for name, value in parameters.items() if {*mode.kinds_of((value,))} - {Kind.CONSTANT}]
+    if dependent:
+        reason = f"has a {' and a '.join(dependent)} that depends on the images"
+        mode.report(func, reason, "multiply by it and add it in operations of their own, or register a rule")
+
+
+def glu(mode: FrozenGateMode, func: Any, input: Tensor, dim: int = -1) -> Tensor:
+    """``a ⊙ sigmoid(b)`` with the halves of the input: the signal goes through ``a``, the gate is held constant."""
+
+    def signal_function(signal: Tensor, input: Tensor) -> tuple[Tensor]:
+        gate = input.chunk(2, dim)[1].sigmoid()
+        return (torch.cat([signal * gate, torch.zeros_like(signal)], dim),)
+
+    output = func(input, dim)
+    return Substitute.apply(mode.settings, signal_function, output, input)
+
+
+def grid_sample(mode: FrozenGateMode, func: Any, input: Tensor, grid: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Interpolation at positions that are held constant, also where the images choose them."""
+    if mode.kinds[grid] is Kind.SIGNAL:
+        grid = held_constant(mode, grid, (grid,))
+    if mode.kinds[input] is Kind.SIGNAL:
+        return func(input, grid, *args, **kwargs)
+    return held_constant(mode, func(input, grid, *args, **kwargs), (input, grid))
+
+
+def divided(signal: Tensor, input: Tensor, denominator: Tensor) -> tuple[Tensor, None]:
+    """``G_x = G_y / d`` with ``d`` held constant."""
+    return signal / denominator, None
+
+
+def normalize(
+    mode: FrozenGateMode, func: Any, input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None
+) -> Tensor:
+    """``x / max(‖x‖, eps)`` with the norm held constant."""
+    if out is not None:
+        mode.report(func, "writes to out", "leave out=None")
+    norm = torch.linalg.vector_norm(input, p, dim, keepdim=True).clamp_min(eps)
+    return Substitute.apply(mode.settings, divided, func(input, p, dim, eps, out=out), input, norm)
+
+
+def local_response_norm(
+    mode: FrozenGateMode, func: Any, input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Tensor:
+    """``x / (k + α · mean of x² over neighbouring channels)^β`` with the denominator held constant."""
+    squares = F.pad(input.square().movedim(1, -1), (size // 2, (size - 1) // 2))
+    denominator = (k + alpha * squares.unfold(-1, size, 1).mean(-1).movedim(-1, 1)) ** beta
+    return Substitute.apply(mode.settings, divided, func(input, size, alpha, beta, k), input, denominator)

@@ -13,15 +13,31 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch.utils.weak import TensorWeakRef
 
-from zennit_isnet.lrp.signal.substitute import Handler, Settings
+from zennit_isnet.lrp.signal.substitute import Handler, Settings, ordinary_only
 
-VALUE_FREE = (
-    *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones"),
-    *("new_empty", "new_full", "new_tensor"),
+VALUE_FREE = frozenset(
+    {
+        *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like"),
+        *("new_zeros", "new_ones", "new_empty", "new_empty_strided", "new_full", "new_tensor"),
+    }
 )
-"""Functions that make tensors and read no values of the tensor they are called with."""
+"""Names of functions that make tensors and read no values of the tensor they are called with."""
+
+ZERO = frozenset({"zeros", "zeros_like", "new_zeros"})
+"""Names of functions that make zeros."""
+
+READS = frozenset(
+    {Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__float__, Tensor.__int__, Tensor.__index__, Tensor.__array__}
+)
+"""Functions that return values of a tensor as something else than a tensor."""
+
+
+SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
+"""Assignment to ``tensor.data``."""
+
+REGISTER_HOOK: Any = Tensor.register_hook
 
 
 class Kind(enum.IntEnum):
@@ -65,34 +81,101 @@ def exchanged(value: Any, replacements: Mapping[int, Tensor]) -> Any:
     return replacements.get(id(value), value)
 
 
+def version_of(tensor: Tensor) -> int:
+    """Return how often a tensor was written to; tensors made in `torch.inference_mode` do not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+class _Note:
+    """What is known of one tensor, which it does not keep alive."""
+
+    __slots__ = ("alias", "flaws", "kind", "ref", "ungraded", "version", "zero")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.ref = TensorWeakRef(tensor)
+        self.version = version_of(tensor)
+        self.kind: Kind | None = None
+        self.alias: Kind | None = None
+        self.ungraded = self.zero = False
+        self.flaws = NO_FLAWS
+
+
 class Provenance:
     """Kinds and flaws of the tensors of one forward pass; holds no tensor alive."""
 
     def __init__(self) -> None:
-        self._kinds: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self._flaws: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self._aliases: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self._ungraded: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        # by `id`: tensors do not compare as keys, and torch's own weak dictionary takes 7 µs for each look
+        self._notes: dict[int, _Note] = {}
+        self._memory: dict[int, list[_Note]] = {}
+
+    def _found(self, tensor: Tensor) -> _Note | None:
+        note = self._notes.get(id(tensor))
+        return note if note is not None and note.ref() is tensor else None
+
+    def _note(self, tensor: Tensor) -> _Note:
+        note = self._found(tensor)
+        if note is None:
+            note = self._notes[id(tensor)] = _Note(tensor)
+            if torch._C._has_storage(tensor):
+                self._memory.setdefault(tensor.untyped_storage()._cdata, []).append(note)
+        return note
 
     def __getitem__(self, tensor: Tensor) -> Kind:
-        kind: Kind | None = self._kinds.get(tensor)
-        if kind is not None:
-            return kind
+        note = self._found(tensor)
+        overwritten = note is not None and note.version != version_of(tensor)
+        if note is not None and note.kind is not None and not overwritten:
+            return note.kind
         if tensor.grad_fn is None:
-            return Kind.HELD if tensor in self._ungraded else Kind.CONSTANT
-        is_hook = tensor in self._aliases and tensor.grad_fn.name() == "BackwardHookFunctionBackward"
-        return self._aliases[tensor] if is_hook else Kind.UNKNOWN
+            return (
+                Kind.HELD if note is not None and (note.ungraded or (note.kind or 0) > Kind.CONSTANT) else Kind.CONSTANT
+            )
+        if note is None or note.alias is None or overwritten:
+            return Kind.UNKNOWN
+        return note.alias if tensor.grad_fn.name() == "BackwardHookFunctionBackward" else Kind.UNKNOWN
 
     def __setitem__(self, tensor: Tensor, kind: Kind) -> None:
-        self._kinds[tensor] = kind
+        note = self._note(tensor)
+        note.kind, note.version = kind, version_of(tensor)
 
     def known(self, tensor: Tensor) -> bool:
         """Whether the tensor was given a kind."""
-        return tensor in self._kinds
+        note = self._found(tensor)
+        return note is not None and note.kind is not None
+
+    def before_write(self, tensor: Tensor) -> Kind:
+        """Return the kind of a tensor that was written to, as it was before, and take the new values as seen."""
+        note = self._note(tensor)
+        note.version, note.zero = version_of(tensor), False
+        return self[tensor]
+
+    def sharing(self, tensor: Tensor) -> list[Tensor]:
+        """Return the tensors in use that lie in the same memory: views of one tensor, and detached aliases."""
+        notes = self._memory.get(tensor.untyped_storage()._cdata, []) if torch._C._has_storage(tensor) else []
+        found = [tensor, tensor._base, *(note.ref() for note in notes)]
+        return list({id(t): t for t in found if t is not None}.values())
+
+    def shared(self, tensor: Tensor) -> bool:
+        """Whether another tensor in use lies in the same memory."""
+        return len(self.sharing(tensor)) > 1
+
+    def note_zero(self, tensor: Tensor) -> None:
+        """Note that a tensor is zero everywhere."""
+        self._note(tensor).zero = True
+
+    def is_zero(self, value: Any) -> bool:
+        """Whether a number, or a tensor that does not depend on the images, is known to be zero everywhere."""
+        if not isinstance(value, Tensor):
+            return bool(value == 0)
+        note = self._found(value)
+        if note is not None and note.zero and note.version == version_of(value):
+            return True
+        # a look at the values would wait for an accelerator
+        return self[value] is Kind.CONSTANT and value.device.type == "cpu" and not bool(value.any())
 
     def flaws(self, tensor: Tensor) -> Flaws:
         """Return the flaws of one tensor."""
-        return self._flaws.get(tensor, NO_FLAWS)
+        note = self._found(tensor)
+        return NO_FLAWS if note is None else note.flaws
 
     def flaws_of(self, tensors: Iterable[Tensor], kind: Kind = Kind.SIGNAL) -> Flaws:
         """Return the flaws of those tensors that are of a kind."""
@@ -100,12 +183,14 @@ class Provenance:
 
     def flaws_in_use(self) -> Flaws:
         """Return the flaws of all tensors with a signal that the model still holds."""
-        return self.flaws_of(list(self._flaws))
+        flawed = [note.ref() for note in self._notes.values() if note.flaws]
+        return self.flaws_of(tensor for tensor in flawed if tensor is not None)
 
     def add_flaws(self, tensor: Tensor, flaws: Flaws) -> None:
         """Note flaws of a tensor beside those that it has."""
         if flaws:
-            self._flaws[tensor] = self.flaws(tensor) | flaws
+            note = self._note(tensor)
+            note.flaws |= flaws
 
     def copy(self, tensor: Tensor, origin: Tensor) -> None:
         """Note that a tensor is what another one is."""
@@ -118,7 +203,7 @@ class Provenance:
         PyTorch gives a module's backward hooks their place in the graph by a custom function that returns its input,
         so the model's own custom functions look alike until they have a gradient function.
         """
-        self._aliases[tensor] = self[origin]
+        self._note(tensor).alias = self[origin]
         self.add_flaws(tensor, self.flaws(origin))
 
     def hold_ungraded(self, tensor: Tensor) -> None:
@@ -126,7 +211,8 @@ class Provenance:
 
         It counts while the tensor has no gradient function: what a custom function returns was made so too.
         """
-        self._ungraded[tensor] = True
+        note = self._note(tensor)
+        note.kind, note.ungraded = None, True
 
 
 class Problem(NamedTuple):
@@ -199,17 +285,38 @@ class FrozenGateMode(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.opaque:
             return func(*args, **kwargs)
-        if not torch.is_grad_enabled():
-            # in `no_grad` nothing carries the signal, and of a custom function the gradient is unknown
+        if func is REGISTER_HOOK:
+            return func(args[0], ordinary_only(self.settings, *args[1:], **kwargs))
+        if func is Tensor.retain_grad:
+            REGISTER_HOOK(args[0], ordinary_only(self.settings, _accumulated(args[0])))
+            return None
+        operands = list(tensors_in((*args, *kwargs.values())))
+        versions = [version_of(t) for t in operands]
+        name = getattr(func, "__name__", None)
+        if name in VALUE_FREE and len(operands) == 1:
+            result = func(*args, **kwargs)
+            self.kinds[result] = Kind.CONSTANT
+        elif torch.is_grad_enabled():
+            result = self._graded(func, args, kwargs, operands, versions)
+        else:
+            # nothing carries the signal, and of a custom function, which runs like this, the gradient is unknown
             result = func(*args, **kwargs)
             if func is Tensor.view_as:
                 self.kinds.alias(result, args[0])
-            elif getattr(func, "__name__", None) not in VALUE_FREE:
-                self._mark_ungraded(result, [*tensors_in((*args, *kwargs.values()))])
-            return result
-        operands = list(tensors_in((*args, *kwargs.values())))
+            else:
+                self._mark_ungraded(result, operands)
+            self._note_writes(func, operands, versions, max(self.kinds_of(operands), default=Kind.CONSTANT), NO_FLAWS)
+        if name in ZERO:
+            self.kinds.note_zero(result)
+        return result
+
+    def _graded(self, func: Any, args: Any, kwargs: Any, operands: list[Tensor], versions: list[int]) -> Any:
+        """Run an operation that gradients are recorded of."""
         kind, flaws = self._read(func, operands)
-        versions = [t._version for t in operands]
+        if func in READS and kind is not Kind.CONSTANT and operands[0].is_floating_point():
+            remedy = "keep it a tensor, or read it under torch.no_grad() if the output does not depend on it"
+            self.refuse(func, "turns values that depend on the images into numbers, which cannot be followed", remedy)
+        here = NO_FLAWS
         if kind is Kind.SIGNAL:
             outside, self._here = self._here, set()
             try:
@@ -218,10 +325,8 @@ class FrozenGateMode(TorchFunctionMode):
             finally:
                 self._here = outside
         else:
-            result, here = func(*args, **kwargs), frozenset()
-        for tensor, version in zip(operands, versions, strict=True):
-            if tensor._version != version and kind is not Kind.CONSTANT:
-                self._overwritten(tensor, kind, flaws | here)
+            result = func(*args, **kwargs)
+        self._note_writes(func, operands, versions, kind, flaws | here)
         self._mark(result, operands, kind, flaws, here)
         return result
 
@@ -278,7 +383,7 @@ class FrozenGateMode(TorchFunctionMode):
             result = self.run(handler, func, args, kwargs)
         else:
             result = func(*args, **kwargs)
-            written = func is Tensor.__setitem__ or kwargs.get("out") is not None
+            written = func in (Tensor.__setitem__, SET_DATA) or kwargs.get("out") is not None
             if written or any(t.requires_grad for t in tensors_in((result,))):
                 self.report(func, "no rule covers it", "use an operation with a rule, or register one")
         if self.seen is not None and (
@@ -298,22 +403,35 @@ class FrozenGateMode(TorchFunctionMode):
             elif tensor.requires_grad and (kind is not Kind.CONSTANT or tensor.grad_fn is not None):
                 self.kinds[tensor] = kind
                 self.kinds.add_flaws(tensor, flaws | here)
-            elif kind is not Kind.CONSTANT and tensor.is_floating_point():
+            elif kind is not Kind.CONSTANT:
                 self.kinds[tensor] = Kind.HELD
 
     def _mark_ungraded(self, result: Any, operands: list[Tensor]) -> None:
         """Note which results of an operation without a gradient depend on the images."""
-        if any(self.kinds[t] in (Kind.HELD, Kind.SIGNAL) for t in operands):
+        if any(self.kinds[t] is not Kind.CONSTANT for t in operands):
             for tensor in tensors_in((result,)):
-                if tensor.is_floating_point() and not any(tensor is operand for operand in operands):
+                if not any(tensor is operand for operand in operands):
                     self.kinds.hold_ungraded(tensor)
 
-    def _overwritten(self, tensor: Tensor, kind: Kind, flaws: Flaws) -> None:
-        """Note what an operand is that the operation wrote to, and what it is a view of."""
-        for target in (tensor, tensor._base):
-            if target is not None and target.grad_fn is not None and self.kinds[target] is not Kind.STALE:
-                self.kinds[target] = kind if self.kinds[target] > Kind.SIGNAL else max(kind, self.kinds[target])
-                self.kinds.add_flaws(target, flaws)
+    def _note_writes(self, func: Any, operands: list[Tensor], versions: list[int], kind: Kind, flaws: Flaws) -> None:
+        """Note what the operands are that an operation wrote to, and all that lies in the same memory."""
+        for tensor, version in zip(operands, versions, strict=True):
+            if version_of(tensor) == version:
+                continue
+            graded = torch.is_grad_enabled() and tensor.requires_grad
+            for target in self.kinds.sharing(tensor):
+                before = self.kinds.before_write(target)
+                if before is Kind.STALE:
+                    continue
+                if target.requires_grad and graded:
+                    self.kinds[target] = kind if before > Kind.SIGNAL else max(kind, before)
+                    self.kinds.add_flaws(target, flaws)
+                elif before is Kind.SIGNAL:
+                    reason = "writes to a tensor that carries the signal, and no gradient is recorded of it"
+                    position = self._position(func, reason, "write where gradients are recorded, or out of place")
+                    self.kinds.add_flaws(target, frozenset({position}))
+                elif kind is not Kind.CONSTANT and before is Kind.CONSTANT:
+                    self.kinds.hold_ungraded(target)
 
     def _explain_origin(self, func: Any, operands: list[Tensor]) -> None:
         for tensor in operands:
@@ -323,8 +441,9 @@ class FrozenGateMode(TorchFunctionMode):
                 self.refuse(func, "reads a tensor after an in-place operation overwrote it", "use that one's result")
             if kind is Kind.UNKNOWN:
                 maker = type(tensor.grad_fn).__name__ if tensor.grad_fn is None else tensor.grad_fn.name()
+                origin = "that something unseen has written to" if self.kinds.known(tensor) else "of unknown origin"
                 remedy = "register a rule for the module that computes it"
-                position = self._position(func, f"reads a tensor of unknown origin ({maker})", remedy)
+                position = self._position(func, f"reads a tensor {origin} ({maker})", remedy)
                 # what lies before it is unknown too: it may be any tensor that is still in use
                 self.kinds.add_flaws(tensor, self.kinds.flaws_in_use() | {position})
             if kind in (Kind.STALE, Kind.UNKNOWN):
@@ -340,6 +459,18 @@ class FrozenGateMode(TorchFunctionMode):
         if not self._paths:
             self._paths = {id(module): name for name, module in self.root.named_modules()}
         return module_path(self.root, self._paths)
+
+
+def _accumulated(tensor: Tensor) -> Callable[[Tensor], None]:
+    """Return a hook that does what `Tensor.retain_grad` does, and keeps no tensor alive."""
+    ref = TensorWeakRef(tensor)
+
+    def accumulate(grad: Tensor) -> None:
+        kept = ref()
+        if kept is not None:
+            kept.grad = grad if kept.grad is None else kept.grad + grad
+
+    return accumulate
 
 
 def name_of(func: Any) -> str:

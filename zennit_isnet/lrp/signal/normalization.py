@@ -18,7 +18,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from zennit.core import RemovableHandle
 
-from zennit_isnet.lrp.signal.mode import FrozenGateMode
+from zennit_isnet.lrp.signal.linear import check_constant
+from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind
 from zennit_isnet.lrp.signal.modules import hide
 from zennit_isnet.lrp.signal.substitute import Substitute, Switch
 
@@ -140,6 +141,7 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """BatchNorm: ``γ/σ`` with the statistics of this pass."""
+    _check_parameters(mode, func, weight, bias, None if training else running_mean, None if training else running_var)
     if training and input.numel() == input.shape[1]:
         # one value per channel has no variance: PyTorch's own error
         func(input, running_mean, running_var, weight, bias, training, momentum, eps)
@@ -252,6 +254,7 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """LayerNorm: ``G_x = c − mean c``, ``c = γ G_y/σ``, over the last dimensions."""
+    _check_parameters(mode, func, weight, bias)
     dims = tuple(range(-len(normalized_shape), 0))
     output = func(input, normalized_shape, weight, bias, eps)
     return _normalized(mode, output, input, weight, lambda scaled, x: centred_and_scaled(scaled, x, dims, eps))
@@ -266,6 +269,7 @@ def rms_norm(
     eps: float | None = None,
 ) -> Tensor:
     """RMSNorm: ``G_x = γ G_y / rms x``, over the last dimensions."""
+    _check_parameters(mode, func, weight)
     dims = tuple(range(-len(normalized_shape), 0))
     shift = torch.finfo(input.dtype).eps if eps is None else eps
 
@@ -285,6 +289,7 @@ def group_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """GroupNorm: ``G_x = c − mean c``, ``c = γ G_y/σ``, over each group of channels."""
+    _check_parameters(mode, func, weight, bias)
     return _grouped(mode, func(input, num_groups, weight, bias, eps), input, num_groups, weight, eps)
 
 
@@ -304,8 +309,23 @@ def instance_norm(
     if not use_input_stats:
         # the same affine map, by the same kernel
         return batch_norm(mode, F.batch_norm, input, running_mean, running_var, weight, bias, False, momentum, eps)
+    _check_parameters(mode, func, weight, bias)
     output = func(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
     return _grouped(mode, output, input, input.shape[1], weight, eps)
+
+
+def _check_parameters(
+    mode: FrozenGateMode,
+    func: Any,
+    weight: Tensor | None,
+    bias: Tensor | None = None,
+    mean: Tensor | None = None,
+    variance: Tensor | None = None,
+) -> None:
+    """Report what is added and depends on the images, and a factor that carries the signal; it may be a gate."""
+    if weight is not None and mode.kinds[weight] is Kind.HELD:
+        weight = None
+    check_constant(mode, func, weight=weight, bias=bias, running_mean=mean, running_var=variance)
 
 
 def centred_and_scaled(scaled: Tensor, input: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:

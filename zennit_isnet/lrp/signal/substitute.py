@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -19,7 +20,19 @@ class Switch(Protocol):
     composites, cannot disturb each other, and ``loss.backward()`` after the context is an ordinary pass.
     """
 
-    active: bool
+    @property
+    def active(self) -> bool:
+        """Whether a backward pass that runs now is a signal pass."""
+
+
+def ordinary_only(switch: Switch, hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a user's hook for gradients that lets signals pass unchanged."""
+
+    @functools.wraps(hook)
+    def gated(*args: Any, **kwargs: Any) -> Any:
+        return None if switch.active else hook(*args, **kwargs)
+
+    return gated
 
 
 def computed(tensor: Tensor) -> Tensor:

@@ -13,36 +13,45 @@ from torch.nn import functional as F
 from zennit_isnet.lrp.signal import activation, attention, convolution, linear, normalization
 from zennit_isnet.lrp.signal.substitute import Handler, substitute
 
-OWNERS = MappingProxyType({"torch": torch, "Tensor": Tensor, "F": F, "special": torch.special})
+OWNERS = MappingProxyType({"torch": torch, "Tensor": Tensor, "F": F, "special": torch.special, "linalg": torch.linalg})
 
 NAMES: tuple[tuple[Handler, str], ...] = (
     # sums, and maxima: the winner takes all
     (linear.linear, "add add_ __add__ __iadd__ __radd__ sub sub_ subtract subtract_ rsub __sub__ __isub__ __rsub__"),
     (linear.linear, "neg neg_ negative negative_ positive __neg__ __pos__ sum mean cumsum cumsum_"),
-    (linear.linear, "amax max maximum where masked_fill masked_fill_ tril tril_ triu triu_"),
+    (linear.linear, "amax amin max min maximum minimum fmax fmin topk sort msort kthvalue tril tril_ triu triu_"),
     (linear.linear, "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d"),
     (linear.linear, "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"),
     (linear.linear, "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices"),
     (linear.linear, "adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices"),
     (linear.linear, "adaptive_max_pool3d_with_indices fold unfold interpolate upsample pad"),
     (linear.linear, "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle"),
+    (linear.lerp, "lerp lerp_"),
     # shapes and types
     (linear.linear, "cat concat concatenate stack hstack vstack dstack chunk split tensor_split split_with_sizes"),
-    (linear.linear, "unbind __getitem__ narrow select index_select gather take_along_dim diagonal flip fliplr flipud"),
+    (linear.linear, "unbind narrow select diagonal flip fliplr flipud"),
     (linear.linear, "rot90 roll flatten unflatten reshape view ravel squeeze squeeze_ unsqueeze unsqueeze_ permute"),
     (linear.linear, "transpose transpose_ swapaxes swapaxes_ swapdims swapdims_ movedim moveaxis t t_ adjoint"),
-    (linear.linear, "expand repeat repeat_interleave tile broadcast_to clone contiguous __setitem__"),
+    (linear.linear, "expand repeat repeat_interleave tile broadcast_to clone contiguous"),
     (linear.linear, "to type float __float__ double half bfloat16 cpu cuda requires_grad_"),
     (linear.shaped, "expand_as reshape_as view_as type_as"),
+    # choices, by indices and by masks
+    (linear.select, "__getitem__ index_select gather take_along_dim masked_select"),
+    (linear.select, "index_add index_add_ scatter_add scatter_add_"),
+    (linear.fill, "where masked_fill masked_fill_ __setitem__"),
+    (linear.grid_sample, "F.grid_sample"),
     # products and quotients
     (linear.product, "mul mul_ multiply multiply_ __mul__ __imul__ __rmul__ matmul __matmul__ __rmatmul__ bmm mm mv"),
-    (linear.product, "einsum addmm addmm_ baddbmm baddbmm_"),
-    (linear.addcmul, "addcmul addcmul_"),
+    (linear.product, "einsum tensordot inner outer dot"),
+    (linear.added_product, "addcmul addcmul_ addmm addmm_ addmv addmv_ addbmm addbmm_ baddbmm baddbmm_"),
     (linear.quotient, "div div_ divide divide_ true_divide true_divide_ __div__ __idiv__ __itruediv__"),
     (linear.quotient, "__rdiv__ __rtruediv__"),
     # layers; what is called differently elsewhere is looked up in one place
     (linear.affine, "linear conv_transpose1d conv_transpose2d conv_transpose3d"),
     (linear.dropout, "F.dropout F.dropout1d F.dropout2d F.dropout3d"),
+    (linear.glu, "F.glu"),
+    (linear.normalize, "F.normalize"),
+    (linear.local_response_norm, "F.local_response_norm"),
     (convolution.convolution, "conv1d conv2d conv3d"),
     (normalization.batch_norm, "F.batch_norm"),
     (normalization.layer_norm, "F.layer_norm"),
@@ -55,15 +64,17 @@ NAMES: tuple[tuple[Handler, str], ...] = (
     (activation.relu, "relu relu_"),
     (activation.activation, "F.celu celu_ F.elu F.elu_ F.gelu F.hardswish F.leaky_relu F.leaky_relu_ F.mish F.prelu"),
     (activation.activation, "F.relu6 F.rrelu F.rrelu_ F.selu selu_ F.silu hardshrink F.softshrink F.softsign"),
-    (activation.activation, "tanh tanh_ F.tanhshrink torch.celu torch.selu"),
-    (activation.hardtanh, "hardtanh"),
-    (linear.hold, "sigmoid sigmoid_ hardsigmoid softmax log_softmax"),
+    (activation.activation, "tanh tanh_ F.tanhshrink torch.celu torch.selu square square_ sqrt sqrt_"),
+    (activation.hardtanh, "hardtanh hardtanh_"),
+    (activation.clamp, "clamp clamp_ clip clip_"),
+    (activation.clamp_min, "clamp_min clamp_min_"),
+    (activation.clamp_max, "clamp_max clamp_max_"),
+    (activation.threshold, "threshold threshold_"),
+    (activation.power, "pow pow_ __pow__ __ipow__"),
+    (activation.lp_pool, "F.lp_pool1d F.lp_pool2d F.lp_pool3d"),
+    (linear.hold, "sigmoid sigmoid_ hardsigmoid softmax softmin log_softmax norm vector_norm var std"),
     # without a gradient
-    (linear.constant, "detach detach_ argmax argmin any all isnan isinf isfinite numel size dim"),
-    (linear.constant, "eq eq_ ne ne_ lt lt_ le le_ gt gt_ ge ge_"),
-    (linear.constant, "Tensor.__eq__ Tensor.__ne__ Tensor.__lt__ Tensor.__le__ Tensor.__gt__ Tensor.__ge__"),
-    (linear.constant, "zeros_like ones_like empty_like full_like rand_like randn_like"),
-    (linear.constant, "new_zeros new_ones new_empty new_full new_tensor"),
+    (linear.constant, "detach detach_ size dim numel"),
 )
 """Handlers, and the names of their functions in each of `OWNERS`, or in one that is named."""
 
@@ -76,6 +87,7 @@ def _functions(name: str) -> list[Any]:
 
 HANDLERS: Mapping[Any, Handler] = MappingProxyType(
     {func: handler for handler, names in NAMES for name in names.split() for func in _functions(name)}
+    | {getattr(Tensor, name).__get__: linear.linear for name in ("T", "mT", "H", "mH")}
     | {substitute: linear.alias}
 )
 """Handlers of the operations of PyTorch; a composite may add others."""

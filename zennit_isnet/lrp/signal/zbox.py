@@ -105,6 +105,8 @@ class ZBoxMode(FrozenGateMode):
         if input is not self.tail:
             return handler(self, func, input, *args, **kwargs)
         inplace, func, args, kwargs = out_of_place(func, args, kwargs)
+        if inplace and self.kinds.shared(input):
+            self.report(func, "z^B needs the values that this overwrites", "work out of place there, or use box=None")
         ended = self._end(handler(self, func, input, *args, **kwargs))
         if inplace:
             self.kinds[input] = Kind.STALE
