@@ -233,10 +233,10 @@ CASES: list[Case] = [
         ["carries no signal", "return logits"],
     ),
     # outputs
-    ("a dict", with_output(lambda y: {"out": y}), InvalidTypeError, ["(N, C), or a named tuple", "got dict"]),
-    ("a list", with_output(lambda y: [y]), InvalidTypeError, ["(N, C), or a named tuple", "got list"]),
-    ("a tuple", with_output(lambda y: (y, y)), InvalidTypeError, ["(N, C), or a named tuple", "got tuple"]),
-    ("nothing", with_output(lambda y: None), InvalidTypeError, ["(N, C), or a named tuple", "got NoneType"]),
+    ("a dict", with_output(lambda y: {"a": y, "b": y}), InvalidTypeError, ["(N, C)", "'logits'", "got dict with a, b"]),
+    ("a list", with_output(lambda y: [y]), InvalidTypeError, ["(N, C)", "got list"]),
+    ("a tuple", with_output(lambda y: (y, y)), InvalidTypeError, ["(N, C)", "got tuple"]),
+    ("nothing", with_output(lambda y: None), InvalidTypeError, ["(N, C)", "got NoneType"]),
     ("a map", with_output(lambda y: y[..., None, None]), InvalidValueError, ["shape (N, C)", "got (4, 3, 1, 1)"]),
     ("one number", with_output(lambda y: y[:, 0]), InvalidValueError, ["shape (N, C)", "got (4,)"]),
     (

@@ -31,7 +31,7 @@ def test_a_wrong_argument_is_found_before_the_model_runs():
     assert calls == []
 
 
-@pytest.mark.parametrize("output", [lambda y: {"out": y}, lambda y: y[:, 0], lambda y: y.softmax(1)])
+@pytest.mark.parametrize("output", [lambda y: {"a": y, "b": y}, lambda y: y[:, 0], lambda y: y.softmax(1)])
 def test_a_model_that_does_not_return_logits_is_not_changed_by_the_call_that_finds_out(output):
     model, (images, masks) = WithOutput(output), batch(size=8)
     before = ModelState(model)

@@ -45,6 +45,7 @@ class PassHook(Switched):
     def __init__(self) -> None:
         super().__init__()
         self.mode: Any = None
+        self.after: list[Callable[[], Any]] = []
         self._stack = ExitStack()
 
     def hook_on(self, module: nn.Module) -> list[Any]:
@@ -58,6 +59,8 @@ class PassHook(Switched):
         """Switch off, in the middle of a pass too."""
         self.end()
         super().remove()
+        while self.after:
+            self.after.pop()()
 
     def start(self, mode: Any) -> None:
         """Enter the mode of a pass."""

@@ -287,9 +287,9 @@ class FrozenGateMode(TorchFunctionMode):
             return func(*args, **kwargs)
         if func is REGISTER_HOOK:
             return func(args[0], ordinary_only(self.settings, *args[1:], **kwargs))
-        if func is Tensor.retain_grad:
-            REGISTER_HOOK(args[0], ordinary_only(self.settings, _accumulated(args[0])))
-            return None
+        if func is Tensor.retain_grad and args[0].requires_grad:
+            # it would retain signals too
+            return self.settings.after.append(args[0].retain_grad)
         operands = list(tensors_in((*args, *kwargs.values())))
         versions = [version_of(t) for t in operands]
         name = getattr(func, "__name__", None)
@@ -316,6 +316,8 @@ class FrozenGateMode(TorchFunctionMode):
         if func in READS and kind is not Kind.CONSTANT and operands[0].is_floating_point():
             remedy = "keep it a tensor, or read it under torch.no_grad() if the output does not depend on it"
             self.refuse(func, "turns values that depend on the images into numbers, which cannot be followed", remedy)
+        if func == SET_DATA and kind is not Kind.CONSTANT:
+            self.refuse(func, "exchanges the values of a tensor, and no gradient is recorded of it", "make a new one")
         here = NO_FLAWS
         if kind is Kind.SIGNAL:
             outside, self._here = self._here, set()
@@ -383,7 +385,7 @@ class FrozenGateMode(TorchFunctionMode):
             result = self.run(handler, func, args, kwargs)
         else:
             result = func(*args, **kwargs)
-            written = func in (Tensor.__setitem__, SET_DATA) or kwargs.get("out") is not None
+            written = func is Tensor.__setitem__ or kwargs.get("out") is not None
             if written or any(t.requires_grad for t in tensors_in((result,))):
                 self.report(func, "no rule covers it", "use an operation with a rule, or register one")
         if self.seen is not None and (
@@ -459,18 +461,6 @@ class FrozenGateMode(TorchFunctionMode):
         if not self._paths:
             self._paths = {id(module): name for name, module in self.root.named_modules()}
         return module_path(self.root, self._paths)
-
-
-def _accumulated(tensor: Tensor) -> Callable[[Tensor], None]:
-    """Return a hook that does what `Tensor.retain_grad` does, and keeps no tensor alive."""
-    ref = TensorWeakRef(tensor)
-
-    def accumulate(grad: Tensor) -> None:
-        kept = ref()
-        if kept is not None:
-            kept.grad = grad if kept.grad is None else kept.grad + grad
-
-    return accumulate
 
 
 def name_of(func: Any) -> str:

@@ -110,8 +110,9 @@ Handler: TypeAlias = Callable[..., Any]
 
 
 class Settings(Switch, Protocol):
-    """What a forward pass reads from the composite's hook."""
+    """What a forward pass reads from the composite's hook, and writes there to be done once that is removed."""
 
+    after: list[Callable[[], Any]]
     handlers: Mapping[Any, Handler]
     epsilon: Epsilon
     detach_statistics: bool
