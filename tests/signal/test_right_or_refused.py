@@ -10,29 +10,12 @@ import re
 import finite_differences
 import pytest
 import torch
+from one_case import WIDTH, Net, attributed, error_of_parameter_gradients
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zennit_isnet import LRPAttribution, LRPFlex, Target
 from zennit_isnet.errors import UncoveredOperationError
-
-WIDTH = 8
-
-
-class Net(nn.Module):
-    """Convolution, what a case does, mean, head; no biases."""
-
-    def __init__(self, case) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, WIDTH, 3, padding=1, bias=False)
-        self.second = nn.Conv2d(3, WIDTH, 3, padding=1, bias=False)
-        self.weight = nn.Parameter(torch.randn(WIDTH, WIDTH))
-        self.head = nn.Linear(WIDTH, 3, bias=False)
-        self.case = case
-
-    def forward(self, images: Tensor) -> Tensor:
-        h = self.case(self, self.first(images), images)
-        return self.head(h.flatten(2).mean(2) if h.ndim > 2 else h)
 
 
 def gate(h: Tensor) -> Tensor:
@@ -233,17 +216,6 @@ REFUSED = {
 """Cases that are refused, and the operation that the message names."""
 
 
-def attributed(case, *, train: bool = False) -> tuple[Net, Tensor, Tensor, Tensor]:
-    torch.manual_seed(0)
-    net = Net(case).double().train(train)
-    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
-    torch.manual_seed(2)
-    plain = net(images)
-    torch.manual_seed(2)
-    logits, relevance = LRPAttribution(LRPFlex(1e-30))(net, images, Target(1))
-    return net, plain, logits, relevance["input"]
-
-
 @pytest.mark.parametrize("case", RIGHT)
 def test_the_logits_are_the_plain_ones_and_relevance_is_conserved(case):
     _, plain, logits, relevance = attributed(RIGHT[case])
@@ -270,19 +242,7 @@ def test_a_scripted_function_that_writes_is_refused():
 
 @pytest.mark.parametrize("case", [case for case in RIGHT if "dropout" not in case])
 def test_parameter_gradients_of_the_relevance_agree_with_finite_differences(case, generator):
-    torch.manual_seed(0)
-    net = Net(RIGHT[case]).double()
-    images = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=generator)
-    weights = torch.randn(2, 1, 3, 8, 8, dtype=torch.float64, generator=generator)
-    leaves = [net.first.weight, net.head.weight]
-
-    def loss() -> Tensor:
-        _, relevance = LRPAttribution(LRPFlex(epsilon=0.1))(net, images, Target(1))
-        return (relevance["input"] * weights).sum()
-
-    gradients = torch.autograd.grad(loss(), leaves)
-    error = finite_differences.worst_relative_error(lambda: loss().item(), leaves, gradients, generator)
-    assert error < finite_differences.TOLERANCE
+    assert error_of_parameter_gradients(RIGHT[case], generator) < finite_differences.TOLERANCE
 
 
 class TestHooks:

@@ -252,7 +252,7 @@ def glu(mode: FrozenGateMode, func: Any, input: Tensor, dim: int = -1) -> Tensor
     return Substitute.apply(mode.settings, signal_function, output, input)
 
 
-def grid_sample(mode: FrozenGateMode, func: Any, input: Tensor, grid: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def grid_sample(mode: FrozenGateMode, func: Any, /, input: Tensor, grid: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Interpolation at positions that are held constant, also where the images choose them."""
     if mode.kinds[grid] is Kind.SIGNAL:
         grid = held_constant(mode, grid, (grid,))
