@@ -1,5 +1,5 @@
 # Every target sets itself up from a bare clone with nothing but a Python and its pip: `make demo`, `make test`.
-# PYTHON picks the interpreter that .venv is made from, DEMO_ARGS is handed to the demo, PYTEST_ARGS to pytest.
+# PYTHON picks the interpreter that .venv is made from, DEMO_ARGS is handed to the demo, PYTEST_ARGS and FUZZ_ARGS to pytest.
 
 SHELL := /bin/bash
 
@@ -8,6 +8,7 @@ WORKERS ?= 2
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 PYTEST_ARGS ?=
+FUZZ_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,7 +26,7 @@ FAST := -m "not slow" -n $(WORKERS)
 MAY_BE_EMPTY = || { code=$$?; [ $$code -eq 5 ] && echo "NOTE: nothing ran: '$@' has no tests yet"; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-zennit1 doctest lint format typecheck docs ci bench clean
+.PHONY: help setup demo test test-slow test-zennit1 doctest fuzz lint format typecheck docs ci bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 15
@@ -55,6 +56,9 @@ $(ZENNIT1_DIR)/.ready: $(READY)
 	rm -rf $(ZENNIT1_DIR)
 	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python --target $(ZENNIT1_DIR) "zennit==$(ZENNIT1)"
 	@touch $@
+
+fuzz: $(READY) ## 10,000 random networks; FUZZ_ARGS="--hypothesis-seed=N" makes those of a seed again
+	FUZZ_EXAMPLES=10000 $(PYTEST) tests/signal/test_random_networks.py $(FUZZ_ARGS)
 
 doctest: $(READY) ## the examples in the docstrings alone
 	$(PYTEST) --doctest-modules zennit_isnet $(MAY_BE_EMPTY)

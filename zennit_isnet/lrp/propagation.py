@@ -165,6 +165,13 @@ def _relevance_at(
                 "call checkpoint(…, use_reentrant=False, context_fn=checkpoint_contexts) with "
                 "zennit_isnet.lrp.checkpoint_contexts, outside of the first layer if z^B is on"
             ) from error
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+            raise UnsupportedModelError(
+                "the model writes in place to a tensor whose values the relevance of an earlier operation needs, the "
+                f"input of an activation for example; work out of place there ({error})"
+            ) from error
         return dict(zip(places, found, strict=True))
 
     # the others of a group in a pass of their own, because each place that is asked for costs time

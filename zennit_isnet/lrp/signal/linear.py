@@ -72,12 +72,27 @@ def product(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> An
         signal, held = sorted(factors, key=lambda factor: mode.kinds[factor] is Kind.HELD)
         if output.shape == signal.shape:
             # the plain gradient would be computed for the gate too, and then stopped
-            return Substitute.apply(mode.settings, _times_gate, output, signal, held)
+            gated: Tensor = GateProduct.apply(mode.settings, output, signal, held)
+            return gated
     return output
 
 
-def _times_gate(signal: Tensor, _: Tensor, held: Tensor) -> tuple[Tensor, None]:
-    return signal * held, None
+class GateProduct(Function):
+    """Identity on a product with a gate whose signal goes to the other factor, of which nothing is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, switch: Switch, output: Tensor, signal: Tensor, held: Tensor) -> Tensor:
+        ctx.switch = switch
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(held)
+        return output.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[None, Tensor | None, Tensor | None, None]:
+        if grad is None or not ctx.switch.active:
+            return None, grad, None, None
+        (held,) = ctx.saved_tensors
+        return None, None, grad * held, None
 
 
 class Share(Function):
