@@ -16,8 +16,7 @@ from torch.nn import functional as F
 
 CHANNELS, SIZE, CLASSES = 4, 4, 3
 EPSILON = 0.1
-WHOLE, FIRST, LAST = slice(None), slice(0, 2), slice(2, 4)
-PARTS = {"whole": WHOLE, "first": FIRST, "last": LAST}
+PARTS = {"first": slice(0, 2), "last": slice(2, 4)}
 
 ACTIVATIONS = {
     "relu": lambda z, inplace: F.relu(z, inplace=inplace),
@@ -61,12 +60,18 @@ WRONG = {
 class Step:
     """One operation: reads registers, and appends its result to them."""
 
-    kind: str
-    name: str
+    operation: tuple[str, str]
     first: int
     second: int
     inplace: bool
-    part: str
+
+    @property
+    def kind(self) -> str:
+        return self.operation[0]
+
+    @property
+    def name(self) -> str:
+        return self.operation[1]
 
 
 def steps() -> st.SearchStrategy[Step]:
@@ -78,12 +83,8 @@ def steps() -> st.SearchStrategy[Step]:
         "part": ["first", "last"],
         "wrong": sorted(WRONG),
     }
-    chosen = st.sampled_from([(kind, name) for kind, all_names in names.items() for name in all_names])
-    index = st.integers(0, 3)
-    return st.builds(
-        lambda named, first, second, inplace, part: Step(*named, first, second, inplace, part),
-        *(chosen, index, index, st.booleans(), st.sampled_from(sorted(PARTS))),
-    )
+    operations = st.sampled_from([(kind, name) for kind, all_names in names.items() for name in all_names])
+    return st.builds(Step, operations, st.integers(0, 3), st.integers(0, 3), st.booleans())
 
 
 def programs() -> st.SearchStrategy[tuple[Step, ...]]:
@@ -106,7 +107,7 @@ class RandomNetwork(nn.Module):
         for step in self.program:
             a, b = (registers[-1 - i % len(registers)] for i in (step.first, step.second))
             registers.append(self.result(step, a, b))
-        return self.head(full(registers[-1], lambda z: z).mean((2, 3)))
+        return self.head(full(registers[-1]).mean((2, 3)))
 
     def result(self, step: Step, a: Tensor, b: Tensor) -> Tensor:
         if step.kind == "activation":
@@ -118,7 +119,7 @@ class RandomNetwork(nn.Module):
         if step.kind == "wrong":
             return WRONG[step.name](a)
         if step.kind == "layer":
-            a = full(a, lambda z: z)
+            a = full(a)
             if step.name == "batch norm":
                 return self.norm(a)
             return (
@@ -139,7 +140,7 @@ class RandomNetwork(nn.Module):
         }[step.name]()
 
 
-def full(z: Tensor, view) -> Tensor:
+def full(z: Tensor) -> Tensor:
     """A tensor of all channels."""
     return z if z.shape[1] == CHANNELS else torch.cat([z, z], 1)
 
@@ -202,7 +203,7 @@ class Cell:
 class View:
     """Some channels of a cell."""
 
-    def __init__(self, cell: Cell, part: slice = WHOLE) -> None:
+    def __init__(self, cell: Cell, part: slice = slice(None)) -> None:
         self.cell, self.part = cell, part
 
     @property
@@ -240,7 +241,7 @@ class Oracle:
             a, b = (registers[-1 - i % len(registers)] for i in (step.first, step.second))
             registers.append(self.result(step, a, b))
         last = registers[-1]
-        logits = self.net.head(full(last.value, None).mean((2, 3)))
+        logits = self.net.head(full(last.value).mean((2, 3)))
         (gradient,) = torch.autograd.grad(logits[:, target].sum(), images)
         return images.detach() * gradient, last.cell.wrong
 
@@ -282,7 +283,7 @@ class Oracle:
 
     def layer(self, step: Step, a: View) -> View:
         whole = a.channels == CHANNELS
-        z = full(a.value, None)
+        z = full(a.value)
         if step.name == "dropout":
             return a if whole else View(Cell(z, a.cell.wrong))
         if step.name.startswith("convolution"):

@@ -53,7 +53,10 @@ def test_the_relevance_is_that_of_explicit_gates_or_the_network_is_refused(progr
         return
     assert not wrong
     torch.testing.assert_close(logits, plain, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(relevance["input"][:, 0], expected, rtol=1e-8, atol=1e-10)
+    # a BatchNorm over almost equal values magnifies the rounding
+    torch.testing.assert_close(
+        relevance["input"][:, 0], expected, rtol=1e-8, atol=1e-8 * float(1 + expected.abs().max())
+    )
 
     def loss(relevance: Tensor) -> Tensor:
         return (relevance * weights).sum()
