@@ -97,6 +97,8 @@ class DifferentiableComposite(LRPComposite):
     propagates: Literal["relevance"] = "relevance"
     strict = False
     """Whether operations without a rule are errors; Zennit gives them the ordinary gradient."""
+    signed = True
+    """Whether relevance passes a minus sign."""
 
     def __init__(self, composite: Composite, canonizers: Sequence[Canonizer] | None = None) -> None:
         self.composite = composite
@@ -169,7 +171,7 @@ class DifferentiableComposite(LRPComposite):
             def rule_of(child: nn.Module) -> Hook | None:
                 return rules[id(child)] if id(child) in rules else self.composite.module_map(context, "", child)
 
-            self._add(VisibleFunctions(rule_of, strict=self.strict), module)
+            self._add(VisibleFunctions(rule_of, strict=self.strict, signed=self.signed), module)
 
     def _fuses(self, name: str, child: nn.Module) -> bool:
         if self._named_norms is not None:

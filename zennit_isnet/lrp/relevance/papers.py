@@ -51,8 +51,7 @@ class _Ready(DifferentiableComposite):
         self.box = None if box is None else as_box(box)
         layer_map = [
             (Activation, Pass()),
-            (Sum, sums),
-            (AvgPool, Norm(stabilizer=epsilon)),
+            ((Sum, AvgPool), sums),
             ((BatchNorm, nn.SyncBatchNorm), Pass()),
             (Linear, weights),
         ]
@@ -147,6 +146,8 @@ class ZPlus(_Ready):
     >>> list(relevance)
     [Place(layer=None, composite=0, part=0), Place(layer=None, composite=1, part=0)]
     """
+
+    signed = False
 
     def __init__(self, box: tuple[Bound, Bound] | None = None, epsilon: float = 1e-2) -> None:
         super().__init__(epsilon, box, PositiveParts(epsilon), PositiveParts(epsilon))
