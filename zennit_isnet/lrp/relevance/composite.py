@@ -60,9 +60,11 @@ class FuseBatchNorm(_Request):
 
 
 class MakeFunctionsVisible(_Request):
-    """Give functional calls (sums of two branches, activations, average pooling) the rules of their module types.
+    """Give functional calls (sums of branches, means, activations, average pooling) the rules of their module types.
 
-    Sums get the rule of `zennit.layer.Sum`. Replaces the canonizers that rewrite the ``forward`` of known blocks.
+    Sums and differences get the rule of `zennit.layer.Sum`, a constant in them that of a bias; where there is such a
+    rule, constant factors and dropout hand relevance on unchanged. Replaces the canonizers that rewrite the ``forward``
+    of known blocks.
 
     Examples
     --------

@@ -68,7 +68,8 @@ class EpsilonZBox(_Ready):
     """LRP-ε for all layers, z^B at the first one if there is a box: the rules of the original ISNet.
 
     For convolutional networks of ReLU-like activations. Each BatchNorm is folded into the layer before it by the
-    statistics of the forward pass, sums of branches are visible, and what has no rule is an error.
+    statistics of the forward pass, sums and means are visible, and what has no rule is an error. A constant that the
+    model adds takes the share that a layer's bias takes.
 
     Parameters
     ----------
