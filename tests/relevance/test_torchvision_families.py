@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from zennit_isnet import EpsilonZBox, LRPAttribution, Target, ZPlus
+from zennit_isnet.errors import UncoveredOperationError
 from zennit_isnet.formulations import AllLogits
 
 FAMILIES = {
+    "alexnet": (64, {}),
     "vgg11_bn": (32, {}),
     "resnet18": (32, {}),
     "resnext50_32x4d": (32, {}),
@@ -28,9 +30,8 @@ SLOW = frozenset({"resnext50_32x4d", "inception_v3", "regnet_x_400mf", "mnasnet0
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in FAMILIES])
-def test_epsilon_relevance_is_the_logit_and_positive_relevance_is_not_negative(
-    name: str, generator: torch.Generator
-) -> None:
+def test_relevance_is_the_logit(name: str, generator: torch.Generator) -> None:
+    """Positive relevance is not negative, and is the logit where all weights are positive."""
     size, options = FAMILIES[name]
     model = nets.without_biases(nets.torchvision_net(name, generator, **options))
     images = nets.make_images(generator, count=1, size=size)
@@ -43,3 +44,25 @@ def test_epsilon_relevance_is_the_logit_and_positive_relevance_is_not_negative(
     positive = relevance["input"]
     assert (positive >= 0).all()
     assert positive.sum() > 0
+    for parameter in model.parameters():
+        parameter.data.abs_()
+    logits, relevance = LRPAttribution(ZPlus(epsilon=1e-13))(model, images, Target(strongest), create_graph=False)
+    logit = logits.gather(1, strongest[:, None])[:, 0]
+    torch.testing.assert_close(relevance["input"].flatten(1).sum(1), logit, rtol=1e-8, atol=1e-12)
+
+
+REFUSED = {
+    "efficientnet_b0": r"SqueezeExcitation\): torch\.Tensor\.mul: multiplies",
+    "mobilenet_v3_small": r"SqueezeExcitation\): torch\.Tensor\.mul: multiplies",
+    "convnext_tiny": r"features\.0\.1 \(LayerNorm2d\): torch\.nn\.functional\.layer_norm",
+    "swin_t": r"features\.1\.0\.attn \(ShiftedWindowAttention\): torch\.Tensor\.matmul",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REFUSED)
+def test_families_that_are_not_convolutions_and_sums_are_refused_by_name(name: str, generator: torch.Generator) -> None:
+    model, images = nets.torchvision_net(name, generator), nets.make_images(generator, count=1, size=32)
+    for composite in (EpsilonZBox(), ZPlus()):
+        with pytest.raises(UncoveredOperationError, match=REFUSED[name]):
+            LRPAttribution(composite)(model, images, Target(0))

@@ -85,7 +85,8 @@ def propagate(
     sources = [x.view_as(x) if wants else x.detach().requires_grad_() for x, wants in zip(inputs, wanted, strict=True)]
     check_free(model)
     with torch.enable_grad(), ExitStack() as contexts:
-        for composite in composites:
+        # one that propagates relevance has to see the model's operations before LRPFlex exchanges them for its own
+        for composite in sorted(composites, key=lambda one: one.propagates == "signal"):
             contexts.enter_context(composite.context(model))
         taps.on_copy = [composite.note_copy for composite in composites]
         contexts.enter_context(taps)

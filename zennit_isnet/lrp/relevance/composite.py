@@ -60,9 +60,11 @@ class FuseBatchNorm(_Request):
 
 
 class MakeFunctionsVisible(_Request):
-    """Give functional calls (sums of two branches, activations, average pooling) the rules of their module types.
+    """Give functional calls (sums of branches, means, activations, average pooling) the rules of their module types.
 
-    Sums get the rule of `zennit.layer.Sum`. Replaces the canonizers that rewrite the ``forward`` of known blocks.
+    Sums and differences get the rule of `zennit.layer.Sum`, a constant in them that of a bias; where there is such a
+    rule, constant factors and dropout hand relevance on unchanged. Replaces the canonizers that rewrite the ``forward``
+    of known blocks.
 
     Examples
     --------
@@ -97,6 +99,8 @@ class DifferentiableComposite(LRPComposite):
     propagates: Literal["relevance"] = "relevance"
     strict = False
     """Whether operations without a rule are errors; Zennit gives them the ordinary gradient."""
+    signed = True
+    """Whether relevance passes a minus sign."""
 
     def __init__(self, composite: Composite, canonizers: Sequence[Canonizer] | None = None) -> None:
         self.composite = composite
@@ -169,7 +173,7 @@ class DifferentiableComposite(LRPComposite):
             def rule_of(child: nn.Module) -> Hook | None:
                 return rules[id(child)] if id(child) in rules else self.composite.module_map(context, "", child)
 
-            self._add(VisibleFunctions(rule_of, strict=self.strict), module)
+            self._add(VisibleFunctions(rule_of, strict=self.strict, signed=self.signed), module)
 
     def _fuses(self, name: str, child: nn.Module) -> bool:
         if self._named_norms is not None:

@@ -1,8 +1,12 @@
-"""Functional calls that stand for modules: sums, activations, average pooling."""
+"""Relevance through functional calls: what hands it on unchanged, what shares it, what stands for a module.
+
+A relevance is no gradient: a sum shares what arrives among its terms by their parts in it, and a constant factor does
+not scale it. `NAMES` says what each operation does; everything else has the ordinary gradient, or is refused.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -10,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 from zennit.core import Hook
 from zennit.layer import Sum
 
@@ -17,15 +22,9 @@ from zennit_isnet.errors import UncoveredOperationError
 from zennit_isnet.lrp.composite import PassHook
 from zennit_isnet.lrp.relevance.evaluation import Call, apply_rule
 from zennit_isnet.lrp.relevance.live_rule import attached
-from zennit_isnet.lrp.signal import linear
 from zennit_isnet.lrp.signal.mode import module_path, name_of, tensors_in
-from zennit_isnet.lrp.signal.substitute import substitute
-from zennit_isnet.lrp.signal.table import HANDLERS
-
-SUMS = frozenset({torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__})
-
-PLAIN = frozenset({linear.linear, linear.constant, linear.dropout, linear.alias, linear.shaped})
-"""Handlers whose relevance is the ordinary gradient."""
+from zennit_isnet.lrp.signal.substitute import Handler, substitute
+from zennit_isnet.lrp.signal.table import functions_of
 
 MODULES: Mapping[Any, Callable[..., nn.Module]] = MappingProxyType(
     {
@@ -37,6 +36,9 @@ MODULES: Mapping[Any, Callable[..., nn.Module]] = MappingProxyType(
 )
 """The module that a functional call stands for, made from the call's arguments after the input."""
 
+UNSEEN = ("BackwardHookFunctionBackward", "InputRelevanceBackward")
+"""Identities that no mode sees: PyTorch's own for backward hooks of modules, and the entry of `LRPFlex`."""
+
 
 class VisibleFunctions(PassHook):
     """Hook of the root module: functional calls outside of modules with a rule get the rule of their module type.
@@ -46,12 +48,14 @@ class VisibleFunctions(PassHook):
     rule_of : callable
         ``rule_of(module) -> Hook or None``, the composite's map.
     strict : bool
-        Whether operations on the way from the images that are neither linear nor have a rule are errors.
+        Whether operations without a rule on the way from the images are errors.
+    signed : bool
+        Whether relevance passes a minus sign. Positive parts do not.
     """
 
-    def __init__(self, rule_of: Callable[[nn.Module], Hook | None], strict: bool = False) -> None:
+    def __init__(self, rule_of: Callable[[nn.Module], Hook | None], strict: bool = False, signed: bool = True) -> None:
         super().__init__()
-        self.rule_of, self.strict = rule_of, strict
+        self.rule_of, self.strict, self.signed = rule_of, strict, signed
         self.inside = 0
 
     def hook_on(self, module: nn.Module) -> list[Any]:
@@ -66,77 +70,295 @@ class VisibleFunctions(PassHook):
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.mode is None and torch.is_grad_enabled():
             self.inside = 0
-            self.start(_FunctionMode(self, module))
+            mode = FunctionMode(self, module)
+            mode.mark((*args, *kwargs.values()), True)
+            self.start(mode)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         mode = self.end()
-        if mode is not None and output is not None and mode.problems:
-            raise UncoveredOperationError(mode.problems)
+        if mode is not None and output is not None:
+            mode.read(output.values() if isinstance(output, dict) else (output,), "the model's output")
+            if mode.problems:
+                raise UncoveredOperationError(mode.problems)
 
     def _into(self, module: nn.Module, args: Any) -> None:
+        if self.mode is not None and not self.inside:
+            with torch._C.DisableTorchFunction():
+                self.mode.read(args, f"module {type(module).__name__}")
         self.inside += 1
 
     def _out_of(self, module: nn.Module, args: Any, output: Any) -> None:
         self.inside -= 1
 
 
-class _FunctionMode(TorchFunctionMode):
+class FunctionMode(TorchFunctionMode):
+    """Runs one forward pass, and keeps which of the tensors with a gradient carry relevance to the images.
+
+    Parameters
+    ----------
+    hook : VisibleFunctions
+        Switch, rules and options.
+    root : Module
+        The model, for messages.
+    """
+
     def __init__(self, hook: VisibleFunctions, root: nn.Module) -> None:
         super().__init__()
         self.hook, self.root = hook, root
         self.problems: list[str] = []
+        self._carrying: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        operands = [t for t in tensors_in((*args, *kwargs.values())) if _carries(t)]
-        if self.hook.inside or not operands or not torch.is_grad_enabled():
+        handler = None if kwargs.get("out") is not None else HANDLERS.get(func)
+        # a look at an attribute, of which there are many; a tensor that comes of it is of unknown origin
+        looks = handler is None and getattr(func, "__name__", None) == "__get__"
+        if looks or not torch.is_grad_enabled():
             return func(*args, **kwargs)
-        if func in SUMS:
-            return self._sum(func, *args, **kwargs)
-        if func in MODULES:
-            return self._call(func, *args, **kwargs)
-        result = func(*args, **kwargs)
-        if self.hook.strict and HANDLERS.get(func) not in PLAIN and next(tensors_in((result,)), None) is not None:
-            self._report(func)
+        operands = list(tensors_in((*args, *kwargs.values())))
+        with torch._C.DisableTorchFunction():  # a mode below would see a look at a tensor's attributes
+            carries = self.read(operands, func)
+            versions = [t._version for t in operands]
+        if self.hook.inside or not carries:
+            result = func(*args, **kwargs)
+        else:
+            result = (handler or uncovered)(self, func, *args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            self.mark((result,), carries)
+            for tensor, version in zip(operands, versions, strict=True):
+                if tensor._version != version:
+                    self.mark((tensor, tensor._base), carries or self.carries(tensor))
         return result
 
-    def _report(self, func: Any) -> None:
+    def read(self, values: Iterable[Any], func: Any) -> bool:
+        """Return whether a tensor among values carries relevance; report those that came from nowhere."""
+        carries = False
+        for tensor in tensors_in(values):
+            if tensor.requires_grad and tensor not in self._carrying and tensor.grad_fn is not None:
+                maker = tensor.grad_fn.name()
+                if maker not in UNSEEN and not self.hook.inside:
+                    self.report(func, f"reads a tensor of unknown origin ({maker})")
+                self._carrying[tensor] = True
+            carries = carries or self.carries(tensor)
+        return carries
+
+    def carries(self, value: Any) -> bool:
+        """Whether a value carries relevance to the images; parameters and what is made of them do not."""
+        return isinstance(value, Tensor) and value.requires_grad and self._carrying.get(value, False)
+
+    def mark(self, values: Iterable[Any], carries: bool) -> None:
+        """Note whether the tensors among values carry relevance."""
+        for tensor in tensors_in(values):
+            if tensor.requires_grad:
+                self._carrying[tensor] = carries
+
+    def report(self, func: Any, reason: str = "no relevance rule covers it") -> None:
+        """Note a problem, if the composite wants to know."""
         remedy = "use LRPFlex, or differentiable(composite) with a rule for the module"
-        problem = f"{module_path(self.root)}: {name_of(func)}: no relevance rule covers it; {remedy}"
-        if problem not in self.problems:
+        problem = f"{module_path(self.root)}: {name_of(func)}: {reason}; {remedy}"
+        if self.hook.strict and problem not in self.problems:
             self.problems.append(problem)
 
-    def _sum(self, func: Any, left: Any, right: Any = None, **kwargs: Any) -> Any:
-        rule = self.hook.rule_of(Sum())
-        right = kwargs.pop("other", right)
-        both = [t for t in (left, right) if _carries(t)]
-        if rule is None or len(both) < 2 or kwargs:
-            return func(left, right, **kwargs)
-        inplace = func in (Tensor.add_, Tensor.__iadd__)
-        terms = (left.clone() if inplace else left, right)
-
-        def propagate(relevance: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, ...]:
-            stacked = torch.stack(torch.broadcast_tensors(left, right), dim=-1)
-            (share,) = apply_rule(rule.copy(), Call(Sum(), {}, (stacked,)), relevance)
-            assert share is not None
-            return tuple(part.sum_to_size(t.shape) for part, t in zip(share.unbind(-1), (left, right), strict=True))
-
-        result = substitute(self.hook, propagate, torch.add(*terms), *terms)
-        return left.copy_(result) if inplace else result
-
-    def _call(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
-        module: Any = MODULES[func](*args, **kwargs)
-        rule = self.hook.rule_of(module)
-        if rule is None or not _carries(input):
-            return func(input, *args, **kwargs)
-        inplace: bool = getattr(module, "inplace", False)
-        module.inplace = False
-        original = input.clone() if inplace else input
-        call = Call(module, {}, (original,))
-        result = attached(self.hook, name_of(func), rule.copy(), call, module.forward(original))
-        return input.copy_(result) if inplace else result
+    def report_minus(self, func: Any) -> None:
+        """Note a minus, if relevance follows positive parts only."""
+        if not self.hook.signed:
+            self.report(func, "a minus turns the positive parts that this composite follows into negative ones")
 
 
-def _carries(value: Any) -> bool:
-    """Whether a value may carry relevance to the images; a parameter alone does not."""
-    return isinstance(value, Tensor) and value.requires_grad and not isinstance(value, nn.Parameter)
+def uncovered(mode: FunctionMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """No rule: reported if the result has a gradient."""
+    result = func(*args, **kwargs)
+    if any(t.requires_grad for t in tensors_in((result, kwargs.get("out")))):
+        mode.report(func)
+    return result
+
+
+def unchanged(mode: FunctionMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Values are moved, chosen or copied: relevance goes back to where they came from."""
+    return func(*args, **kwargs)
+
+
+def stands_for_module(mode: FunctionMode, func: Any, /, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The rule of the module type that the function stands for."""
+    module: Any = MODULES[func](*args, **kwargs)
+    rule = mode.hook.rule_of(module)
+    if rule is None or not mode.carries(input):
+        return func(input, *args, **kwargs)
+    inplace: bool = getattr(module, "inplace", False)
+    module.inplace = False
+    original = input.clone() if inplace else input
+    call = Call(module, {}, (original,))
+    result = attached(mode.hook, name_of(func), rule.copy(), call, module.forward(original))
+    return input.copy_(result) if inplace else result
+
+
+class _OfOneTensor(nn.Module):
+    """A function with its other arguments, as the module that a rule is evaluated on."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.function(input)
+
+
+def _shared(like: nn.Module, mode: FunctionMode, func: Any, /, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    output: Tensor = func(input, *args, **kwargs)
+    rule = mode.hook.rule_of(like)
+    if rule is None:
+        return output
+    call = Call(_OfOneTensor(lambda x: func(x, *args, **kwargs)), {}, (input,))
+    return attached(mode.hook, name_of(func), rule.copy(), call, output)
+
+
+def summed(mode: FunctionMode, func: Any, /, *args: Any, **kwargs: Any) -> Tensor:
+    """A sum over positions: each gets its share by the rule of ``zennit.layer.Sum``."""
+    return _shared(Sum(), mode, func, *args, **kwargs)
+
+
+def averaged(mode: FunctionMode, func: Any, /, *args: Any, **kwargs: Any) -> Tensor:
+    """A mean over positions: each gets its share by the rule of average pooling."""
+    return _shared(nn.AdaptiveAvgPool2d(1), mode, func, *args, **kwargs)
+
+
+def interpolated(mode: FunctionMode, func: Any, /, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Interpolation: ``nearest`` copies, ``linear`` and ``area`` average; ``bicubic`` has no rule."""
+    how = args[2] if len(args) > 2 else kwargs.get("mode", "nearest")
+    handler = unchanged if "nearest" in how else averaged if "linear" in how or how == "area" else uncovered
+    return handler(mode, func, input, *args, **kwargs)
+
+
+def added(mode: FunctionMode, func: Any, /, input: Any, other: Any, **options: Any) -> Any:
+    """A sum or difference of two: each gets its share by the rule of ``zennit.layer.Sum``; a constant is a bias."""
+    rule = mode.hook.rule_of(Sum())
+    if rule is None:
+        return func(input, other, **options)
+    name, alpha = func.__name__.strip("_"), options.get("alpha", 1)
+    factors = (-alpha, 1) if name == "rsub" else (1, alpha if "add" in name else -alpha)
+    terms = (input.clone() if _writes(func) else input, other)
+    output = torch.add(*terms, alpha=factors[1]) if _writes(func) else func(input, other, **options)
+    carrying = [mode.carries(term) for term in (input, other)]
+    for carries, factor in zip(carrying, factors, strict=True):
+        if carries and factor < 0:
+            mode.report_minus(func)
+    numbers = [None if isinstance(term, Tensor) else term for term in terms]
+    if 0 in numbers:
+        # the other term is all of it
+        return _written(func, input, substitute(mode.hook, None, output, terms[1 - numbers.index(0)]))
+
+    def propagate(relevance: Tensor, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        known = zip(numbers, tensors, strict=True)
+        values = [torch.as_tensor(n).to(relevance) if t is None else t.to(relevance) for n, t in known]
+        parts = [value if factor == 1 else factor * value for value, factor in zip(values, factors, strict=True)]
+        stacked = torch.stack(torch.broadcast_tensors(*parts), dim=-1)
+        (share,) = apply_rule(rule.copy(), Call(Sum(), {}, (stacked,)), relevance)
+        assert share is not None
+        found = zip(share.unbind(-1), values, carrying, strict=True)
+        return tuple(part.sum_to_size(value.shape) if carries else None for part, value, carries in found)
+
+    operands = [term if isinstance(term, Tensor) else None for term in terms]
+    return _written(func, input, substitute(mode.hook, propagate, output, *operands))
+
+
+def scaled(mode: FunctionMode, func: Any, /, input: Any, other: Any = None, **options: Any) -> Any:
+    """A product or quotient with a constant, or a minus: handed on unchanged, but through no factor of 0."""
+    name = func.__name__.strip("_")
+    operands = (input,) if "neg" in name else (input, other)
+    carrier, factor = (input, -1 if "neg" in name else other) if mode.carries(input) else (other, input)
+    if mode.carries(factor):
+        mode.report(func, "multiplies or divides two tensors that both carry relevance")
+    elif "div" in name and (carrier is input) == name.startswith("r"):
+        mode.report(func, "divides by a tensor that carries relevance")
+    elif options.get("rounding_mode") is not None:
+        mode.report(func)
+    elif mode.hook.rule_of(Sum()) is not None and not (isinstance(factor, (int, float)) and factor == 0):
+        return _scaled(mode, func, operands, options, carrier, factor)
+    return func(*operands, **options)
+
+
+def _scaled(mode: FunctionMode, func: Any, operands: Any, options: Any, carrier: Tensor, factor: Any) -> Any:
+    if _writes(func):
+        # what is written to is read again
+        kept = operands[0].clone()
+        carrier, factor = (kept, factor) if carrier is operands[0] else (carrier, kept)
+        name = func.__name__
+        out_of_place: Any = torch.neg if "neg" in name else torch.div if "div" in name else torch.mul
+        output = out_of_place(kept, *operands[1:], **options)
+    else:
+        output = func(*operands, **options)
+    signed = mode.hook.signed
+    if isinstance(factor, Tensor):
+
+        def propagate(relevance: Tensor, carrier: Tensor, factor: Tensor) -> tuple[Tensor, None]:
+            return (relevance * (factor != 0 if signed else factor > 0)).sum_to_size(carrier.shape), None
+
+        passed = substitute(mode.hook, propagate, output, carrier, factor)
+    else:
+        if factor < 0:
+            mode.report_minus(func)
+        passed = substitute(mode.hook, None, output, carrier)
+    return _written(func, operands[0], passed)
+
+
+def dropped(
+    mode: FunctionMode, func: Any, /, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    """Dropout: handed on unchanged where the value was kept."""
+    if mode.hook.rule_of(Sum()) is None or not training:
+        return func(input, p, training, inplace)
+    output = func(input, p, training)
+    result = substitute(mode.hook, lambda relevance, _: (relevance * (1 - p),), output, output)
+    return input.copy_(result) if inplace else result
+
+
+def _writes(func: Any) -> bool:
+    """Whether a function works in place: ``add_``, ``__iadd__``."""
+    name = func.__name__
+    return name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
+
+
+def _written(func: Any, input: Tensor, result: Tensor) -> Tensor:
+    """Return a result, in the memory of the input where the function works in place."""
+    return input.copy_(result) if _writes(func) else result
+
+
+NAMES: tuple[tuple[Handler, str], ...] = (
+    # parts of tensors, and their order
+    (unchanged, "cat concat concatenate stack hstack vstack dstack chunk split tensor_split split_with_sizes unbind"),
+    (unchanged, "__getitem__ __setitem__ narrow select index_select gather take_along_dim diagonal unfold pad copy_"),
+    (unchanged, "where masked_fill masked_fill_ tril triu flip fliplr flipud rot90 roll"),
+    (unchanged, "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle"),
+    # winners take all
+    (unchanged, "max amax maximum min amin minimum topk sort"),
+    (unchanged, "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"),
+    (unchanged, "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices"),
+    (unchanged, "adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices"),
+    (unchanged, "adaptive_max_pool3d_with_indices"),
+    # shapes, copies, types
+    (
+        unchanged,
+        "flatten unflatten reshape reshape_as view view_as ravel squeeze squeeze_ unsqueeze unsqueeze_",
+    ),
+    (unchanged, "permute transpose transpose_ swapaxes swapaxes_ swapdims swapdims_ movedim moveaxis t t_ adjoint"),
+    (unchanged, "expand expand_as repeat repeat_interleave tile broadcast_to clone contiguous positive __pos__"),
+    (unchanged, "to type type_as float double half bfloat16 cpu cuda requires_grad_"),
+    # what shares
+    (added, "add add_ __add__ __iadd__ __radd__ sub sub_ subtract subtract_ rsub __sub__ __isub__ __rsub__"),
+    (summed, "sum cumsum fold"),
+    (averaged, "mean"),
+    (interpolated, "interpolate upsample"),
+    # what scales
+    (scaled, "mul mul_ multiply multiply_ __mul__ __imul__ __rmul__ neg neg_ negative negative_ __neg__"),
+    (scaled, "div div_ divide divide_ true_divide true_divide_ __div__ __idiv__ __itruediv__ __rdiv__ __rtruediv__"),
+    (dropped, "F.dropout F.dropout1d F.dropout2d F.dropout3d"),
+)
+"""Handlers, and the names of their functions as in `zennit_isnet.lrp.signal.table`."""
+
+HANDLERS: Mapping[Any, Handler] = MappingProxyType(
+    {func: handler for handler, names in NAMES for name in names.split() for func in functions_of(name)}
+    | {getattr(Tensor, name).__get__: unchanged for name in ("T", "mT", "H", "mH")}
+    | dict.fromkeys(MODULES, stands_for_module)
+    | {substitute: unchanged}
+)
+"""What happens to relevance at each operation of PyTorch."""

@@ -51,8 +51,7 @@ class _Ready(DifferentiableComposite):
         self.box = None if box is None else as_box(box)
         layer_map = [
             (Activation, Pass()),
-            (Sum, sums),
-            (AvgPool, Norm(stabilizer=epsilon)),
+            ((Sum, AvgPool), sums),
             ((BatchNorm, nn.SyncBatchNorm), Pass()),
             (Linear, weights),
         ]
@@ -69,7 +68,8 @@ class EpsilonZBox(_Ready):
     """LRP-ε for all layers, z^B at the first one if there is a box: the rules of the original ISNet.
 
     For convolutional networks of ReLU-like activations. Each BatchNorm is folded into the layer before it by the
-    statistics of the forward pass, sums of branches are visible, and what has no rule is an error.
+    statistics of the forward pass, sums and means are visible, and what has no rule is an error. A constant that the
+    model adds takes the share that a layer's bias takes.
 
     Parameters
     ----------
@@ -147,6 +147,8 @@ class ZPlus(_Ready):
     >>> list(relevance)
     [Place(layer=None, composite=0, part=0), Place(layer=None, composite=1, part=0)]
     """
+
+    signed = False
 
     def __init__(self, box: tuple[Bound, Bound] | None = None, epsilon: float = 1e-2) -> None:
         super().__init__(epsilon, box, PositiveParts(epsilon), PositiveParts(epsilon))

@@ -32,7 +32,7 @@ NAMES: tuple[tuple[Handler, str], ...] = (
     (linear.linear, "unbind narrow select diagonal flip fliplr flipud"),
     (linear.linear, "rot90 roll flatten unflatten reshape view ravel squeeze squeeze_ unsqueeze unsqueeze_ permute"),
     (linear.linear, "transpose transpose_ swapaxes swapaxes_ swapdims swapdims_ movedim moveaxis t t_ adjoint"),
-    (linear.linear, "expand repeat repeat_interleave tile broadcast_to clone contiguous"),
+    (linear.linear, "expand repeat repeat_interleave tile broadcast_to clone contiguous copy_"),
     (linear.linear, "to type float __float__ double half bfloat16 cpu cuda requires_grad_"),
     (linear.shaped, "expand_as reshape_as view_as type_as"),
     # choices, by indices and by masks
@@ -79,14 +79,15 @@ NAMES: tuple[tuple[Handler, str], ...] = (
 """Handlers, and the names of their functions in each of `OWNERS`, or in one that is named."""
 
 
-def _functions(name: str) -> list[Any]:
+def functions_of(name: str) -> list[Any]:
+    """Return the functions of a name, in all of `OWNERS` or in one that is named."""
     owner, _, function = name.rpartition(".")
     found = [getattr(place, function, None) for key, place in OWNERS.items() if owner in ("", key)]
     return [function for function in found if callable(function)]
 
 
 HANDLERS: Mapping[Any, Handler] = MappingProxyType(
-    {func: handler for handler, names in NAMES for name in names.split() for func in _functions(name)}
+    {func: handler for handler, names in NAMES for name in names.split() for func in functions_of(name)}
     | {getattr(Tensor, name).__get__: linear.linear for name in ("T", "mT", "H", "mH")}
     | {substitute: linear.alias}
 )
