@@ -53,7 +53,10 @@ WRONG = {
     "clamped without a gradient": lambda z: (torch.no_grad()(Tensor.clamp_)(z, -0.2, 0.2), z)[1],
     "written through data": lambda z: (z.data.clamp_(-0.2, 0.2), z)[1],
 }
-"""What has no rule, if the output depends on it."""
+"""What has no rule, if the signal passes there."""
+
+UNRECORDED = ("clamped without a gradient", "written through data")
+"""Those of which PyTorch records no gradient, behind a gate either."""
 
 
 @dataclass(frozen=True)
@@ -259,8 +262,7 @@ class Oracle:
             return a.narrowed(2 * (step.name == "last"), 2) if a.channels == CHANNELS else a
         if step.kind == "wrong":
             value = WRONG[step.name](z * 1)
-            writes = step.name in ("clamped without a gradient", "written through data")
-            return a.write(value, True) if writes else View(Cell(value, True))
+            return a.write(value, True) if step.name in UNRECORDED else View(Cell(value, True))
         if step.kind == "layer":
             return self.layer(step, a)
         count = min(a.channels, b.channels)

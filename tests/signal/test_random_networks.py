@@ -11,7 +11,7 @@ import finite_differences
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from random_networks import EPSILON, Oracle, RandomNetwork, programs
+from random_networks import EPSILON, UNRECORDED, Oracle, RandomNetwork, programs
 from torch import Tensor
 
 from zennit_isnet import LRPAttribution, LRPFlex, Target
@@ -57,6 +57,9 @@ def test_the_relevance_is_that_of_explicit_gates_or_the_network_is_refused(progr
     torch.testing.assert_close(
         relevance["input"][:, 0], expected, rtol=1e-8, atol=1e-8 * float(1 + expected.abs().max())
     )
+
+    if any(step.name in UNRECORDED for step in program):
+        return
 
     def loss(relevance: Tensor) -> Tensor:
         return (relevance * weights).sum()

@@ -46,12 +46,10 @@ class LiveRule(Switched):
         self._calls.clear()
         super().remove()
 
-    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._calls.append(args)
-        if getattr(module, "inplace", False) and torch.is_grad_enabled():
-            # the rule needs the input as it was
-            return copied(args), kwargs
-        return None
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # the rule needs the input as it was; the model, and what shares its memory, the one that is written to
+        overwrites = getattr(module, "inplace", False) and torch.is_grad_enabled()
+        self._calls.append(copied(args) if overwrites else args)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         args = self._calls.pop()
