@@ -424,6 +424,51 @@ class Described:
         return f"{type(self).__name__}({', '.join(told)})"
 
 
+class Drawing(Described):
+    """Draws random numbers, by a generator of its own unless it has none.
+
+    Parameters
+    ----------
+    generator : torch.Generator, optional
+        On the CPU. Default None: the global generator.
+    """
+
+    def __init__(self, generator: torch.Generator | None = None) -> None:
+        check_generator(generator)
+        self.generator = generator
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """State of the generator; empty for the global generator, which belongs to the user."""
+        return {} if self.generator is None else {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the state of the generator, so that the draws go on as they would have.
+
+        Parameters
+        ----------
+        state : mapping of str to Tensor
+            From the `state_dict` of an object that had a generator if and only if this one has.
+
+        Raises
+        ------
+        InvalidValueError
+            If `state` has other keys than this object's own state.
+        """
+        check_state(self, state)
+        if self.generator is not None:
+            self.generator.set_state(state["generator"].cpu())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes, the generator as its state in bytes: PyTorch cannot hand one to a spawned process."""
+        drawn = None if self.generator is None else bytes(self.generator.get_state().tolist())
+        return {**vars(self), "generator": drawn}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        drawn = state["generator"]
+        generator = None if drawn is None else torch.Generator().set_state(torch.tensor([*drawn], dtype=torch.uint8))
+        self.__dict__ |= {**state, "generator": generator}
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(map(_shown, value))})"

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from zennit_isnet.checks import (
     Described,
+    Drawing,
     as_integers,
     check_count,
-    check_generator,
     check_logits,
     check_number,
     check_state,
@@ -202,7 +202,7 @@ class Target(Formulation):
         return one_hot(chosen.to(logits.device).expand(images).unsqueeze(1), logits).unsqueeze(1)
 
 
-class Stochastic(Formulation):
+class Stochastic(Drawing, Formulation):
     """One logit, drawn for each image: the highest with probability 1/2, else any other alike; one heatmap per image.
 
     Unlike `Selective` it needs no softmax, so it suits multi-label models and models with one logit (which is then
@@ -235,10 +235,6 @@ class Stochastic(Formulation):
     tensor([1., 1., 1., 1., 1., 1., 1., 1.])
     """
 
-    def __init__(self, generator: torch.Generator | None = None) -> None:
-        check_generator(generator)
-        self.generator = generator
-
     def seeds(self, logits: Tensor) -> Tensor:
         """Return the seeds of shape (N, 1, C)."""
         images, classes = logits.shape
@@ -249,27 +245,6 @@ class Stochastic(Formulation):
             stay = torch.rand(images, generator=self.generator) < 0.5
             chosen = (chosen + others.masked_fill(stay, 0).to(logits.device)) % classes
         return one_hot(chosen.unsqueeze(1), logits).unsqueeze(1)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """State of the generator; empty for the global generator, which belongs to the user."""
-        return {} if self.generator is None else {"generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the state of the generator, so that the draws go on as they would have.
-
-        Parameters
-        ----------
-        state : mapping of str to Tensor
-            From the `state_dict` of a formulation that had a generator if and only if this one has.
-
-        Raises
-        ------
-        InvalidValueError
-            If `state` has other keys than this formulation's own state.
-        """
-        super().load_state_dict(state)
-        if self.generator is not None:
-            self.generator.set_state(state["generator"].cpu())
 
 
 class Label(Formulation):

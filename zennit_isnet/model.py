@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -38,29 +39,64 @@ def detached(output: Any) -> Any:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Run a block in eval mode; afterwards every module has its own mode back, also after an exception."""
-    with ExitStack() as restoring:
+    """Run a block in eval mode; afterwards modules have their modes and buffers back, also after an exception."""
+    with buffers_restored(model), ExitStack() as restoring:
         for module in model.modules():
             restoring.callback(setattr, module, "training", module.training)
         model.eval()
         yield
 
 
-def buffers_restored(model: nn.Module) -> ExitStack:
-    """Give buffers (running statistics) their values back after the block."""
-    restoring = ExitStack()
-    for buffer in model.buffers():
-        # through `.data`, so that graphs which keep the buffer stay valid
-        restoring.callback(buffer.data.copy_, buffer.detach().clone())
-    return restoring
-
-
 @contextmanager
-def buffers_restored_on_error(model: nn.Module) -> Iterator[None]:
-    """Give buffers (running statistics) their values back if the block raises."""
-    with buffers_restored(model) as restoring:
+def buffers_restored(model: nn.Module, *, on_error_only: bool = False) -> Iterator[None]:
+    """Give modules their buffers (running statistics, counters) back after the block: the same tensors and values.
+
+    Whether the model writes to them, replaces them or adds some.
+    """
+    before = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    buffers = {id(b): b for _, held in before for b in held.values() if b is not None}
+    copies = _copies(buffers.values())
+    try:
         yield
-        restoring.pop_all()
+    except BaseException:
+        on_error_only = False
+        raise
+    finally:
+        if not on_error_only:
+            for current, held in before:
+                if len(current) != len(held) or any(current[name] is not held[name] for name in held):
+                    current.clear()
+                    current.update(held)
+            for buffer, was_leaf, copy in copies:
+                if was_leaf and not buffer.is_leaf and buffer._base is None:
+                    buffer.detach_()  # the block wrote something with a graph to it
+                _give_back(buffer, copy)
+
+
+def _copies(buffers: Iterable[Tensor]) -> list[tuple[Tensor, bool, Tensor]]:
+    """Return each buffer, whether it is a leaf, and a copy; one kernel makes many: few are ever needed."""
+    groups: dict[Any, list[Tensor]] = {}
+    copies = []
+    with torch.no_grad():
+        for buffer in buffers:
+            if type(buffer) is Tensor and buffer.layout is torch.strided:
+                groups.setdefault((buffer.device, buffer.dtype), []).append(buffer)
+            else:
+                copies.append((buffer, buffer.is_leaf, buffer.clone()))
+        for group in groups.values():
+            empty = [torch.empty_like(buffer) for buffer in group]
+            torch._foreach_copy_(empty, group)
+            copies += [(buffer, buffer.is_leaf, copy) for buffer, copy in zip(group, empty, strict=True)]
+    return copies
+
+
+def _give_back(buffer: Tensor, copy: Tensor) -> None:
+    """Give a buffer its value back, through `.data`, so that graphs which keep the buffer stay valid."""
+    if (buffer.shape, buffer.dtype, buffer.device) != (copy.shape, copy.dtype, copy.device):
+        buffer.data = copy
+    elif buffer.layout is not torch.strided or 0 not in buffer.stride() or buffer.numel() == 0:
+        buffer.data.copy_(copy)
+    # an expanded tensor cannot be written to, by the block neither
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from zennit_isnet.lrp.composite import LRPComposite
 from zennit_isnet.lrp.flex import LRPFlex
 from zennit_isnet.lrp.propagation import Attribution, LRPAttribution
 from zennit_isnet.lrp.taps import INPUT, Place, Places, find_layers
-from zennit_isnet.model import buffers_restored_on_error, detached, eval_mode, unwrapped
+from zennit_isnet.model import buffers_restored, detached, eval_mode, unwrapped
 
 __all__ = ["EveryNth", "ISNetRegularizer"]
 
@@ -304,7 +304,7 @@ class ISNetRegularizer:
             output = self.model(images)
             self.schedule.advance()
             return output, images.new_zeros(())
-        with buffers_restored_on_error(self.model):
+        with buffers_restored(self.model, on_error_only=True):
             explained = self._formulation_of(labels)
             output, found = self.attribution(self.model, images, explained, create_graph=training)
             relevance = found if isinstance(found, Places) else Places(found)

@@ -76,6 +76,18 @@ def test_images_without_an_agreed_range_are_refused(tmp_path: Path, values: np.n
         read_image(path)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("size", [(11, 10), (100, 100)], ids=["Pillow warns", "Pillow refuses"])
+@pytest.mark.parametrize("read", [read_image, read_levels])
+def test_decompression_bombs_are_refused(tmp_path: Path, read, size, monkeypatch) -> None:
+    Image.new("L", size).save(tmp_path / "bomb.png")
+    Image.new("L", (10, 10)).save(tmp_path / "small.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    read(tmp_path / "small.png")
+    with pytest.raises(InvalidValueError, match=r"bomb\.png cannot be read.*decompression bomb"):
+        read(tmp_path / "bomb.png")
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparent_images_lie_over_white(tmp_path: Path, mode: str) -> None:
     picture = Image.new("LA", (2, 1), (0, 255)).convert("RGBA")

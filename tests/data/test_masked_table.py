@@ -37,6 +37,17 @@ def test_paths_start_from_the_root_that_is_given(layout: Layout, tmp_path: Path)
         MaskedImageTable(elsewhere)
 
 
+def test_absolute_paths_and_parents_are_followed(layout: Layout, tmp_path: Path) -> None:
+    """As `root` says: a table is written by somebody who is trusted."""
+    inside = MaskedImageTable(write(layout, ["cat"] * len(layout.files)))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    image, mask = (Path(path).resolve() for path in (inside.name(0), inside.mask_name(0)))
+    up = Path("..", mask.relative_to(tmp_path.resolve()))
+    (elsewhere / "table.csv").write_text(f"image,mask,label\n{image},{up},cat\n")
+    assert torch.equal(MaskedImageTable(elsewhere / "table.csv")[0][0], inside[0][0])
+
+
 def test_integers_are_indices(layout: Layout) -> None:
     data = MaskedImageTable(write(layout, ["2", "0", "1", "2"]))
     assert (data.classes, data.targets.tolist()) == (["0", "1", "2"], [2, 0, 1, 2])

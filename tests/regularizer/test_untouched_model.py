@@ -104,10 +104,7 @@ def failing_submodule(error: BaseException) -> nn.Module:
 
 FAILURES = {
     "a submodule": lambda: (ISNetRegularizer(failing_submodule(InterruptedCallError())), InterruptedCallError),
-    "the user's patience": lambda: (ISNetRegularizer(failing_submodule(KeyboardInterrupt())), KeyboardInterrupt),
-    "the formulation": lambda: (ISNetRegularizer(tiny_net(), formulation=failing_part), InterruptedCallError),
     "the attribution": lambda: (ISNetRegularizer(tiny_net(), attribution=failing_part), InterruptedCallError),
-    "the loss": lambda: (ISNetRegularizer(tiny_net(), loss=failing_part), InterruptedCallError),
     "coverage": lambda: (ISNetRegularizer(Wrapped(F.softplus)), UncoveredOperationError),
     "coverage of z^B": lambda: (
         ISNetRegularizer(nn.Sequential(nn.ReLU(inplace=True), tiny_net()), composite=LRPFlex(box=(0.0, 1.0))),
@@ -132,7 +129,7 @@ def test_an_error_inside_the_call_leaves_everything_as_it_was(cause, mixed):
     assert not images.requires_grad
 
 
-@pytest.mark.parametrize("cause", sorted(FAILURES.keys() - {"the loss"}))
+@pytest.mark.parametrize("cause", FAILURES)
 @pytest.mark.parametrize("explain", ["heatmap", "calibrate"])
 def test_an_error_while_explaining_leaves_everything_as_it_was(cause, explain):
     regularizer, error = FAILURES[cause]()
@@ -142,18 +139,6 @@ def test_an_error_while_explaining_leaves_everything_as_it_was(cause, explain):
         regularizer.heatmap(images) if explain == "heatmap" else regularizer.calibrate([images], progress=False)
     assert before.differences(ModelState(regularizer.model)) == []
     assert regularizer.ranges == {}
-
-
-def test_an_error_after_many_good_calls_gives_running_statistics_back_too():
-    submodule = Failing(InterruptedCallError(), successes=2)
-    model = nn.Sequential(*tiny_net()[:6], submodule, *tiny_net()[6:])
-    regularizer, (images, masks) = ISNetRegularizer(model), batch(size=8)
-    for _ in range(2):
-        regularizer(images, masks)
-    before = ModelState(model)
-    with pytest.raises(InterruptedCallError):
-        regularizer(images, masks)
-    assert before.differences(ModelState(model)) == []
 
 
 def test_a_warning_turned_into_an_error_leaves_everything_as_it_was():
@@ -166,20 +151,6 @@ def test_a_warning_turned_into_an_error_leaves_everything_as_it_was():
         with pytest.raises(RelevanceRangeWarning):
             ISNetRegularizer(model, formulation=Target(0))(images, masks)
     assert before.differences(ModelState(model)) == []
-
-
-def test_the_model_can_be_used_as_ever_after_an_error():
-    model, (images, masks) = failing_submodule(InterruptedCallError()), batch(size=8)
-    regularizer = ISNetRegularizer(model)
-    with pytest.raises(InterruptedCallError):
-        regularizer(images, masks)
-    model[6] = nn.Identity()
-    twin = copy.deepcopy(model)
-    model(images).square().sum().backward()
-    twin(images).square().sum().backward()
-    for (name, parameter), other in zip(model.named_parameters(), twin.parameters(), strict=True):
-        assert torch.equal(parameter.grad, other.grad), name
-    assert torch.isfinite(regularizer(images, masks)[1])
 
 
 def with_foreign_hooks(model: nn.Module) -> list[str]:

@@ -216,7 +216,8 @@ class MaskedImageTable(MaskedFiles):
     table : path
         The CSV file: UTF-8, commas.
     root : path, optional
-        The folder that paths in the file start from. Default: the folder of the CSV file.
+        The folder that paths in the file start from. Default: the folder of the CSV file. Absolute paths, ``..`` and
+        links are followed wherever they lead, so look into a table that you did not write.
     classes : sequence of str, optional
         Names of the classes, in the order of the logits; integer labels are indices into them. Default: the columns
         of classes, or the sorted names that occur, or ``"0"``, ``"1"``, ... up to the largest integer. Give a

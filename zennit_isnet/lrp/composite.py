@@ -38,6 +38,13 @@ class Switched(Hook, ABC):
         self.active = False
         super().remove()
 
+    def __getstate__(self) -> Any:
+        """Refuse to be copied with a model: nobody could take the copy off the model's copy again."""
+        raise InvalidValueError(
+            f"a model cannot be copied or pickled while a composite is registered with it (its hook is a "
+            f"{type(self).__name__}); leave the composite's context or call its remove() first"
+        )
+
 
 class PassHook(Switched):
     """Hook of a root module, whose forward passes run in a mode that `_enter` gives to `start` and `_leave` ends."""
@@ -211,6 +218,14 @@ class LRPComposite(Described, Composite, ABC):
         """Take all hooks and canonizers off the model."""
         super().remove()
         self._model = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the settings: a copy is registered with no model."""
+        return {name: value for name, value in vars(self).items() if name not in ("handles", "hook_refs", "_model")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__init__(state["module_map"], state["canonizers"])
+        self.__dict__ |= state
 
 
 class _AnyActive(NamedTuple):

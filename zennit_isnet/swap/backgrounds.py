@@ -1,7 +1,6 @@
 """Images on other images' backgrounds: given ones, and drawn within a batch."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,13 +9,11 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from zennit_isnet.checks import (
-    Described,
+    Drawing,
     as_integers,
-    check_generator,
     check_has_mask,
     check_masks,
     check_number,
-    check_state,
     kind_of,
 )
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
@@ -93,7 +90,7 @@ def swap_backgrounds(images: Tensor, masks: Tensor, donors: Tensor, *, feather: 
     return exchanged(images, masks == 1, donors, feather)
 
 
-class RandomBackgrounds(Described):
+class RandomBackgrounds(Drawing):
     """What the transforms that change backgrounds at random have in common: their draws, and the checks of a batch.
 
     Parameters
@@ -104,32 +101,10 @@ class RandomBackgrounds(Described):
 
     def __init__(self, probability: float, generator: torch.Generator | None, validate: bool) -> None:
         check_number("probability", probability, high=1.0, include_low=True)
-        check_generator(generator)
+        super().__init__(generator)
         self.probability = probability
-        self.generator = generator
         self.validate = validate
         self._called = False
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """State of the generator; empty for the global generator, which belongs to the user."""
-        return {} if self.generator is None else {"generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the state of the generator, so that the draws go on as they would have.
-
-        Parameters
-        ----------
-        state : mapping of str to torch.Tensor
-            From the `state_dict` of a transform that had a generator if and only if this one has.
-
-        Raises
-        ------
-        InvalidValueError
-            If `state` has other keys than this transform's own state.
-        """
-        check_state(self, state)
-        if self.generator is not None:
-            self.generator.set_state(state["generator"].cpu())
 
     def _prepared(self, images: Tensor, masks: Tensor, has_mask: Any) -> tuple[Tensor, Tensor]:
         """Return images and boolean foreground; an image without a mask is all foreground."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -132,6 +133,33 @@ class DifferentiableComposite(LRPComposite):
         for canonizer in self.canonizers:
             self.handles += canonizer.apply(module)
         self._register_rules(module)
+
+    def remove(self) -> None:
+        """Take all hooks and canonizers off the model, and let go of what the last pass has noted."""
+        super().remove()
+        self.fusion = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the settings: a copy is registered with no model."""
+        return {**super().__getstate__(), "fusion": None}
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse to be pickled."""
+        raise InvalidTypeError(
+            f"differentiable({type(self.composite).__name__}(…)) cannot be pickled, because Zennit's rules are made of "
+            "local functions; make it in the process that uses it, or take LRPFlex, EpsilonZBox or ZPlus. Copies by "
+            "copy.deepcopy work"
+        )
+
+    def __copy__(self) -> DifferentiableComposite:
+        twin = type(self).__new__(type(self))
+        twin.__setstate__(self.__getstate__())
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DifferentiableComposite:
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return twin
 
     def entry(self, images: Tensor, *, input_gradient: bool = True) -> Tensor:
         """Return a copy of the images."""

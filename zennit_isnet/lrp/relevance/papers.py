@@ -62,6 +62,10 @@ class _Ready(DifferentiableComposite):
         composite = SpecialFirstLayerMapComposite(layer_map=layer_map, first_map=first_map)
         super().__init__(composite, [FuseBatchNorm(), MakeFunctionsVisible()])
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Make it anew from its arguments: Zennit's rules cannot be pickled."""
+        return type(self), (self.box, self.epsilon)
+
 
 @register_composite("isnet_epsilon_zbox")
 class EpsilonZBox(_Ready):
