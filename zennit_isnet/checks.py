@@ -66,6 +66,31 @@ def check_number(name: str, value: Any, *, low: float = 0.0, high: float = math.
         raise InvalidValueError(f"{name} must lie in {interval}; got {value!r}")
 
 
+def check_epsilon(name: str, value: Any, *, include_zero: bool = False) -> None:
+    """Raise unless `value` is a number that is no zero and no infinity in float32, nor is what it divides.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    value : object
+        What the caller passed.
+    include_zero : bool, default=False
+        Whether 0 is allowed.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `value` is not a number.
+    InvalidValueError
+        If it is not in the range.
+    """
+    check_number(name, value, include_low=include_zero)
+    if float(value) != 0 and not 1e-30 <= value <= 1e30:
+        zero = "be 0 or " if include_zero else ""
+        raise InvalidValueError(f"{name} must {zero}lie in [1e-30, 1e+30], for the range of float32; got {value!r}")
+
+
 def check_count(name: str, value: object, *, low: int = 1) -> None:
     """Raise unless `value` is an int of at least `low`.
 

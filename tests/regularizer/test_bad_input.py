@@ -27,12 +27,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from zennit_isnet import (
+    EpsilonZBox,
     HeatmapLoss,
     ISNetRegularizer,
     LRPAttribution,
     LRPFlex,
     Selective,
     Target,
+    ZPlus,
     box_from_normalization,
 )
 from zennit_isnet.calibration import RelevanceRange
@@ -158,6 +160,11 @@ CASES: list[Case] = [
         for e in ("small", True)
     ],
     *[
+        (f"epsilon {e}", construct(composite, epsilon=e), InvalidValueError, ["lie in [1e-30, 1e+30]", f"got {e!r}"])
+        for e in (1e-50, 1e300)
+        for composite in (LRPFlex, EpsilonZBox, ZPlus)
+    ],
+    *[
         (f"epsilon_ratio {e}", construct(LRPFlex, epsilon_ratio=e), InvalidValueError, ["epsilon_ratio must lie in"])
         for e in (0.0, -1.0, float("inf"))
     ],
@@ -203,6 +210,19 @@ CASES: list[Case] = [
     *[
         (f"a {part}'s name", with_parts(**{part: "best"}), InvalidTypeError, [f"{part} must be callable", "got str"])
         for part in ("formulation", "loss", "attribution")
+    ],
+    *[
+        (
+            f"a loss that returns {came}",
+            with_parts(loss=lambda r, *_, make=make: make(r.flatten(1).sum(1))),
+            InvalidValueError,
+            ["loss must return one value an image, shape (4,)", f"got {came}"],
+        )
+        for came, make in [
+            ("shape (4, 1)", lambda x: x[:, None]),
+            ("shape ()", lambda x: x.mean()),
+            ("float", lambda x: 1.0),
+        ]
     ],
     # models
     ("scripted", with_model(scripted), UnsupportedModelError, ["TopLevelTracedModule", "hand in the Python module"]),

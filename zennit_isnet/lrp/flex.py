@@ -12,7 +12,7 @@ from torch.overrides import _get_current_function_mode_stack
 from zennit.composites import register_composite
 from zennit.core import RemovableHandle
 
-from zennit_isnet.checks import check_choice, check_number, fitted_bound
+from zennit_isnet.checks import check_choice, check_epsilon, fitted_bound
 from zennit_isnet.errors import InvalidValueError, UncoveredOperationError
 from zennit_isnet.lrp.composite import Bound, LRPComposite, PassHook, as_bound, as_box
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Inspection, Kind, Provenance, exchanged, tensors_in
@@ -212,8 +212,8 @@ class LRPFlex(LRPComposite):
     Raises
     ------
     InvalidValueError
-        If `epsilon` is negative, `epsilon_ratio` is not positive, one of them is not finite, the box is empty, or
-        `reference` is given with it.
+        If `epsilon` is negative, `epsilon_ratio` is not positive, one of them leaves the range of float32, the box is
+        empty, or `reference` is given with it.
     UncoveredOperationError
         From the forward pass inside of the context, if the model runs an operation that no rule covers.
 
@@ -256,8 +256,8 @@ class LRPFlex(LRPComposite):
         modules: Mapping[type[nn.Module], ModuleRule] | None = None,
     ) -> None:
         if epsilon is not None:
-            check_number("epsilon", epsilon, include_low=True)
-        check_number("epsilon_ratio", epsilon_ratio)
+            check_epsilon("epsilon", epsilon, include_zero=True)
+        check_epsilon("epsilon_ratio", epsilon_ratio)
         self.epsilon = None if epsilon is None else float(epsilon)
         self.epsilon_ratio = float(epsilon_ratio)
         self.box = None if box is None else as_box(box)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
-from zennit_isnet.checks import check_in_box
+from zennit_isnet.checks import check_in_box, kind_of
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError, UnsupportedModelError
 from zennit_isnet.lrp.auto_layers import AUTO, AutoTaps
 from zennit_isnet.lrp.composite import LRPComposite, as_composites
@@ -116,11 +116,26 @@ def propagate(
 
 
 def seeds_of(formulation: Callable[[Tensor], Tensor], count: int) -> Callable[[Any], tuple[Tensor, Tensor]]:
-    """Return the `seeds` of `propagate` for a formulation, of a classifier of `count` images."""
+    """Return the `seeds` of `propagate` for a formulation, of a classifier of `count` images.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        From `seeds`, if the output is no logits, or the formulation's no seeds of them.
+    """
 
     def seeds(output: Any) -> tuple[Tensor, Tensor]:
         logits = main_logits(output, count)
-        return logits, formulation(logits)
+        found = formulation(logits)
+        if not isinstance(found, Tensor) or not found.is_floating_point():
+            raise InvalidTypeError(f"{formulation!r} must return floating seeds (N, K, C), got {kind_of(found)}")
+        shape = found.shape
+        if found.ndim != 3 or shape[0] != count or shape[1] == 0 or shape[2] != logits.shape[1]:
+            raise InvalidValueError(
+                f"{formulation!r} must return seeds (N, K, C), K explained quantities of logits of shape "
+                f"{tuple(logits.shape)}, got {tuple(shape)}"
+            )
+        return logits, found
 
     return seeds
 

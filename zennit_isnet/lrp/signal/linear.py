@@ -85,11 +85,15 @@ class Hold(Function):
         return None, None if ctx.switch.active else grad
 
 
-def hold(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Tensor:
+def hold(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Gates such as the sigmoid, and attention weights: constant in the signal pass, alive for the parameters."""
     operands = list(tensors_in((*args, *kwargs.values())))
     versions = [t._version for t in operands]
-    held = held_constant(mode, func(*args, **kwargs), operands)
+    values = func(*args, **kwargs)
+    if not isinstance(values, Tensor):
+        mode.report(func, f"is declared a gate and returns {type(values).__name__}", "use a function with one result")
+        return values
+    held = held_constant(mode, values, operands)
     for tensor, version in zip(operands, versions, strict=True):
         if tensor._version != version:
             mode.kinds[tensor] = Kind.STALE

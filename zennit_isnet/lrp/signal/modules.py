@@ -13,7 +13,7 @@ from zennit.core import RemovableHandle
 
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.lrp.signal import activation, linear
-from zennit_isnet.lrp.signal.mode import FrozenGateMode, tensors_in
+from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, tensors_in
 from zennit_isnet.lrp.signal.substitute import Handler, Substitute
 
 Declared = Literal["linear", "activation", "gate"]
@@ -120,20 +120,33 @@ def attach_declared(
     """Return the output of a module with the rule that the user declared for its type."""
     if rule == "linear":
         return output
+    name = f"module {type(module).__name__}"
     if not isinstance(output, Tensor):
-        name = f"module {type(module).__name__}"
         mode.report(name, f"returns {type(output).__name__}", "return one tensor, or declare it linear")
         return output
     if rule == "gate":
         return linear.held_constant(mode, output, operands)
-    epsilon = mode.settings.epsilon
+    sources = list({id(t): t for t in operands if mode.kinds[t] is Kind.SIGNAL}.values())
+    if len(sources) > 1:
+        mode.report(name, f"reads {len(sources)} tensors that carry the signal", "a declared rule has one input")
+        return output
+    if rule == "activation" and (misfit := activation.misfit_of_activation(mode, sources[0], (), output)):
+        mode.report(name, f"is declared an activation and {misfit}", 'declare it "gate" or "linear", or give it a rule')
+        return output
+    epsilon, where = mode.settings.epsilon, mode._path() if callable(rule) else ""
 
     def signal_function(signal: Tensor, input: Tensor, output: Tensor) -> tuple[Tensor, None]:
-        if callable(rule):
-            return rule(module, input, output, signal), None
-        return activation.Gate.apply(signal, output, input, epsilon), None
+        if not callable(rule):
+            return activation.Gate.apply(signal, output, input, epsilon), None
+        found = rule(module, input, output, signal)
+        if not isinstance(found, Tensor) or found.shape != input.shape:
+            came = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise InvalidValueError(
+                f"the rule of {where} must return the signal at its input, of shape {tuple(input.shape)}, got {came}"
+            )
+        return found, None
 
-    return Substitute.apply(mode.settings, signal_function, output, operands[0], output)
+    return Substitute.apply(mode.settings, signal_function, output, sources[0], output)
 
 
 def register_declared(
