@@ -206,7 +206,7 @@ class Declared(nn.Module):
         self.block, self.inputs = planted.Block(lambda pair: operation(*pair)), inputs
 
     def forward(self, features):
-        return self.block([make(features) for make in self.inputs]).expand_as(features).to(features.dtype)
+        return self.block([make(features) for make in self.inputs]).expand_as(features)
 
 
 def same(features):
@@ -258,11 +258,6 @@ MISDECLARED = {
         lambda: Declared(torch.add, same, lambda x: 2 * x),
         {"modules": {planted.Block: lambda module, input, output, signal: signal}},
         ["3.block (Block)", "2 tensors that carry the signal"],
-    ),
-    "module that returns integers": (
-        lambda: Declared(lambda x: (x > 0).long(), same),
-        {"modules": {planted.Block: "activation"}},
-        ["3.block (Block)", "returns torch.int64"],
     ),
     "module in place": (
         lambda: planted.Block(lambda x: x.exp_()),
