@@ -193,9 +193,20 @@ def test_an_unknown_word_names_the_legal_ones(option):
         LRPFlex(**{option: {key: "affine"}})
 
 
-def test_modules_are_given_by_type():
-    with pytest.raises(ISNetError, match="module types"):
-        LRPFlex(modules={nn.ReLU(): "linear"})
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"modules": {nn.ReLU(): "linear"}}, "modules must map module types to rules, got the key ReLU"),
+        ({"modules": [nn.ReLU]}, r"modules must map module types to rules, got \[<class"),
+        ({"modules": {nn.ReLU: []}}, r"the rule of ReLU must be a function or one of .*, got \[\]"),
+        ({"rules": {"exp": "linear"}}, "rules must map functions to rules, got the key 'exp'"),
+        ({"rules": [torch.exp]}, r"rules must map functions to rules, got \[<built-in method exp"),
+        ({"rules": {torch.exp: 3}}, "the rule of exp must be a function or one of .*, got 3"),
+    ],
+)
+def test_rules_are_mappings_with_what_is_allowed(options, message):
+    with pytest.raises(ISNetError, match=message):
+        LRPFlex(**options)
 
 
 class Declared(nn.Module):

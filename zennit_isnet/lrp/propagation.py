@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
-from zennit_isnet.checks import check_in_box, kind_of
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError, UnsupportedModelError
+from zennit_isnet.checks import check_differentiable, check_in_box, kind_of
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError, ISNetError, UnsupportedModelError
 from zennit_isnet.lrp.auto_layers import AUTO, AutoTaps
 from zennit_isnet.lrp.composite import LRPComposite, as_composites
 from zennit_isnet.lrp.flex import LRPFlex
@@ -90,7 +90,14 @@ def propagate(
         entries = sources
         for composite in composites:
             entries = [composite.entry(x, input_gradient=any(wanted)) for x in entries]
-        output = model(*entries, *arguments)
+        try:
+            output = model(*entries, *arguments)
+        except RuntimeError as error:
+            dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+            if isinstance(error, ISNetError) or not dtypes or any(x.dtype in dtypes for x in inputs):
+                raise
+            has = ", ".join(map(str, dtypes))
+            raise InvalidTypeError(f"images are {inputs[0].dtype}, parameters {has}; convert one ({error})") from error
         main, explained = seeds(output)
         if not main.requires_grad:
             raise InvalidValueError(
@@ -162,7 +169,16 @@ def _relevance_at(
             raise UnsupportedModelError(
                 "a part of the model that torch.utils.checkpoint computes again does not follow the relevance rules; "
                 "call checkpoint(…, use_reentrant=False, context_fn=checkpoint_contexts) with "
-                "zennit_isnet.lrp.checkpoint_contexts, outside of the first layer if z^B is on"
+                "zennit_isnet.lrp.checkpoint_contexts, of a part that computes the gates it multiplies with by itself, "
+                "outside of the first layer if z^B is on; or switch checkpointing off where a library does it, such as "
+                "memory_efficient=False in torchvision's DenseNet"
+            ) from error
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+            raise UnsupportedModelError(
+                "an in-place operation of the model overwrites what a relevance rule reads, such as the output of a "
+                f"module with a declared rule; make it work out of place ({error})"
             ) from error
         return dict(zip(places, found, strict=True))
 
@@ -274,9 +290,11 @@ class LRPAttribution:
         UncoveredOperationError
             If the model runs operations that no rule covers.
         InvalidTypeError, InvalidValueError
-            If the model does not return logits, a layer does not exist, returns no maps of the images, or gets no
-            relevance, or images on the CPU leave the box of z^B.
+            If the images are no floating tensor, the model or the formulation does not return what it should, a layer
+            does not exist, returns no maps of the images, or gets no relevance, or images on the CPU leave the box of
+            z^B.
         """
+        check_differentiable("images", images, " (N, C, H, W)")
         if images.device.type == "cpu":
             self.check_box(images)
         taps = Taps(model)

@@ -106,14 +106,13 @@ class _FunctionMode(TorchFunctionMode):
         if problem not in self.problems:
             self.problems.append(problem)
 
-    def _sum(self, func: Any, left: Any, right: Any = None, **kwargs: Any) -> Any:
+    def _sum(self, func: Any, input: Any, other: Any, **kwargs: Any) -> Any:
         rule = self.hook.rule_of(Sum())
-        right = kwargs.pop("other", right)
-        both = [t for t in (left, right) if _carries(t)]
+        both = [t for t in (input, other) if _carries(t)]
         if rule is None or len(both) < 2 or kwargs:
-            return func(left, right, **kwargs)
+            return func(input, other, **kwargs)
         inplace = func in (Tensor.add_, Tensor.__iadd__)
-        terms = (left.clone() if inplace else left, right)
+        terms = (input.clone() if inplace else input, other)
 
         def propagate(relevance: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, ...]:
             stacked = torch.stack(torch.broadcast_tensors(left, right), dim=-1)
@@ -122,7 +121,7 @@ class _FunctionMode(TorchFunctionMode):
             return tuple(part.sum_to_size(t.shape) for part, t in zip(share.unbind(-1), (left, right), strict=True))
 
         result = substitute(self.hook, propagate, torch.add(*terms), *terms)
-        return left.copy_(result) if inplace else result
+        return input.copy_(result) if inplace else result
 
     def _call(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
         module: Any = MODULES[func](*args, **kwargs)

@@ -223,10 +223,10 @@ def activation(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwa
     inplace, func, args, kwargs = out_of_place(func, args, kwargs)
     overwrites = inplace and input._is_view()
     preactivation = input.clone() if overwrites else input
-    version = preactivation._version
+    before = preactivation._version
     output = func(preactivation, *args, **kwargs)
     # only what a user declares can get here
-    if preactivation._version != version:
+    if preactivation._version != before:
         mode.report(func, "is declared an activation and works in place", "use the function that returns a new tensor")
         return output
     if misfit := misfit_of_activation(mode, input, (*args, *kwargs.values()), output):

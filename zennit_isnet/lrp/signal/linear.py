@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, tensors_in
-from zennit_isnet.lrp.signal.substitute import Substitute, Switch
+from zennit_isnet.lrp.signal.substitute import Substitute, Switch, version
 
 PRODUCTS = frozenset({torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__})
 """Elementwise products that make a new tensor."""
@@ -63,12 +63,12 @@ def addcmul(mode: FrozenGateMode, func: Any, input: Tensor, tensor1: Tensor, ten
     return func(input, *factors, **kwargs)
 
 
-def quotient(mode: FrozenGateMode, func: Any, numerator: Any, denominator: Any, **kwargs: Any) -> Any:
+def quotient(mode: FrozenGateMode, func: Any, input: Any, other: Any, **kwargs: Any) -> Any:
     """Plain gradient of a quotient whose denominator is constant in the signal pass."""
-    divisor = numerator if func in REFLECTED_QUOTIENTS else denominator
+    divisor = input if func in REFLECTED_QUOTIENTS else other
     if isinstance(divisor, Tensor) and mode.kinds[divisor] is Kind.SIGNAL:
         mode.report(func, "divides by a tensor that carries the signal", "register a rule for the module")
-    return func(numerator, denominator, **kwargs)
+    return func(input, other, **kwargs)
 
 
 class Hold(Function):
@@ -88,14 +88,15 @@ class Hold(Function):
 def hold(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Gates such as the sigmoid, and attention weights: constant in the signal pass, alive for the parameters."""
     operands = list(tensors_in((*args, *kwargs.values())))
-    versions = [t._version for t in operands]
+    versions = [version(t) for t in operands]
     values = func(*args, **kwargs)
     if not isinstance(values, Tensor):
         mode.report(func, f"is declared a gate and returns {type(values).__name__}", "use a function with one result")
         return values
     held = held_constant(mode, values, operands)
-    for tensor, version in zip(operands, versions, strict=True):
-        if tensor._version != version:
+    mode.note_gate(func)
+    for tensor, before in zip(operands, versions, strict=True):
+        if version(tensor) != before:
             mode.kinds[tensor] = Kind.STALE
     return held
 

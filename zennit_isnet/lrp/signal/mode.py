@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from zennit_isnet.lrp.signal.substitute import Handler, Settings
+from zennit_isnet.lrp.signal.substitute import Handler, Settings, version
 
 VALUE_FREE = (
     *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones"),
@@ -187,6 +187,7 @@ class FrozenGateMode(TorchFunctionMode):
         self.fatal: set[int] = set()
         self.entries: list[Tensor] = []
         self.opaque = 0
+        self.last_gate = ""
         self._here: set[int] = set()
         self._paths: dict[int, str] = {}
 
@@ -209,7 +210,7 @@ class FrozenGateMode(TorchFunctionMode):
             return result
         operands = list(tensors_in((*args, *kwargs.values())))
         kind, flaws = self._read(func, operands)
-        versions = [t._version for t in operands]
+        versions = [version(t) for t in operands]
         if kind is Kind.SIGNAL:
             outside, self._here = self._here, set()
             try:
@@ -219,8 +220,8 @@ class FrozenGateMode(TorchFunctionMode):
                 self._here = outside
         else:
             result, here = func(*args, **kwargs), frozenset()
-        for tensor, version in zip(operands, versions, strict=True):
-            if tensor._version != version and kind is not Kind.CONSTANT:
+        for tensor, before in zip(operands, versions, strict=True):
+            if version(tensor) != before and kind is not Kind.CONSTANT:
                 self._overwritten(tensor, kind, flaws | here)
         self._mark(result, operands, kind, flaws, here)
         return result
@@ -248,6 +249,10 @@ class FrozenGateMode(TorchFunctionMode):
         """Note a problem of the operation that runs; it counts if the signal that passes here reaches the output."""
         self._here.add(self._position(func, reason, remedy))
 
+    def note_gate(self, func: Any) -> None:
+        """Note that the signal ends here, for a message if it arrives by no other way."""
+        self.last_gate = f"{self._path()}: {name_of(func)}"
+
     def refuse(self, func: Any, reason: str, remedy: str) -> None:
         """Note a problem that counts wherever it is."""
         self.fatal.add(self._position(func, reason, remedy))
@@ -258,9 +263,14 @@ class FrozenGateMode(TorchFunctionMode):
         if kind is Kind.UNKNOWN:
             self._explain_origin("the model's output", [output])
         elif kind is not Kind.SIGNAL:
-            name = "the model's output, behind a gate," if kind is Kind.HELD else "the model's output"
+            reason = "carries no signal from the images"
             remedy = "return logits, and connect them to the images by operations that have a rule"
-            self.refuse(name, "carries no signal from the images", remedy)
+            if kind is Kind.HELD and self.last_gate:
+                reason += f", which ends at the gate {self.last_gate}"
+                remedy = (
+                    "a gate may only multiply a signal: have a(0) = 0 there (ReLU, Tanh), or at the end return logits"
+                )
+            self.refuse("the model's output", reason, remedy)
         return [self.found[i] for i in sorted(self.fatal | self.kinds.flaws(output))]
 
     def _read(self, func: Any, operands: list[Tensor]) -> tuple[Kind, Flaws]:
