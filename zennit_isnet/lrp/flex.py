@@ -21,7 +21,7 @@ from zennit_isnet.lrp.signal.normalization import register_synchronized
 from zennit_isnet.lrp.signal.substitute import Epsilon, Handler, InputRelevance
 from zennit_isnet.lrp.signal.table import HANDLERS
 from zennit_isnet.lrp.signal.zbox import ZBoxMode
-from zennit_isnet.model import buffers_restored
+from zennit_isnet.model import buffers_restored, uncompiled
 
 
 class FrozenGates(PassHook):
@@ -153,6 +153,7 @@ class _Again(AbstractContextManager[None]):
         self.stack = ExitStack()
 
     def __enter__(self) -> None:
+        self.stack.enter_context(uncompiled())
         for root, settings in self.passes:
             self.stack.enter_context(buffers_restored(root))
             repeated = FrozenGateMode(root, settings)

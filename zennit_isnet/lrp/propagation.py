@@ -16,7 +16,7 @@ from zennit_isnet.lrp.auto_layers import AUTO, AutoTaps
 from zennit_isnet.lrp.composite import LRPComposite, as_composites
 from zennit_isnet.lrp.flex import LRPFlex
 from zennit_isnet.lrp.taps import MapTaps, Place, Places, Taps
-from zennit_isnet.model import main_logits
+from zennit_isnet.model import main_logits, uncompiled
 
 
 class Propagation(NamedTuple):
@@ -87,6 +87,7 @@ def propagate(
             contexts.enter_context(composite.context(model))
         taps.on_copy = [composite.note_copy for composite in composites]
         contexts.enter_context(taps)
+        contexts.enter_context(uncompiled())
         entries = sources
         for composite in composites:
             entries = [composite.entry(x, input_gradient=any(wanted)) for x in entries]
