@@ -22,22 +22,25 @@ NORMS = {
 class Mixing(nn.Module):
     """A norm whose input and gradient lie in memory as the case says."""
 
-    def __init__(self, norm, before, tokens) -> None:
+    def __init__(self, norm, before, attends) -> None:
         super().__init__()
-        self.stem, self.norm, self.mix, self.head = nn.Conv2d(3, 6, 1), norm(6), nn.Linear(6, 6), nn.Linear(6, 3)
-        self.before, self.tokens = before, tokens
+        self.stem, self.norm, self.head = nn.Conv2d(3, 6, 1), norm(6), nn.Linear(6, 3)
+        self.attention, self.mix = nn.MultiheadAttention(6, 2, batch_first=True), nn.Conv2d(6, 6, 1)
+        self.before, self.attends = before, attends
 
     def forward(self, images):
         features = self.norm(self.before(self.stem(images)))
-        if not self.tokens:
-            return self.head(features.tanh().mean((2, 3)))
-        return self.head(self.mix(features.flatten(2).transpose(1, 2)).tanh().mean(1))
+        if self.attends:
+            tokens = features.flatten(2).transpose(1, 2)
+            return self.head(self.attention(tokens, tokens, tokens)[0].mean(1))
+        return self.head(self.mix(features.contiguous(memory_format=torch.channels_last)).tanh().mean((2, 3)))
 
 
 BEFORE = {
     "contiguous": lambda x: x,
     "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
     "transposed": lambda x: x.transpose(2, 3),
+    "tokens": lambda x: x.flatten(2).transpose(1, 2).contiguous().transpose(1, 2).unflatten(2, x.shape[2:]),
 }
 
 
@@ -46,11 +49,11 @@ BEFORE = {
 @pytest.mark.parametrize("before", BEFORE)
 @pytest.mark.parametrize("norm", NORMS)
 def test_parameter_gradients_are_finite_differences(norm, before, shape, training, generator):
-    for tokens in (False, True):
-        model = Mixing(NORMS[norm], BEFORE[before], tokens).double().train(training)
+    for attends in (False, True):
+        model = Mixing(NORMS[norm], BEFORE[before], attends).double().train(training)
         images = torch.randn(shape, generator=generator, dtype=torch.float64)
         weights = torch.randn(shape, generator=generator, dtype=torch.float64).unsqueeze(1)
-        leaves = list(model.parameters())
+        leaves = [*model.stem.parameters(), *model.norm.parameters()]
 
         def loss(model=model, images=images, weights=weights):
             with buffers_restored(model):

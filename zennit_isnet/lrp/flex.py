@@ -202,7 +202,8 @@ class LRPFlex(LRPComposite):
         function ``rule(mode, func, *args, **kwargs)``.
     modules : mapping of module type to rule, optional
         Rules for modules that are not looked into: one of the same words, or a function
-        ``rule(module, input, output, signal)`` that returns the signal at the input.
+        ``rule(module, input, output, signal)`` that returns the signal at the input. Of a word, what costs nothing to
+        see is checked (one signal, its shape, nothing written in place); that it holds for the values is yours to know.
 
     Attributes
     ----------

@@ -266,10 +266,8 @@ class FrozenGateMode(TorchFunctionMode):
             reason = "carries no signal from the images"
             remedy = "return logits, and connect them to the images by operations that have a rule"
             if kind is Kind.HELD and self.last_gate:
-                reason += f", which ends at the gate {self.last_gate}"
-                remedy = (
-                    "a gate may only multiply a signal: have a(0) = 0 there (ReLU, Tanh), or at the end return logits"
-                )
+                reason += f": it ends at the gate {self.last_gate}"
+                remedy = "return logits, or inside of the model take an activation with a(0) = 0 there (ReLU, Tanh)"
             self.refuse("the model's output", reason, remedy)
         return [self.found[i] for i in sorted(self.fatal | self.kinds.flaws(output))]
 
