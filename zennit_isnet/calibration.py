@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from itertools import chain
+from numbers import Real
 from typing import Any
 
 import torch
@@ -40,6 +41,8 @@ class RelevanceRange:
 
     Raises
     ------
+    InvalidTypeError
+        If `c1` or `c2` is no number.
     CalibrationError
         If not ``0 < c1 < c2``, both finite.
 
@@ -56,6 +59,9 @@ class RelevanceRange:
     count: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("c1", "c2"):
+            if not isinstance(end := getattr(self, name), Real):
+                raise InvalidTypeError(f"{name} must be a number, got {type(end).__name__}: {end!r}")
         if not (0 < self.c1 < self.c2 < math.inf):
             raise CalibrationError(
                 f"the relevance range must satisfy 0 < c1 < c2 < inf, got c1 = {self.c1:.6g}, c2 = {self.c2:.6g} "

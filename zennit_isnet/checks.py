@@ -66,6 +66,31 @@ def check_number(name: str, value: Any, *, low: float = 0.0, high: float = math.
         raise InvalidValueError(f"{name} must lie in {interval}; got {value!r}")
 
 
+def check_epsilon(name: str, value: Any, *, include_zero: bool = False) -> None:
+    """Raise unless `value` is a number that is no zero and no infinity in float32, nor is what it divides.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the message.
+    value : object
+        What the caller passed.
+    include_zero : bool, default=False
+        Whether 0 is allowed.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `value` is not a number.
+    InvalidValueError
+        If it is not in the range.
+    """
+    check_number(name, value, include_low=include_zero)
+    if float(value) != 0 and not 1e-30 <= value <= 1e30:
+        zero = "be 0 or " if include_zero else ""
+        raise InvalidValueError(f"{name} must {zero}lie in [1e-30, 1e+30], for the range of float32; got {value!r}")
+
+
 def check_count(name: str, value: object, *, low: int = 1) -> None:
     """Raise unless `value` is an int of at least `low`.
 
@@ -208,6 +233,7 @@ def check_differentiable(name: str, value: Any, shape: str = "") -> None:
         raise InvalidTypeError(f"{name} must be a Tensor{shape}, got {type(value).__name__}")
     if value.is_inference():
         raise InvalidValueError(f"{name} must be normal tensors, got one made in torch.inference_mode; clone it")
+    check_dense(name, value)
     if not value.is_floating_point():
         raise InvalidTypeError(f"{name} must be floating point (scale them first), got {value.dtype}")
     if value.dtype == torch.float16 and not torch.is_autocast_enabled(value.device.type):
@@ -215,6 +241,16 @@ def check_differentiable(name: str, value: Any, shape: str = "") -> None:
             f"signals leave the range of float16; keep model and {name} in float32 and call within "
             f"torch.autocast({value.device.type!r}, torch.float16), or use bfloat16; got {name} of torch.float16"
         )
+
+
+def check_dense(name: str, value: Tensor) -> None:
+    """Raise `InvalidTypeError` for a tensor without values, sparse, nested, quantized, or of eight-bit floats."""
+    kinds = {"nested": value.is_nested, "meta": value.is_meta, str(value.layout): value.layout != torch.strided}
+    kinds[str(value.dtype)] = value.is_quantized or (value.is_floating_point() and value.element_size() < 2)
+    came = [kind for kind, is_so in kinds.items() if is_so]
+    if came:
+        remedy = "to_dense(), to_padded_tensor(0), dequantize() or float() makes one"
+        raise InvalidTypeError(f"{name} must be an ordinary tensor, got a {came[0]} tensor; {remedy}")
 
 
 def check_masks(masks: Any, images: Tensor) -> Tensor:
@@ -232,6 +268,7 @@ def check_masks(masks: Any, images: Tensor) -> Tensor:
     """
     if not isinstance(masks, Tensor):
         raise InvalidTypeError(f"masks must be a Tensor (N, 1, H, W) or (N, H, W), got {type(masks).__name__}")
+    check_dense("masks", masks)
     plain: Tensor = masks.as_subclass(Tensor)
     result = plain.unsqueeze(1) if plain.ndim == images.ndim - 1 else plain
     if images.ndim == 5:
@@ -298,6 +335,7 @@ def check_has_mask(has_mask: Any, count: int, device: torch.device) -> Tensor:
         flags = torch.as_tensor(has_mask, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidTypeError(f"has_mask must be boolean, one for each image, got {has_mask!r}") from error
+    check_dense("has_mask", flags)
     if flags.dtype != torch.bool:
         raise InvalidTypeError(f"has_mask must be boolean, one for each image, got {flags.dtype}")
     if flags.shape != (count,):

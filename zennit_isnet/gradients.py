@@ -18,7 +18,7 @@ from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.lrp.composite import LRPComposite
 from zennit_isnet.lrp.propagation import propagate, seeds_of
 from zennit_isnet.lrp.taps import INPUT, MapTaps, Place, Places, Taps
-from zennit_isnet.model import buffers_restored, main_logits, unwrapped
+from zennit_isnet.model import buffers_restored, unwrapped
 
 __all__ = ["GradCAM", "GradientTimesInput", "InputGradient", "IntegratedGradients"]
 
@@ -209,7 +209,7 @@ class IntegratedGradients(Described):
         nodes, weights = np.polynomial.legendre.leggauss(self.steps)
         with torch.enable_grad():
             output = model(images.clone())
-            seeds = formulation(main_logits(output, len(images)))
+            _, seeds = seeds_of(formulation, len(images))(output)
             integral = torch.zeros_like(images).unsqueeze(1)
             with buffers_restored(inner := unwrapped(model)):
                 for alpha, weight in zip((1 + nodes) / 2, weights / 2, strict=True):

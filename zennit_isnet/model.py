@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +18,17 @@ from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the model inside of `DistributedDataParallel`."""
     return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Run as it was written what the model has compiled by `torch.compile`, since PyTorch 2.6.
+
+    A compiled function has no second derivative, or a wrong one where our functions are in it.
+    """
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        return nullcontext()  # nothing is compiled without, and the import takes seconds
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def detached(output: Any) -> Any:

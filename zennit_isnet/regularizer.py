@@ -32,7 +32,7 @@ from zennit_isnet.functional.heatmap import HeatmapLoss
 from zennit_isnet.lrp.auto_layers import AUTO
 from zennit_isnet.lrp.composite import LRPComposite
 from zennit_isnet.lrp.flex import LRPFlex
-from zennit_isnet.lrp.propagation import Attribution, LRPAttribution
+from zennit_isnet.lrp.propagation import Attribution, LRPAttribution, seeds_of
 from zennit_isnet.lrp.taps import INPUT, Place, Places, find_layers
 from zennit_isnet.model import buffers_restored, detached, eval_mode, unwrapped
 
@@ -306,10 +306,16 @@ class ISNetRegularizer:
             return output, images.new_zeros(())
         with buffers_restored(self.model, on_error_only=True):
             explained = self._formulation_of(labels)
+            if has_mask is not None:
+                explained = partial(_seeds_where, flags, explained)
             output, found = self.attribution(self.model, images, explained, create_graph=training)
             relevance = found if isinstance(found, Places) else Places(found)
             if training and self._needs_range:
-                self._watch(relevance)
+                self._watch(relevance, flags)
+            if has_mask is not None:
+                # whatever a loss makes of an image without a mask, not even its gradient may be NaN
+                shown = {place: _where_images(flags, heatmaps, 1.0) for place, heatmaps in relevance.items()}
+                relevance = Places(shown)
             losses = {place: self._loss_at(place, heatmaps, masks, flags) for place, heatmaps in relevance.items()}
             penalty = self._combined(losses)
         self._called = True
@@ -506,6 +512,9 @@ class ISNetRegularizer:
         """Mean loss over the images that have a mask."""
         measured = self.ranges.get(place, DEFAULT_RANGE)
         losses = self.loss(heatmaps, masks, measured.c1, measured.c2)
+        if not isinstance(losses, Tensor) or losses.shape != flags.shape:
+            came = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+            raise InvalidValueError(f"loss must return one value an image, shape ({len(flags)},), got {came}")
         return torch.where(flags, losses, 0.0).sum() / flags.sum().clamp(min=1)
 
     def _combined(self, losses: Mapping[Place, Tensor]) -> Tensor:
@@ -529,7 +538,7 @@ class ISNetRegularizer:
         masks = check_masks(masks, images)
         flags = check_has_mask(has_mask, len(images), images.device)
         # an all-foreground mask is always legal, and its loss finite, where no mask is given
-        masks = torch.where(flags.view(-1, *(1,) * (masks.ndim - 1)), masks, torch.ones_like(masks))
+        masks = _where_images(flags, masks, torch.ones_like(masks))
         if values:
             validate_foreground(masks)
         return images, masks, flags
@@ -541,11 +550,14 @@ class ISNetRegularizer:
             self.attribution.check_box(images)
         return images
 
-    def _watch(self, relevance: Mapping[Place, Tensor]) -> None:
-        """Look at the total relevance: outside of the default range, zero, or vanishing."""
+    def _watch(self, relevance: Mapping[Place, Tensor], flags: Tensor) -> None:
+        """Look at the total relevance of images with a mask: outside of the default range, zero, or vanishing."""
         if self._warned and not self._vanishing.due(self._reads_values(next(iter(relevance.values())))):
             return
-        totals = {place: total_relevance(heatmaps.detach()).mean().item() for place, heatmaps in relevance.items()}
+        if not (count := int(flags.sum())):
+            return
+        # the others' is zero: they are not explained
+        totals = {place: total_relevance(r.detach()).sum().item() / count for place, r in relevance.items()}
         for place, total in totals.items():
             if not self._called and total == 0:
                 raise InvalidValueError(calibration.no_relevance_message(place, unwrapped(self.model)))
@@ -558,6 +570,16 @@ class ISNetRegularizer:
     def _reads_values(self, images: Any) -> bool:
         """Whether values are looked at in this call; reading them makes an accelerator wait."""
         return self.validate or not self._called or not isinstance(images, Tensor) or images.device.type == "cpu"
+
+
+def _where_images(flags: Tensor, values: Tensor, other: Tensor | float) -> Tensor:
+    """Return the values ``(N, …)`` of flagged images, and `other` in the place of those of the rest."""
+    return torch.where(flags.to(values.device).view(-1, *(1,) * (values.ndim - 1)), values, other)
+
+
+def _seeds_where(flags: Tensor, formulation: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
+    """Return seeds that are zero for the images without a mask, whose signals could leave the range of the dtype."""
+    return _where_images(flags, seeds_of(formulation, len(flags))(logits)[1], 0.0)
 
 
 def _stochastic() -> Stochastic:

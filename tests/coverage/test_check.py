@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision import models
 
-from zennit_isnet import ISNetRegularizer, LRPFlex, check
+from zennit_isnet import ISNetRegularizer, LRPAttribution, LRPFlex, Selective, Target, check
 from zennit_isnet.errors import InvalidValueError, ISNetError, UncoveredOperationError
 from zennit_isnet.lrp import Report
 
@@ -193,12 +193,116 @@ def test_an_unknown_word_names_the_legal_ones(option):
         LRPFlex(**{option: {key: "affine"}})
 
 
-def test_modules_are_given_by_type():
-    with pytest.raises(ISNetError, match="module types"):
-        LRPFlex(modules={nn.ReLU(): "linear"})
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"modules": {nn.ReLU(): "linear"}}, "modules must map module types to rules, got the key ReLU"),
+        ({"modules": [nn.ReLU]}, r"modules must map module types to rules, got \[<class"),
+        ({"modules": {nn.ReLU: []}}, r"the rule of ReLU must be a function or one of .*, got \[\]"),
+        ({"rules": {"exp": "linear"}}, "rules must map functions to rules, got the key 'exp'"),
+        ({"rules": [torch.exp]}, r"rules must map functions to rules, got \[<built-in method exp"),
+        ({"rules": {torch.exp: 3}}, "the rule of exp must be a function or one of .*, got 3"),
+    ],
+)
+def test_rules_are_mappings_with_what_is_allowed(options, message):
+    with pytest.raises(ISNetError, match=message):
+        LRPFlex(**options)
 
 
-def test_a_declared_module_that_writes_to_its_input_is_refused():
-    model = planted.model_with(planted.Block(lambda x: x.exp_()))
-    report = check(model, IMAGES, LRPFlex(modules={planted.Block: "activation"}))
-    assert "out of place" in report.problems[0].remedy
+class Declared(nn.Module):
+    """A module with a declared rule, between an operation's own inputs."""
+
+    def __init__(self, operation, *inputs) -> None:
+        super().__init__()
+        self.block, self.inputs = planted.Block(lambda pair: operation(*pair)), inputs
+
+    def forward(self, features):
+        return self.block([make(features) for make in self.inputs]).expand_as(features)
+
+
+def same(features):
+    return features
+
+
+MISDECLARED = {
+    "function that reduces": (
+        lambda: planted.Block(lambda x: x.logsumexp(1, keepdim=True).expand_as(x)),
+        {"rules": {torch.Tensor.logsumexp: "activation"}},
+        ["logsumexp", "makes (2, 1, 6, 6) of (2, 4, 6, 6)"],
+    ),
+    "function with two inputs": (
+        lambda: planted.Block(lambda x: torch.hypot(x, 2 * x)),
+        {"rules": {torch.hypot: "activation"}},
+        ["hypot", "another tensor that carries the signal"],
+    ),
+    "function whose second input is the signal": (
+        lambda: planted.Block(lambda x: torch.hypot(torch.ones(1), x)),
+        {"rules": {torch.hypot: "activation"}},
+        ["hypot", "another tensor that carries the signal"],
+    ),
+    "function in place": (
+        lambda: planted.Block(lambda x: x.clone().sin_()),
+        {"rules": {torch.Tensor.sin_: "activation"}},
+        ["sin_", "works in place"],
+    ),
+    "function in place by its argument": (
+        lambda: planted.Block(lambda x: F.threshold(x.clone(), 0.0, 0.0, inplace=True)),
+        {"rules": {F.threshold: "activation"}},
+        ["threshold", "works in place"],
+    ),
+    "gate with several results": (
+        lambda: planted.Block(lambda x: x * torch.max(x, 1, keepdim=True)[0]),
+        {"rules": {torch.max: "gate"}},
+        ["max", "one result"],
+    ),
+    "module that reduces": (
+        lambda: Declared(lambda x: x.mean((2, 3), keepdim=True), same),
+        {"modules": {planted.Block: "activation"}},
+        ["3.block (Block)", "makes (2, 4, 1, 1) of (2, 4, 6, 6)"],
+    ),
+    "module with two inputs": (
+        lambda: Declared(torch.add, same, lambda x: 2 * x),
+        {"modules": {planted.Block: "activation"}},
+        ["3.block (Block)", "2 tensors that carry the signal"],
+    ),
+    "module with two inputs and a rule": (
+        lambda: Declared(torch.add, same, lambda x: 2 * x),
+        {"modules": {planted.Block: lambda module, input, output, signal: signal}},
+        ["3.block (Block)", "2 tensors that carry the signal"],
+    ),
+    "module in place": (
+        lambda: planted.Block(lambda x: x.exp_()),
+        {"modules": {planted.Block: "activation"}},
+        ["3 (Block)", "out of place"],
+    ),
+    "rule that returns another shape": (
+        lambda: Declared(torch.sin, same),
+        {"modules": {planted.Block: lambda module, input, output, signal: signal.mean()}},
+        ["3.block (Block)", "of shape (2, 4, 6, 6), got ()"],
+    ),
+    "rule that returns nothing": (
+        lambda: Declared(torch.sin, same),
+        {"modules": {planted.Block: lambda module, input, output, signal: None}},
+        ["3.block (Block)", "got NoneType"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISDECLARED)
+def test_what_cannot_be_as_declared_is_refused_by_name(name):
+    make, options, fragments = MISDECLARED[name]
+    model = planted.model_with(make())
+    with pytest.raises(ISNetError) as caught:
+        LRPAttribution(LRPFlex(**options))(model, IMAGES, Selective())
+    assert not check(model, IMAGES, LRPFlex(**options)).ok
+    for fragment in fragments:
+        assert fragment in str(caught.value)
+
+
+@pytest.mark.parametrize("inputs", [(torch.zeros_like, same), (torch.sigmoid, same), (same, same)])
+def test_the_input_of_a_declared_module_is_the_one_that_carries_the_signal(inputs, generator):
+    model = nn.Sequential(Declared(lambda a, b: (1 + a) * b, *inputs), nn.Flatten(), nn.Linear(12, 3, bias=False))
+    images = torch.randn(2, 3, 2, 2, generator=generator, dtype=torch.float64)
+    composite = LRPFlex(1e-30, modules={planted.Block: "activation"})
+    logits, relevance = LRPAttribution(composite)(model.double(), images, Target(1))
+    torch.testing.assert_close(relevance["input"].sum((1, 2, 3, 4)), logits[:, 1])

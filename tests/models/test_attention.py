@@ -111,6 +111,58 @@ def test_multi_head_attention(name, generator):
         torch.testing.assert_close(model.attend.shown, shown, rtol=1e-12, atol=1e-13)
 
 
+NO_KEYS = torch.zeros(LENGTH, LENGTH, dtype=torch.bool)
+NO_KEYS[0] = True
+
+ODD_CALLS = {
+    "a row without keys": {"attn_mask": NO_KEYS},
+    "a row without keys, in numbers": {
+        "attn_mask": torch.zeros(LENGTH, LENGTH).double().masked_fill(NO_KEYS, -torch.inf)
+    },
+    "one head's row without keys": {"attn_mask": PER_HEAD.masked_fill(NO_KEYS, -torch.inf)},
+    "an image of padding": {"key_padding_mask": torch.ones(N, LENGTH, dtype=torch.bool)},
+    "a mask of each head and padding": {"attn_mask": PER_HEAD, "key_padding_mask": PADDING},
+    "another mask than the hint says": {"attn_mask": ~CAUSAL.T, "is_causal": True},
+    "a hint and padding": {"attn_mask": CAUSAL, "key_padding_mask": PADDING, "is_causal": True},
+    "a hint and no mask": {"is_causal": True},
+    "a mask of integers": {"attn_mask": CAUSAL.long()},
+    "a mask of one row": {"attn_mask": CAUSAL[:1]},
+    "a mask of too few heads": {"attn_mask": PER_HEAD[:HEADS]},
+    "padding of one image": {"key_padding_mask": PADDING[:1]},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Support for mismatched")
+@pytest.mark.parametrize("options", [{}, {"add_zero_attn": True}, {"dropout": 0.4}], ids=str)
+@pytest.mark.parametrize("needs", [{}, {"need_weights": False}, {"average_attn_weights": False}], ids=str)
+@pytest.mark.parametrize("name", ODD_CALLS)
+def test_values_and_errors_are_those_of_pytorch(name, needs, options, generator, seed):
+    """NaN included; in train mode, with the same random numbers."""
+    model = Attending(Multihead(ODD_CALLS[name] | needs, **options), generator)
+    images = torch.randn(N, 1, 1, LENGTH * WIDTH, generator=generator, dtype=torch.float64)
+
+    def outcome(call):
+        torch.manual_seed(seed)
+        try:
+            return call().detach(), getattr(model.attend, "shown", None)
+        except (RuntimeError, AssertionError) as error:
+            return type(error), str(error)
+
+    expected = outcome(lambda: model(images))
+    found = outcome(lambda: LRPAttribution(LRPFlex(1e-30))(model, images, Target(1))[0])
+    if isinstance(expected[0], type):
+        assert found == expected
+    else:
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12, equal_nan=True)
+
+
+@pytest.mark.parametrize("options", [{"attn_mask": CAUSAL, "is_causal": True}, {"attn_mask": CAUSAL.long()}])
+def test_masks_that_pytorch_refuses_are_refused(options, generator):
+    images = torch.randn(N, 1, 1, LENGTH * WIDTH, generator=generator, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="attn_mask"):
+        LRPAttribution()(Attending(sdpa(**options), generator), images, Target(1))
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_scaled_dot_product_attention(name, generator):
     model = Attending(FUNCTIONS[name], generator)

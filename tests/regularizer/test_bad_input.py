@@ -27,12 +27,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from zennit_isnet import (
+    EpsilonZBox,
     HeatmapLoss,
     ISNetRegularizer,
     LRPAttribution,
     LRPFlex,
     Selective,
     Target,
+    ZPlus,
     box_from_normalization,
 )
 from zennit_isnet.calibration import RelevanceRange
@@ -62,6 +64,23 @@ CASES: list[Case] = [
     ("list", with_images(lambda x: x.tolist()), InvalidTypeError, ["must be a Tensor", "got list"]),
     ("NaN", with_images(lambda x: with_value(x, 1, torch.nan)), InvalidValueError, ["finite", "NaN", "images [1]"]),
     ("Inf", with_images(lambda x: with_value(x, 3, torch.inf)), InvalidValueError, ["finite", "Inf", "images [3]"]),
+    *[
+        (f"{kind} {name}", call(make), InvalidTypeError, [f"{name} must be an ordinary tensor", f"got a {came} tensor"])
+        for name, call in (("images", with_images), ("masks", with_masks))
+        for kind, came, make in [
+            ("meta", "meta", lambda x: x.to("meta")),
+            ("sparse", "torch.sparse_coo", lambda x: x.to_sparse()),
+            ("nested", "nested", lambda x: torch.nested.nested_tensor(list(x), layout=torch.jagged)),
+            ("8-bit", "torch.float8_e4m3fn", lambda x: x.to(torch.float8_e4m3fn)),
+            ("oneDNN", "torch._mkldnn", lambda x: x.to_mkldnn()),
+        ]
+    ],
+    (
+        "double images",
+        with_images(lambda x: x.double()),
+        InvalidTypeError,
+        ["images are torch.float64, parameters torch.float32"],
+    ),
     # masks
     (
         "masks of another batch",
@@ -100,6 +119,12 @@ CASES: list[Case] = [
     ("counted flags", with_flags([1, 0, 1, 1]), InvalidTypeError, ["has_mask must be boolean", "torch.int64"]),
     ("flags in words", with_flags("1011"), InvalidTypeError, ["has_mask must be boolean", "'1011'"]),
     ("ragged flags", with_flags([[True], []]), InvalidTypeError, ["has_mask must be boolean", "[[True], []]"]),
+    (
+        "sparse flags",
+        lambda model, images, masks: ISNetRegularizer(model)(images, masks, torch.ones(4).bool().to_sparse()),
+        InvalidTypeError,
+        ["has_mask must be an ordinary tensor"],
+    ),
     # the box
     (
         "below the box",
@@ -158,6 +183,11 @@ CASES: list[Case] = [
         for e in ("small", True)
     ],
     *[
+        (f"epsilon {e}", construct(composite, epsilon=e), InvalidValueError, ["lie in [1e-30, 1e+30]", f"got {e!r}"])
+        for e in (1e-50, 1e300)
+        for composite in (LRPFlex, EpsilonZBox, ZPlus)
+    ],
+    *[
         (f"epsilon_ratio {e}", construct(LRPFlex, epsilon_ratio=e), InvalidValueError, ["epsilon_ratio must lie in"])
         for e in (0.0, -1.0, float("inf"))
     ],
@@ -172,6 +202,7 @@ CASES: list[Case] = [
         (f"decay {d}", construct(HeatmapLoss, decay=d), InvalidValueError, ["decay must lie in (0, 1]", f"got {d}"])
         for d in (0.0, -0.5, 1.01, float("nan"))
     ],
+    ("C1 in words", construct(RelevanceRange, "1", 2.0), InvalidTypeError, ["c1 must be a number", "got str: '1'"]),
     ("C1 equal to C2", construct(RelevanceRange, 2.0, 2.0), CalibrationError, ["0 < c1 < c2", "c1 = 2, c2 = 2"]),
     ("C1 above C2", construct(RelevanceRange, 3.0, 2.0), CalibrationError, ["0 < c1 < c2", "c1 = 3, c2 = 2"]),
     (
@@ -191,6 +222,17 @@ CASES: list[Case] = [
         InvalidValueError,
         ["shape (4,)", "got (2,)"],
     ),
+    *[
+        (f"seeds of {came}", with_parts(formulation=make), error, ["must return", "seeds (N, K, C)", f"got {came}"])
+        for came, error, make in [
+            ("(4, 3)", InvalidValueError, torch.ones_like),
+            ("(4, 1, 1)", InvalidValueError, lambda y: y[:, None, :1]),
+            ("(1, 1, 3)", InvalidValueError, lambda y: y[None, :1]),
+            ("(4, 0, 3)", InvalidValueError, lambda y: y[:, None][:, :0]),
+            ("torch.int64", InvalidTypeError, lambda y: torch.ones_like(y[:, None]).long()),
+            ("NoneType", InvalidTypeError, lambda y: None),
+        ]
+    ],
     # parts
     ("a model's name", lambda *_: ISNetRegularizer("resnet18"), InvalidTypeError, ["torch.nn.Module", "got str"]),
     (
@@ -203,6 +245,19 @@ CASES: list[Case] = [
     *[
         (f"a {part}'s name", with_parts(**{part: "best"}), InvalidTypeError, [f"{part} must be callable", "got str"])
         for part in ("formulation", "loss", "attribution")
+    ],
+    *[
+        (
+            f"a loss that returns {came}",
+            with_parts(loss=lambda r, *_, make=make: make(r.flatten(1).sum(1))),
+            InvalidValueError,
+            ["loss must return one value an image, shape (4,)", f"got {came}"],
+        )
+        for came, make in [
+            ("shape (4, 1)", lambda x: x[:, None]),
+            ("shape ()", lambda x: x.mean()),
+            ("float", lambda x: 1.0),
+        ]
     ],
     # models
     ("scripted", with_model(scripted), UnsupportedModelError, ["TopLevelTracedModule", "hand in the Python module"]),
@@ -230,7 +285,7 @@ CASES: list[Case] = [
         "sigmoid network",
         with_model(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(144, 3))),
         UncoveredOperationError,
-        ["carries no signal", "return logits"],
+        ["carries no signal", "at the gate 1 (Sigmoid): torch.sigmoid", "an activation with a(0) = 0"],
     ),
     # outputs
     ("a dict", with_output(lambda y: {"a": y, "b": y}), InvalidTypeError, ["(N, C)", "'logits'", "got dict with a, b"]),

@@ -6,8 +6,11 @@ import copy
 
 import pytest
 import torch
-from regularizer_models import batch, regularizer_of, tiny_net
+from regularizer_models import batch, on_images, regularizer_of, tiny_net
+from torch import nn
 from torch.nn.functional import cross_entropy
+
+from zennit_isnet import LRPFlex
 
 FLAGS = torch.tensor([True, False, True, False])
 LABELS = torch.tensor([0, 1, 2, 0])
@@ -50,6 +53,26 @@ def test_a_batch_without_any_mask_has_no_penalty_and_no_gradient_of_it():
     cross_entropy(twin(images), LABELS).backward()
     for parameter, other in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::zennit_isnet.errors.RelevanceRangeWarning")
+@pytest.mark.parametrize("is_nan", [False, True], ids=["infinite", "NaN"])
+def test_an_image_without_a_mask_may_have_relevance_that_leaves_the_range_of_its_dtype(is_nan):
+    """Not even 0 times infinity, in the gradient, reaches the parameters."""
+
+    def rule(module, input, output, signal):
+        huge = torch.where(FLAGS.view(-1, 1, 1, 1), 1.0, 1e30) * output
+        blown = signal * huge * huge
+        return blown - is_nan * (blown - signal)
+
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ELU(), nn.Flatten(), nn.Linear(216, 3))
+    images, masks = batch(size=8)
+    parts = {"composite": LRPFlex(modules={nn.ELU: rule}), "loss": lambda r, *_: r.flatten(1).norm(dim=1)}
+    assert not on_images(model, **parts)(images, masks)[1].isfinite()
+    _, penalty = on_images(model, **parts)(images, masks, FLAGS)
+    penalty.backward()
+    assert penalty.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_all_masks_present_is_the_default():

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from zennit_isnet.checks import Described, check_differentiable
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.lrp.propagation import seeds_of
 from zennit_isnet.lrp.taps import Place, Places, find_layers
 from zennit_isnet.model import attributes_restored, buffers_restored, main_logits, unwrapped
 
@@ -129,7 +130,7 @@ class CaptumAttribution(Described):
         source = images if wants else images.detach().requires_grad_()
         with torch.enable_grad():
             output = model(source.clone())
-            seeds = formulation(main_logits(output, len(source))).unbind(1)
+            seeds = seeds_of(formulation, len(source))(output)[1].unbind(1)
             heatmaps = [self._attribute(unwrapped(model), source, seed, create_graph) for seed in seeds]
         if create_graph and self._unverified:
             few = slice(None if self._has_rows(source) else 2)

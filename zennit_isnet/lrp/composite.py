@@ -15,7 +15,7 @@ from zennit.core import Composite, Hook, RemovableHandle, RemovableHandleList
 from zennit_isnet.checks import Described, check_model
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.lrp.signal.substitute import Switch, ordinary_only
-from zennit_isnet.model import unwrapped
+from zennit_isnet.model import uncompiled, unwrapped
 
 Bound = float | Sequence[float] | Tensor
 """One number, or one for each channel."""
@@ -72,6 +72,7 @@ class PassHook(Switched):
     def start(self, mode: Any) -> None:
         """Enter the mode of a pass."""
         self.mode = mode
+        self._stack.enter_context(uncompiled())
         self._stack.enter_context(mode)
 
     def end(self) -> Any:

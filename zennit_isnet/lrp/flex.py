@@ -12,7 +12,7 @@ from torch.overrides import _get_current_function_mode_stack
 from zennit.composites import register_composite
 from zennit.core import RemovableHandle
 
-from zennit_isnet.checks import check_choice, check_number, fitted_bound
+from zennit_isnet.checks import check_choice, check_epsilon, fitted_bound
 from zennit_isnet.errors import InvalidValueError, UncoveredOperationError
 from zennit_isnet.lrp.composite import Bound, LRPComposite, PassHook, as_bound, as_box
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Inspection, Kind, Provenance, exchanged, tensors_in
@@ -21,7 +21,7 @@ from zennit_isnet.lrp.signal.normalization import register_synchronized
 from zennit_isnet.lrp.signal.substitute import Epsilon, Handler, InputRelevance
 from zennit_isnet.lrp.signal.table import HANDLERS
 from zennit_isnet.lrp.signal.zbox import ZBoxMode
-from zennit_isnet.model import buffers_restored, main_head
+from zennit_isnet.model import buffers_restored, main_head, uncompiled
 
 
 class FrozenGates(PassHook):
@@ -153,6 +153,7 @@ class _Again(AbstractContextManager[None]):
         self.stack = ExitStack()
 
     def __enter__(self) -> None:
+        self.stack.enter_context(uncompiled())
         for root, settings in self.passes:
             self.stack.enter_context(buffers_restored(root))
             repeated = FrozenGateMode(root, settings)
@@ -201,7 +202,8 @@ class LRPFlex(LRPComposite):
         function ``rule(mode, func, *args, **kwargs)``.
     modules : mapping of module type to rule, optional
         Rules for modules that are not looked into: one of the same words, or a function
-        ``rule(module, input, output, signal)`` that returns the signal at the input.
+        ``rule(module, input, output, signal)`` that returns the signal at the input. Of a word, what costs nothing to
+        see is checked (one signal, its shape, nothing written in place); that it holds for the values is yours to know.
 
     Attributes
     ----------
@@ -212,8 +214,8 @@ class LRPFlex(LRPComposite):
     Raises
     ------
     InvalidValueError
-        If `epsilon` is negative, `epsilon_ratio` is not positive, one of them is not finite, the box is empty, or
-        `reference` is given with it.
+        If `epsilon` is negative, `epsilon_ratio` is not positive, one of them leaves the range of float32, the box is
+        empty, or `reference` is given with it.
     UncoveredOperationError
         From the forward pass inside of the context, if the model runs an operation that no rule covers.
 
@@ -256,8 +258,8 @@ class LRPFlex(LRPComposite):
         modules: Mapping[type[nn.Module], ModuleRule] | None = None,
     ) -> None:
         if epsilon is not None:
-            check_number("epsilon", epsilon, include_low=True)
-        check_number("epsilon_ratio", epsilon_ratio)
+            check_epsilon("epsilon", epsilon, include_zero=True)
+        check_epsilon("epsilon_ratio", epsilon_ratio)
         self.epsilon = None if epsilon is None else float(epsilon)
         self.epsilon_ratio = float(epsilon_ratio)
         self.box = None if box is None else as_box(box)

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 from torch.utils.hooks import RemovableHandle
 
-from zennit_isnet.checks import check_in_box
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError, UnsupportedModelError
+from zennit_isnet.checks import check_differentiable, check_in_box, kind_of
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError, ISNetError, UnsupportedModelError
 from zennit_isnet.lrp.auto_layers import AUTO, AutoTaps
 from zennit_isnet.lrp.composite import LRPComposite, as_composites, check_free
 from zennit_isnet.lrp.flex import LRPFlex
 from zennit_isnet.lrp.taps import MapTaps, Place, Places, Taps
-from zennit_isnet.model import main_logits, unwrapped
+from zennit_isnet.model import main_logits, uncompiled, unwrapped
 
 
 class Propagation(NamedTuple):
@@ -90,11 +90,19 @@ def propagate(
             contexts.enter_context(composite.context(model))
         taps.on_copy = [composite.note_copy for composite in composites]
         contexts.enter_context(taps)
+        contexts.enter_context(uncompiled())
         entries = sources
         for composite in composites:
             entries = [composite.entry(x, input_gradient=any(wanted)) for x in entries]
         contexts.callback(_called_with(model, entries).remove)
-        output = model(*entries, *arguments)
+        try:
+            output = model(*entries, *arguments)
+        except RuntimeError as error:
+            dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+            if isinstance(error, ISNetError) or not dtypes or any(x.dtype in dtypes for x in inputs):
+                raise
+            has = ", ".join(map(str, dtypes))
+            raise InvalidTypeError(f"images are {inputs[0].dtype}, parameters {has}; convert one ({error})") from error
         main, explained = seeds(output)
         if not main.requires_grad:
             raise InvalidValueError(
@@ -133,11 +141,26 @@ def _called_with(model: nn.Module, entries: Sequence[Tensor]) -> RemovableHandle
 
 
 def seeds_of(formulation: Callable[[Tensor], Tensor], count: int) -> Callable[[Any], tuple[Tensor, Tensor]]:
-    """Return the `seeds` of `propagate` for a formulation, of a classifier of `count` images."""
+    """Return the `seeds` of `propagate` for a formulation, of a classifier of `count` images.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        From `seeds`, if the output is no logits, or the formulation's no seeds of them.
+    """
 
     def seeds(output: Any) -> tuple[Tensor, Tensor]:
         logits = main_logits(output, count)
-        return logits, formulation(logits)
+        found = formulation(logits)
+        if not isinstance(found, Tensor) or not found.is_floating_point():
+            raise InvalidTypeError(f"{formulation!r} must return floating seeds (N, K, C), got {kind_of(found)}")
+        shape = found.shape
+        if found.ndim != 3 or shape[0] != count or shape[1] == 0 or shape[2] != logits.shape[1]:
+            raise InvalidValueError(
+                f"{formulation!r} must return seeds (N, K, C), K explained quantities of logits of shape "
+                f"{tuple(logits.shape)}, got {tuple(shape)}"
+            )
+        return logits, found
 
     return seeds
 
@@ -164,7 +187,9 @@ def _relevance_at(
             raise UnsupportedModelError(
                 "a part of the model that torch.utils.checkpoint computes again does not follow the relevance rules; "
                 "call checkpoint(…, use_reentrant=False, context_fn=checkpoint_contexts) with "
-                "zennit_isnet.lrp.checkpoint_contexts, outside of the first layer if z^B is on"
+                "zennit_isnet.lrp.checkpoint_contexts, of a part that computes the gates it multiplies with by itself, "
+                "outside of the first layer if z^B is on; or switch checkpointing off where a library does it, such as "
+                "memory_efficient=False in torchvision's DenseNet"
             ) from error
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):
@@ -283,9 +308,11 @@ class LRPAttribution:
         UncoveredOperationError
             If the model runs operations that no rule covers.
         InvalidTypeError, InvalidValueError
-            If the model does not return logits, a layer does not exist, returns no maps of the images, or gets no
-            relevance, or images on the CPU leave the box of z^B.
+            If the images are no floating tensor, the model or the formulation does not return what it should, a layer
+            does not exist, returns no maps of the images, or gets no relevance, or images on the CPU leave the box of
+            z^B.
         """
+        check_differentiable("images", images, " (N, C, H, W)")
         if images.device.type == "cpu":
             self.check_box(images)
         taps = Taps(model)

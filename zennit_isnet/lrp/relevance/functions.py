@@ -22,8 +22,8 @@ from zennit_isnet.errors import UncoveredOperationError
 from zennit_isnet.lrp.composite import PassHook
 from zennit_isnet.lrp.relevance.evaluation import Call, apply_rule
 from zennit_isnet.lrp.relevance.live_rule import attached
-from zennit_isnet.lrp.signal.mode import module_path, name_of, tensors_in
-from zennit_isnet.lrp.signal.substitute import Handler, substitute
+from zennit_isnet.lrp.signal.mode import REGISTER_HOOK, module_path, name_of, tensors_in
+from zennit_isnet.lrp.signal.substitute import Handler, ordinary_only, substitute, version_of
 from zennit_isnet.lrp.signal.table import functions_of
 
 MODULES: Mapping[Any, Callable[..., nn.Module]] = MappingProxyType(
@@ -110,6 +110,8 @@ class FunctionMode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is REGISTER_HOOK:
+            return func(args[0], ordinary_only(self.hook, *args[1:], **kwargs))
         handler = None if kwargs.get("out") is not None else HANDLERS.get(func)
         # a look at an attribute, of which there are many; a tensor that comes of it is of unknown origin
         looks = handler is None and getattr(func, "__name__", None) == "__get__"
@@ -118,7 +120,7 @@ class FunctionMode(TorchFunctionMode):
         operands = list(tensors_in((*args, *kwargs.values())))
         with torch._C.DisableTorchFunction():  # a mode below would see a look at a tensor's attributes
             carries = self.read(operands, func)
-            versions = [t._version for t in operands]
+            versions = [version_of(t) for t in operands]
         if self.hook.inside or not carries:
             result = func(*args, **kwargs)
         else:
@@ -126,7 +128,7 @@ class FunctionMode(TorchFunctionMode):
         with torch._C.DisableTorchFunction():
             self.mark((result,), carries)
             for tensor, version in zip(operands, versions, strict=True):
-                if tensor._version != version:
+                if version_of(tensor) != version:
                     self.mark((tensor, tensor._base), carries or self.carries(tensor))
         return result
 

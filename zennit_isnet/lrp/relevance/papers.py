@@ -12,7 +12,7 @@ from zennit.layer import Sum
 from zennit.rules import Epsilon, Norm, Pass, ZBox
 from zennit.types import Activation, AvgPool, BatchNorm, Linear
 
-from zennit_isnet.checks import check_number
+from zennit_isnet.checks import check_epsilon
 from zennit_isnet.lrp.composite import Bound, as_box
 from zennit_isnet.lrp.relevance.composite import DifferentiableComposite, FuseBatchNorm, MakeFunctionsVisible
 from zennit_isnet.lrp.relevance.evaluation import Call, modified_parameters
@@ -46,7 +46,7 @@ class _Ready(DifferentiableComposite):
     strict = True
 
     def __init__(self, epsilon: float, box: tuple[Bound, Bound] | None, sums: Hook, weights: Hook) -> None:
-        check_number("epsilon", epsilon)
+        check_epsilon("epsilon", epsilon)
         self.epsilon = float(epsilon)
         self.box = None if box is None else as_box(box)
         layer_map = [

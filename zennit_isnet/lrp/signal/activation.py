@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -21,9 +21,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.modules.utils import _ntuple
 
+from zennit_isnet.checks import kind_of
 from zennit_isnet.lrp.signal import linear
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind
-from zennit_isnet.lrp.signal.substitute import Epsilon, Substitute, Switch, computed, image_rows, stabilize
+from zennit_isnet.lrp.signal.substitute import Epsilon, Substitute, Switch, computed, image_rows, stabilize, version_of
 
 IN_PLACE: Mapping[Any, Callable[..., Any]] = MappingProxyType(
     {
@@ -232,7 +233,15 @@ def activation(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwa
     inplace, func, args, kwargs = out_of_place(func, args, kwargs)
     overwrites = inplace and mode.kinds.shared(input)
     preactivation = input.clone() if overwrites else input
+    before = version_of(preactivation)
     output = func(preactivation, *args, **kwargs)
+    # only what a user declares can get here
+    if version_of(preactivation) != before:
+        mode.report(func, "is declared an activation and works in place", "use the function that returns a new tensor")
+        return output
+    if misfit := misfit_of_activation(mode, input, (*args, *kwargs.values()), output):
+        mode.report(func, f"is declared an activation and {misfit}", 'declare it "gate" or "linear", or give it a rule')
+        return output
 
     smooth, options = SMOOTH.get(func), dict(zip(("approximate",), args, strict=False)) | kwargs
     # computed again instead of kept, unless it is random: the model may go on to write to the output in place
@@ -313,6 +322,18 @@ def lp_pool(
     with mode:
         # as PyTorch computes it, which for a negative sum is not a number
         return (pool(input.pow(norm_type), kernel_size, stride, 0, ceil_mode) * count).pow(1 / norm_type)
+
+
+def misfit_of_activation(mode: FrozenGateMode, input: Any, others: Iterable[Any], output: Any) -> str | None:
+    """Return what shows without looking at values that a call is no elementwise function of one signal."""
+    further = mode.kinds_of(other for other in others if other is not input)
+    if not isinstance(input, Tensor) or mode.kinds[input] is not Kind.SIGNAL or Kind.SIGNAL in further:
+        return "reads another tensor that carries the signal than its first"
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        return f"returns {kind_of(output)}"
+    if output.shape != input.shape:
+        return f"makes {tuple(output.shape)} of {tuple(input.shape)}"
+    return None
 
 
 def hardtanh(

@@ -7,6 +7,7 @@ outputs differ from the fused kernel's by rounding.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,9 @@ from torch.nn import functional as F
 
 from zennit_isnet.lrp.signal.linear import held_constant
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, tensors_in
+
+SAFE_SOFTMAX: Callable[[Tensor, int], Tensor] = getattr(torch, "_safe_softmax", torch.softmax)
+"""What PyTorch takes in `scaled_dot_product_attention`: since its version 2.5 a row of −∞ becomes 0 and not NaN."""
 
 
 def scaled_dot_product_attention(
@@ -31,21 +35,30 @@ def scaled_dot_product_attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """``softmax(q kᵀ · scale + mask) v`` with held weights."""
+    if attn_mask is not None and (is_causal or not _is_mask(attn_mask)):
+        # PyTorch's own error
+        return func(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
     if enable_gqa:
-        share = query.shape[-3] // key.shape[-3]
-        key = key.repeat_interleave(share, -3)
+        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
         with mode:
-            value = value.repeat_interleave(share, -3)
+            value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
     if is_causal:
-        attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+        attn_mask = _causal(query, key)
     bias = None if attn_mask is None else _additive(attn_mask, query)
-    held = held_constant(mode, attention_weights(query, key, bias, scale), tensors_in((query, key, bias)))
+    weights = attention_weights(query, key, bias, scale, softmax=SAFE_SOFTMAX)
+    held = held_constant(mode, weights, tensors_in((query, key, bias)))
     with mode:
         return torch.matmul(F.dropout(held, dropout_p), value) if dropout_p > 0 else torch.matmul(held, value)
 
 
-def attention_weights(query: Tensor, key: Tensor, bias: Tensor | None, scale: float | None = None) -> Tensor:
-    """``softmax(q kᵀ · scale + bias)``, zero in rows whose bias is −∞ everywhere.
+def attention_weights(
+    query: Tensor,
+    key: Tensor,
+    bias: Tensor | None,
+    scale: float | None = None,
+    softmax: Callable[[Tensor, int], Tensor] = torch.softmax,
+) -> Tensor:
+    """``softmax(q kᵀ · scale + bias)``.
 
     Parameters
     ----------
@@ -55,14 +68,12 @@ def attention_weights(query: Tensor, key: Tensor, bias: Tensor | None, scale: fl
         Added to the scores, broadcastable to ``(…, L, S)``.
     scale : float, optional
         Default ``1/√E``.
+    softmax : callable, optional
+        Says what a row is whose bias is −∞ everywhere: NaN, or 0 by `SAFE_SOFTMAX`.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = torch.matmul(query * scale, key.transpose(-2, -1))
-    if bias is None:
-        return scores.softmax(-1)
-    scores = scores + bias
-    blocked = scores.detach().isneginf().all(-1, keepdim=True)
-    return scores.masked_fill(blocked, 0.0).softmax(-1).masked_fill(blocked, 0.0)
+    return scores.softmax(-1) if bias is None else softmax(scores + bias, -1)
 
 
 def multi_head_attention(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
@@ -74,6 +85,11 @@ def multi_head_attention(mode: FrozenGateMode, func: Any, /, *args: Any, **kwarg
     if given.static_k is not None or given.static_v is not None:
         mode.report(func, "is given keys or values that are projected already", "give static_k=None, static_v=None")
     batched = query.ndim == 3
+    if _is_refused(given, batched):
+        # PyTorch's own error
+        return func(*args, **kwargs)
+    # without weights to return, PyTorch computes by `scaled_dot_product_attention`, and takes the hint for the mask
+    hint = given.is_causal and given.key_padding_mask is None and not given.need_weights
     with mode:
         separate = (given.q_proj_weight, given.k_proj_weight, given.v_proj_weight)
         weights = separate if given.use_separate_proj_weight else given.in_proj_weight.chunk(3)
@@ -91,8 +107,10 @@ def multi_head_attention(mode: FrozenGateMode, func: Any, /, *args: Any, **kwarg
     queries = F.linear(query, weights[0], biases[0])
     queries = (queries if batched else queries.unsqueeze(1)).unflatten(-1, (given.num_heads, -1)).permute(1, 2, 0, 3)
     keys = heads(F.linear(key, weights[1], biases[1]), given.bias_k)
-    bias = _merged_masks(given.attn_mask, given.key_padding_mask, queries, keys)
-    held = held_constant(mode, attention_weights(queries, keys, bias), tensors_in((query, key)))
+    masks = given.attn_mask, given.key_padding_mask
+    bias = _additive(_causal(queries, keys), queries) if hint else _merged_masks(*masks, queries, keys)
+    softmax = torch.softmax if given.need_weights else SAFE_SOFTMAX
+    held = held_constant(mode, attention_weights(queries, keys, bias, softmax=softmax), tensors_in((query, key)))
     with mode:
         values = heads(F.linear(given.value, weights[2], biases[2]), given.bias_v)
         dropped = F.dropout(held, given.dropout_p) if given.training and given.dropout_p > 0 else held
@@ -104,6 +122,27 @@ def multi_head_attention(mode: FrozenGateMode, func: Any, /, *args: Any, **kwarg
     with mode:
         shown = dropped.mean(1) if given.average_attn_weights else dropped
         return output, shown if batched else shown.squeeze(0)
+
+
+def _is_mask(mask: Tensor) -> bool:
+    return mask.dtype == torch.bool or mask.is_floating_point()
+
+
+def _is_refused(given: SimpleNamespace, batched: bool) -> bool:
+    """Whether PyTorch raises for these masks; shapes that it refuses might broadcast here."""
+    mask, padding = given.attn_mask, given.key_padding_mask
+    length, batch = given.query.shape[0], given.query.shape[1] if batched else 1
+    keys = given.key.shape[0]
+    shapes = [(length, keys), (batch * given.num_heads, length, keys)]
+    return (
+        (given.is_causal and mask is None)
+        or (mask is not None and not (_is_mask(mask) and tuple(mask.shape) in shapes))
+        or (padding is not None and not (_is_mask(padding) and padding.shape == (batch, keys)[not batched :]))
+    )
+
+
+def _causal(query: Tensor, key: Tensor) -> Tensor:
+    return torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
 
 
 def _additive(mask: Tensor, like: Tensor, *, keeps: bool = True) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, tensors_in, version_of
-from zennit_isnet.lrp.signal.substitute import Substitute, Switch
+from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, tensors_in
+from zennit_isnet.lrp.signal.substitute import Substitute, Switch, version_of
 
 PRODUCTS = frozenset({torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__})
 """Elementwise products that make a new tensor."""
@@ -149,14 +149,14 @@ def lerp(mode: FrozenGateMode, func: Any, input: Tensor, end: Tensor, weight: An
     return func(input, end, weight)
 
 
-def quotient(mode: FrozenGateMode, func: Any, numerator: Any, denominator: Any, **kwargs: Any) -> Any:
+def quotient(mode: FrozenGateMode, func: Any, input: Any, other: Any, **kwargs: Any) -> Any:
     """Plain gradient of a quotient whose denominator is constant in the signal pass."""
-    divisor = numerator if func in REFLECTED_QUOTIENTS else denominator
+    divisor = input if func in REFLECTED_QUOTIENTS else other
     if isinstance(divisor, Tensor) and mode.kinds[divisor] is Kind.SIGNAL:
         mode.report(func, "divides by a tensor that carries the signal", "register a rule for the module")
     if kwargs.get("rounding_mode") is not None:
         mode.report(func, "rounds", "divide without rounding_mode")
-    return func(numerator, denominator, **kwargs)
+    return func(input, other, **kwargs)
 
 
 class Hold(Function):
@@ -173,13 +173,18 @@ class Hold(Function):
         return None, None if ctx.switch.active else grad
 
 
-def hold(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Tensor:
+def hold(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Gates such as the sigmoid, and attention weights: constant in the signal pass, alive for the parameters."""
     operands = list(tensors_in((*args, *kwargs.values())))
     versions = [version_of(t) for t in operands]
-    held = held_constant(mode, func(*args, **kwargs), operands)
-    for tensor, version in zip(operands, versions, strict=True):
-        if version_of(tensor) != version:
+    values = func(*args, **kwargs)
+    if not isinstance(values, Tensor):
+        mode.report(func, f"is declared a gate and returns {type(values).__name__}", "use a function with one result")
+        return values
+    held = held_constant(mode, values, operands)
+    mode.note_gate(func)
+    for tensor, before in zip(operands, versions, strict=True):
+        if version_of(tensor) != before:
             mode.kinds[tensor] = Kind.STALE
             if mode.kinds.shared(tensor):
                 reason = "writes a gate over a part of a signal, or where a view of it is in use"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils.weak import TensorWeakRef
 
-from zennit_isnet.lrp.signal.substitute import Handler, Settings, ordinary_only
+from zennit_isnet.lrp.signal.substitute import Handler, Settings, ordinary_only, version_of
 
 VALUE_FREE = frozenset(
     {
@@ -79,11 +79,6 @@ def exchanged(value: Any, replacements: Mapping[int, Tensor]) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(exchanged(item, replacements) for item in value)
     return replacements.get(id(value), value)
-
-
-def version_of(tensor: Tensor) -> int:
-    """Return how often a tensor was written to; tensors made in `torch.inference_mode` do not count."""
-    return 0 if tensor.is_inference() else tensor._version
 
 
 class _Note:
@@ -273,6 +268,7 @@ class FrozenGateMode(TorchFunctionMode):
         self.fatal: set[int] = set()
         self.entries: list[Tensor] = []
         self.opaque = 0
+        self.last_gate = ""
         self._here: set[int] = set()
         self._paths: dict[int, str] = {}
 
@@ -355,6 +351,10 @@ class FrozenGateMode(TorchFunctionMode):
         """Note a problem of the operation that runs; it counts if the signal that passes here reaches the output."""
         self._here.add(self._position(func, reason, remedy))
 
+    def note_gate(self, func: Any) -> None:
+        """Note that the signal ends here, for a message if it arrives by no other way."""
+        self.last_gate = f"{self._path()}: {name_of(func)}"
+
     def refuse(self, func: Any, reason: str, remedy: str) -> None:
         """Note a problem that counts wherever it is."""
         self.fatal.add(self._position(func, reason, remedy))
@@ -365,9 +365,12 @@ class FrozenGateMode(TorchFunctionMode):
         if kind is Kind.UNKNOWN:
             self._explain_origin("the model's output", [output])
         elif kind is not Kind.SIGNAL:
-            name = "the model's output, behind a gate," if kind is Kind.HELD else "the model's output"
+            reason = "carries no signal from the images"
             remedy = "return logits, and connect them to the images by operations that have a rule"
-            self.refuse(name, "carries no signal from the images", remedy)
+            if kind is Kind.HELD and self.last_gate:
+                reason += f": it ends at the gate {self.last_gate}"
+                remedy = "return logits, or inside of the model take an activation with a(0) = 0 there (ReLU, Tanh)"
+            self.refuse("the model's output", reason, remedy)
         return [self.found[i] for i in sorted(self.fatal | self.kinds.flaws(output))]
 
     def _read(self, func: Any, operands: list[Tensor]) -> tuple[Kind, Flaws]:

@@ -13,8 +13,8 @@ from zennit.core import RemovableHandle
 
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.lrp.signal import activation, linear
-from zennit_isnet.lrp.signal.mode import FrozenGateMode, tensors_in
-from zennit_isnet.lrp.signal.substitute import Handler, Substitute
+from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, tensors_in
+from zennit_isnet.lrp.signal.substitute import Handler, Substitute, version_of
 
 Declared = Literal["linear", "activation", "gate"]
 
@@ -32,10 +32,13 @@ def function_handlers(declared: Mapping[Any, Handler | Declared] | None) -> dict
 
     Raises
     ------
+    InvalidTypeError
+        If a key is no function.
     InvalidValueError
         If a word is not in `DECLARED`.
     """
-    return {f: DECLARED[_checked(f, rule)] if isinstance(rule, str) else rule for f, rule in (declared or {}).items()}
+    rules = _checked("rules", declared, "functions", callable)
+    return {f: DECLARED[rule] if isinstance(rule, str) else rule for f, rule in rules.items()}
 
 
 def module_rules(declared: Mapping[type[nn.Module], ModuleRule] | None) -> dict[type[nn.Module], ModuleRule]:
@@ -48,18 +51,19 @@ def module_rules(declared: Mapping[type[nn.Module], ModuleRule] | None) -> dict[
     InvalidValueError
         If a word is not allowed.
     """
-    for kind, rule in (declared or {}).items():
-        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-            raise InvalidTypeError(f"modules must map module types to rules, got the key {kind!r}")
-        _checked(kind, rule)
+    return _checked("modules", declared, "module types", lambda k: isinstance(k, type) and issubclass(k, nn.Module))
+
+
+def _checked(name: str, declared: Any, keys: str, is_key: Callable[[Any], bool]) -> dict[Any, Any]:
+    if declared is not None and not isinstance(declared, Mapping):
+        raise InvalidTypeError(f"{name} must map {keys} to rules, got {declared!r}")
+    for key, rule in (declared or {}).items():
+        if not is_key(key):
+            raise InvalidTypeError(f"{name} must map {keys} to rules, got the key {key!r}")
+        if not callable(rule) and not (isinstance(rule, str) and rule in DECLARED):
+            of = getattr(key, "__name__", repr(key))
+            raise InvalidValueError(f"the rule of {of} must be a function or one of {list(DECLARED)}, got {rule!r}")
     return dict(declared or {})
-
-
-def _checked(key: Any, rule: Any) -> Any:
-    if not callable(rule) and rule not in DECLARED:
-        name = getattr(key, "__name__", repr(key))
-        raise InvalidValueError(f"the rule of {name} must be a function or one of {list(DECLARED)}, got {rule!r}")
-    return rule
 
 
 def hide(
@@ -91,7 +95,7 @@ def hide(
         if mode is not None and torch.is_grad_enabled() and applies(module):
             mode.opaque += 1  # first, because the mode sees a look at a tensor's attributes too
             operands = list(tensors_in((*args, *kwargs.values())))
-            calls.append((operands, [t._version for t in operands]))
+            calls.append((operands, [version_of(t) for t in operands]))
 
     def leave(module: nn.Module, args: Any, output: Any) -> Any:
         mode = current()
@@ -102,7 +106,7 @@ def hide(
             if output is None or mode.opaque > 1:
                 return None
             name = f"module {type(module).__name__}"
-            if [t._version for t in operands] != versions:
+            if [version_of(t) for t in operands] != versions:
                 mode.refuse(name, "has a declared rule and writes to its input", "make the module work out of place")
             return mode.declare(name, word, operands, output, lambda: attach(module, mode, operands, output))
         finally:
@@ -120,20 +124,34 @@ def attach_declared(
     """Return the output of a module with the rule that the user declared for its type."""
     if rule == "linear":
         return output
+    name = f"module {type(module).__name__}"
     if not isinstance(output, Tensor):
-        name = f"module {type(module).__name__}"
         mode.report(name, f"returns {type(output).__name__}", "return one tensor, or declare it linear")
         return output
     if rule == "gate":
+        mode.note_gate(name)
         return linear.held_constant(mode, output, operands)
-    epsilon = mode.settings.epsilon
+    sources = list({id(t): t for t in operands if mode.kinds[t] is Kind.SIGNAL}.values())
+    if len(sources) > 1:
+        mode.report(name, f"reads {len(sources)} tensors that carry the signal", "a declared rule has one input")
+        return output
+    if rule == "activation" and (misfit := activation.misfit_of_activation(mode, sources[0], (), output)):
+        mode.report(name, f"is declared an activation and {misfit}", 'declare it "gate" or "linear", or give it a rule')
+        return output
+    epsilon, where = mode.settings.epsilon, mode._path() if callable(rule) else ""
 
     def signal_function(signal: Tensor, input: Tensor, output: Tensor) -> tuple[Tensor, None]:
-        if callable(rule):
-            return rule(module, input, output, signal), None
-        return activation.Gate.apply(signal, output, input, epsilon), None
+        if not callable(rule):
+            return activation.Gate.apply(signal, output, input, epsilon), None
+        found = rule(module, input, output, signal)
+        if not isinstance(found, Tensor) or found.shape != input.shape:
+            came = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise InvalidValueError(
+                f"the rule of {where} must return the signal at its input, of shape {tuple(input.shape)}, got {came}"
+            )
+        return found, None
 
-    return Substitute.apply(mode.settings, signal_function, output, operands[0], output)
+    return Substitute.apply(mode.settings, signal_function, output, sources[0], output)
 
 
 def register_declared(

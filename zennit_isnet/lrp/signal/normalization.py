@@ -31,6 +31,17 @@ def per_channel(vector: Tensor, like: Tensor) -> Tensor:
     return vector.to(like.dtype).view(1, -1, *(1,) * (like.ndim - 2))
 
 
+def laid_like(grad: Tensor, like: Tensor) -> Tensor:
+    """Return a gradient in the memory layout of the tensor that it is the gradient of, on a CPU.
+
+    There `native_batch_norm_backward` takes some tensors with one image, row or column for channels-last and the other
+    for contiguous, and adds up the wrong products. Layouts that are alike it always reads right.
+    """
+    if grad.device.type != "cpu" or grad.stride() == like.stride():
+        return grad
+    return torch.empty_like(like, dtype=grad.dtype, device=grad.device).copy_(grad)
+
+
 def channel_products(first: Tensor, second: Tensor) -> Tensor:
     """Sum of the products of two tensors ``(N, C, …)`` over everything but the channels."""
     if torch.is_grad_enabled():
@@ -40,6 +51,7 @@ def channel_products(first: Tensor, second: Tensor) -> Tensor:
     zero = torch.zeros(first.shape[1], dtype=dtype, device=first.device)
     one = torch.ones_like(zero)
     mask = [False, True, False]
+    first = laid_like(first, second) if 1 in first.shape else first
     return aten.native_batch_norm_backward(first, second, one, None, None, zero, one, True, 0.0, mask)[1]
 
 
@@ -103,6 +115,7 @@ class BatchNorm(Function):
         grad_input = grad_weight = grad_bias = None
         if grad is not None:
             mask = [ctx.needs_input_grad[1], weight is not None, ctx.needs_input_grad[3]]
+            grad = laid_like(grad, input) if 1 in grad.shape else grad
             grad_input, grad_weight, grad_bias = aten.native_batch_norm_backward(
                 grad, input, weight, running_mean, running_var, mean, inverse_std, ctx.training, ctx.eps, mask
             )
@@ -311,6 +324,11 @@ def instance_norm(
         return batch_norm(mode, F.batch_norm, input, running_mean, running_var, weight, bias, False, momentum, eps)
     _check_parameters(mode, func, weight, bias)
     output = func(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    if output.requires_grad and output.device.type == "cpu":
+        # PyTorch makes all channels those of one image
+        layout = output.detach().to("meta")
+        # in a signal pass no gradient arrives here
+        output.register_hook(lambda grad: None if grad is None else laid_like(grad, layout))
     return _grouped(mode, output, input, input.shape[1], weight, eps)
 
 

@@ -68,7 +68,8 @@ class ZBoxMode(FrozenGateMode):
     def conclude(self, output: Tensor) -> list[Problem]:
         """Return the problems that make relevance of this output wrong; one is that no stem was found."""
         if not self.passed:
-            self.refuse("z^B", "no convolution with equal padding on both sides reads the images", "use box=None")
+            reason = "no convolution with equal padding on both sides reads the images"
+            self.refuse("z^B", reason, "take backward hooks off that layer if it has some, or use box=None")
         return super().conclude(output)
 
     def _before(self, handler: Handler, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
