@@ -246,9 +246,9 @@ MISDECLARED = {
         ["sin_", "works in place"],
     ),
     "function in place by its argument": (
-        lambda: planted.Block(lambda x: F.threshold(x.clone(), 0.0, 0.0, inplace=True)),
-        {"rules": {F.threshold: "activation"}},
-        ["threshold", "works in place"],
+        lambda: planted.Block(lambda x: F.hardsigmoid(x.clone(), inplace=True)),
+        {"rules": {F.hardsigmoid: "activation"}},
+        ["hardsigmoid", "works in place"],
     ),
     "gate with several results": (
         lambda: planted.Block(lambda x: x * torch.max(x, 1, keepdim=True)[0]),

@@ -14,8 +14,9 @@ from one_case import WIDTH, Net, attributed, error_of_parameter_gradients
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zennit_isnet import LRPAttribution, LRPFlex, Target
+from zennit_isnet import EpsilonZBox, LRPAttribution, LRPFlex, Target, ZPlus
 from zennit_isnet.errors import UncoveredOperationError
+from zennit_isnet.lrp.composite import LRPComposite
 
 
 def gate(h: Tensor) -> Tensor:
@@ -245,17 +246,36 @@ def test_parameter_gradients_of_the_relevance_agree_with_finite_differences(case
     assert error_of_parameter_gradients(RIGHT[case], generator) < finite_differences.TOLERANCE
 
 
+@pytest.mark.parametrize("composite", [LRPFlex, EpsilonZBox, ZPlus])
+def test_a_module_that_works_in_place_writes_to_the_views_in_use(composite):
+    def case(net, h, x):
+        view = h.flatten(2)
+        net.activation(h)
+        return view.mean(2)
+
+    torch.manual_seed(0)
+    net = Net(case).double()
+    net.activation = nn.ReLU(inplace=True)
+    images = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    plain = net(images)
+    logits, relevance = LRPAttribution(composite(epsilon=1e-12))(net, images, Target(1))
+    assert torch.equal(logits, plain)
+    if composite is not ZPlus:
+        torch.testing.assert_close(relevance["input"].flatten(1).sum(1), plain[:, 1])
+
+
 class TestHooks:
     """Hooks for gradients see gradients; what a hook does to the images is done before the pass or refused."""
 
-    def relevance(self, net: Net, images: Tensor) -> Tensor:
-        return LRPAttribution(LRPFlex(1e-30))(net, images, Target(1))[1]["input"]
+    def relevance(self, net: Net, images: Tensor, composite: LRPComposite | None = None) -> Tensor:
+        return LRPAttribution(composite or LRPFlex(1e-30))(net, images, Target(1))[1]["input"]
 
     @pytest.fixture
     def problem(self) -> tuple[Net, Tensor]:
         return Net(lambda net, h, x: h.relu()).double(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
 
     @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+    @pytest.mark.parametrize("composite", [LRPFlex, EpsilonZBox, ZPlus])
     @pytest.mark.parametrize("where", ["first", "head"])
     @pytest.mark.parametrize(
         "register",
@@ -268,9 +288,9 @@ class TestHooks:
         ],
         ids=["full_backward_hook", "full_backward_pre_hook", "global"],
     )
-    def test_backward_hooks_of_modules_run_in_ordinary_passes_only(self, problem, where, register):
+    def test_backward_hooks_of_modules_run_in_ordinary_passes_only(self, problem, where, register, composite):
         net, images = problem
-        expected = self.relevance(net, images)
+        expected = self.relevance(net, images, composite())
         plain_gradient = torch.autograd.grad(net(images).sum(), net.first.weight)[0]
         calls = []
 
@@ -281,7 +301,7 @@ class TestHooks:
         handle = register(getattr(net, where), halve)
         hooks = [dict(m._backward_hooks) for m in net.modules()]
         try:
-            torch.testing.assert_close(self.relevance(net, images), expected)
+            torch.testing.assert_close(self.relevance(net, images, composite()), expected)
             assert not calls
             assert [dict(m._backward_hooks) for m in net.modules()] == hooks
             torch.autograd.grad(net(images).sum(), net.first.weight)
@@ -289,6 +309,27 @@ class TestHooks:
         finally:
             handle.remove()
         assert torch.equal(torch.autograd.grad(net(images).sum(), net.first.weight)[0], plain_gradient)
+
+    @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+    @pytest.mark.parametrize("composite", [LRPFlex, EpsilonZBox, ZPlus])
+    def test_a_fused_batch_norm_stays_fused_under_backward_hooks(self, composite):
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()]
+        model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).double()
+        images = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+        expected = self.relevance(model, images, composite())
+        for layer in model:
+            layer.register_full_backward_hook(lambda module, grads, _: None)
+        torch.testing.assert_close(self.relevance(model, images, composite()), expected)
+
+    def test_hooks_of_tensors_see_no_relevance(self, problem):
+        _, images = problem
+        found = []
+        for factor in (1.0, 0.5):
+            torch.manual_seed(0)
+            net = Net(lambda net, h, x, f=factor: (h.register_hook(lambda grad: f * grad), h.relu())[1]).double()
+            found.append(self.relevance(net, images, EpsilonZBox()))
+        torch.testing.assert_close(*found)
 
     def test_retained_gradients_hold_no_signal(self, problem):
         kept = []

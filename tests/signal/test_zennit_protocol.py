@@ -204,18 +204,6 @@ def test_registering_with_a_second_model_is_refused(problem):
     assert torch.equal(relevance, expected)
 
 
-def test_registering_twice_on_one_model_registers_once(problem):
-    model, images = problem
-    expected = relevance_of(model, images)
-    composite = LRPFlex()
-    composite.register(model)
-    composite.register(model)
-    images.requires_grad_()
-    (relevance,) = torch.autograd.grad(model(images), images, SEED)
-    composite.remove()
-    assert torch.equal(relevance, expected)
-
-
 def test_two_composites_on_two_models_do_not_disturb_each_other(problem):
     first, images = problem
     second = nets.make("concatenating", torch.Generator().manual_seed(1))

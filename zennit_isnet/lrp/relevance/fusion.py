@@ -147,20 +147,20 @@ class Fusion:
         call = self.call_of(output)
         if call is not None:
             self._linear[copy] = call._replace(version=copy._version)
-        version, affine, norm_input = self._norms.get(output, (None, None, None))
+        version, affine, norm_input = _found(self._norms, output) or (None, None, None)
         if version == output._version:
             self._norms[copy] = (copy._version, affine, norm_input)
 
     def norm_before(self, module: nn.Module, input: Tensor) -> tuple[Tensor, Affine | None]:
         """Return the input of the BatchNorm that made `input`, and what it did; `input` itself if there is none."""
-        version, affine, norm_input = self._norms.get(input, (None, None, input))
+        version, affine, norm_input = _found(self._norms, input) or (None, None, input)
         if version != input._version or not exact_before(module, input):
             return input, None
         return norm_input, affine
 
     def call_of(self, output: Tensor) -> LinearCall | None:
         """Return the call of a layer that made `output`, or None."""
-        call = self._linear.get(output)
+        call = _found(self._linear, output)
         # an in-place operation in between makes it another tensor
         return None if call is None or call.version != output._version else call
 
@@ -190,6 +190,15 @@ class Fusion:
 
         values = [getattr(module, name) for name in names]
         return substitute(call.switch, propagate, output, call.input, input, *values)
+
+
+def _found(notes: WeakTensorKeyDictionary, tensor: Tensor) -> Any:
+    """Return what is noted of a tensor, or of the one that PyTorch's backward hooks of modules made it from."""
+    found, node, index = notes.get(tensor), tensor.grad_fn, tensor.output_nr
+    while found is None and node is not None and node.name() == "BackwardHookFunctionBackward":
+        node, index = node.next_functions[index]
+        found = next((note for other, note in notes.items() if (other.grad_fn, other.output_nr) == (node, index)), None)
+    return found
 
 
 class FusedBatchNorm(Switched):

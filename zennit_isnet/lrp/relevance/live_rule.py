@@ -49,7 +49,8 @@ class LiveRule(Switched):
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # the rule needs the input as it was; the model, and what shares its memory, the one that is written to
         overwrites = getattr(module, "inplace", False) and torch.is_grad_enabled()
-        self._calls.append(copied(args) if overwrites else args)
+        with torch._C.DisableTorchFunction():  # no operation of the model, so that no mode takes it for one
+            self._calls.append(copied(args) if overwrites else args)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         args = self._calls.pop()

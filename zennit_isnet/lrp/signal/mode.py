@@ -312,7 +312,7 @@ class FrozenGateMode(TorchFunctionMode):
         if func in READS and kind is not Kind.CONSTANT and operands[0].is_floating_point():
             remedy = "keep it a tensor, or read it under torch.no_grad() if the output does not depend on it"
             self.refuse(func, "turns values that depend on the images into numbers, which cannot be followed", remedy)
-        if func == SET_DATA and kind is not Kind.CONSTANT:
+        if func == SET_DATA and self.kinds[operands[0]] is Kind.SIGNAL:
             self.refuse(func, "exchanges the values of a tensor, and no gradient is recorded of it", "make a new one")
         here = NO_FLAWS
         if kind is Kind.SIGNAL:
@@ -325,6 +325,8 @@ class FrozenGateMode(TorchFunctionMode):
         else:
             result = func(*args, **kwargs)
         self._note_writes(func, operands, versions, kind, flaws | here)
+        if func == SET_DATA and kind is not Kind.CONSTANT and not operands[0].requires_grad:
+            self.kinds.hold_ungraded(operands[0])
         self._mark(result, operands, kind, flaws, here)
         return result
 
