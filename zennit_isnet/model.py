@@ -25,8 +25,13 @@ def uncompiled() -> AbstractContextManager[Any]:
 
     A compiled function has no second derivative, or a wrong one where our functions are in it.
     """
-    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    if dynamo is None or not hasattr(torch.compiler, "set_stance"):
         return nullcontext()  # nothing is compiled without, and the import takes seconds
+    if getattr(getattr(dynamo, "_stance", None), "stance", None) == "force_eager":
+        return (
+            nullcontext()
+        )  # after an interruption hooks end later than what is around them, and would leave it behind
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return stance
 

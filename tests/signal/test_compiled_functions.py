@@ -58,7 +58,16 @@ def test_relevance_and_gradients_are_those_of_the_function(way, generator):
     torch.testing.assert_close(found[1], found[0])
 
 
-def test_the_compiler_is_given_back():
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
+def test_the_compiler_is_given_back(error):
+    torch.compile(gated, backend="eager")(torch.rand(2))  # the compiler is there
+
+    def interrupted(features):
+        raise error
+
+    if error is not None:
+        with pytest.raises(error):
+            LRPAttribution()(Compiling(interrupted), torch.rand(2, 3, 8, 8), Target(1))
     graphs = []
 
     def backend(graph, inputs):

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakTensorKeyDictionary
 from zennit.core import Hook
 from zennit.layer import Sum
 
@@ -22,9 +21,10 @@ from zennit_isnet.errors import UncoveredOperationError
 from zennit_isnet.lrp.composite import PassHook
 from zennit_isnet.lrp.relevance.evaluation import Call, apply_rule
 from zennit_isnet.lrp.relevance.live_rule import attached
-from zennit_isnet.lrp.signal.mode import REGISTER_HOOK, module_path, name_of, tensors_in
+from zennit_isnet.lrp.signal.mode import REGISTER_HOOK, VALUE_FREE, Kind, Provenance, module_path, name_of, tensors_in
 from zennit_isnet.lrp.signal.substitute import Handler, ordinary_only, substitute, version_of
 from zennit_isnet.lrp.signal.table import functions_of
+from zennit_isnet.model import main_head
 
 MODULES: Mapping[Any, Callable[..., nn.Module]] = MappingProxyType(
     {
@@ -71,13 +71,14 @@ class VisibleFunctions(PassHook):
         if self.mode is None and torch.is_grad_enabled():
             self.inside = 0
             mode = FunctionMode(self, module)
-            mode.mark((*args, *kwargs.values()), True)
+            for tensor in tensors_in((*args, *kwargs.values())):
+                mode.kinds[tensor] = Kind.SIGNAL if tensor.requires_grad else Kind.CONSTANT
             self.start(mode)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         mode = self.end()
         if mode is not None and output is not None:
-            mode.read(output.values() if isinstance(output, dict) else (output,), "the model's output")
+            mode.read((main_head(output),), "the model's output")
             if mode.problems:
                 raise UncoveredOperationError(mode.problems)
 
@@ -106,53 +107,63 @@ class FunctionMode(TorchFunctionMode):
         super().__init__()
         self.hook, self.root = hook, root
         self.problems: list[str] = []
-        self._carrying: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self.kinds = Provenance()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is REGISTER_HOOK:
             return func(args[0], ordinary_only(self.hook, *args[1:], **kwargs))
         handler = None if kwargs.get("out") is not None else HANDLERS.get(func)
-        # a look at an attribute, of which there are many; a tensor that comes of it is of unknown origin
-        looks = handler is None and getattr(func, "__name__", None) == "__get__"
-        if looks or not torch.is_grad_enabled():
-            return func(*args, **kwargs)
+        if handler is None and getattr(func, "__name__", None) == "__get__":
+            # a look at an attribute, of which there are many
+            result = func(*args, **kwargs)
+            if isinstance(result, Tensor):
+                with torch._C.DisableTorchFunction():
+                    if result.grad_fn is None and self.kinds[args[0]] is not Kind.CONSTANT:
+                        self.kinds.hold_ungraded(result)
+            return result
         operands = list(tensors_in((*args, *kwargs.values())))
+        graded = torch.is_grad_enabled()
         with torch._C.DisableTorchFunction():  # a mode below would see a look at a tensor's attributes
-            carries = self.read(operands, func)
+            kind = (
+                self.read(operands, func) if graded else max((self.kinds[t] for t in operands), default=Kind.CONSTANT)
+            )
             versions = [version_of(t) for t in operands]
-        if self.hook.inside or not carries:
+        if self.hook.inside or not graded or kind is not Kind.SIGNAL:
             result = func(*args, **kwargs)
         else:
             result = (handler or uncovered)(self, func, *args, **kwargs)
         with torch._C.DisableTorchFunction():
-            self.mark((result,), carries)
-            for tensor, version in zip(operands, versions, strict=True):
-                if version_of(tensor) != version:
-                    self.mark((tensor, tensor._base), carries or self.carries(tensor))
+            value_free = getattr(func, "__name__", None) in VALUE_FREE and len(operands) == 1
+            self.note(result, operands, versions, Kind.CONSTANT if value_free else kind)
         return result
 
-    def read(self, values: Iterable[Any], func: Any) -> bool:
-        """Return whether a tensor among values carries relevance; report those that came from nowhere."""
-        carries = False
+    def read(self, values: Iterable[Any], func: Any) -> Kind:
+        """Return what the tensors among values make of a result; report those that came from nowhere."""
+        kind = Kind.CONSTANT
         for tensor in tensors_in(values):
-            if tensor.requires_grad and tensor not in self._carrying and tensor.grad_fn is not None:
-                maker = tensor.grad_fn.name()
+            if self.kinds[tensor] > Kind.SIGNAL:
+                maker = tensor.grad_fn.name()  # type: ignore[union-attr]  # without one nothing is unknown
                 if maker not in UNSEEN and not self.hook.inside:
                     self.report(func, f"reads a tensor of unknown origin ({maker})")
-                self._carrying[tensor] = True
-            carries = carries or self.carries(tensor)
-        return carries
+                self.kinds[tensor] = Kind.SIGNAL
+            kind = max(kind, self.kinds[tensor])
+        return kind
+
+    def note(self, result: Any, operands: list[Tensor], versions: list[int], kind: Kind) -> None:
+        """Note what the results of an operation are, and what it wrote to."""
+        written = [t for t, version in zip(operands, versions, strict=True) if version_of(t) != version]
+        shared = {id(t): t for tensor in written for t in self.kinds.sharing(tensor)}
+        for tensor in (*tensors_in((result,)), *shared.values()):
+            if tensor.requires_grad:
+                before = self.kinds.before_write(tensor) if id(tensor) in shared else Kind.CONSTANT
+                self.kinds[tensor] = kind if before > Kind.SIGNAL else max(kind, before)
+            elif kind is not Kind.CONSTANT:
+                self.kinds.hold_ungraded(tensor)
 
     def carries(self, value: Any) -> bool:
         """Whether a value carries relevance to the images; parameters and what is made of them do not."""
-        return isinstance(value, Tensor) and value.requires_grad and self._carrying.get(value, False)
-
-    def mark(self, values: Iterable[Any], carries: bool) -> None:
-        """Note whether the tensors among values carry relevance."""
-        for tensor in tensors_in(values):
-            if tensor.requires_grad:
-                self._carrying[tensor] = carries
+        return isinstance(value, Tensor) and self.kinds[value] is Kind.SIGNAL
 
     def report(self, func: Any, reason: str = "no relevance rule covers it") -> None:
         """Note a problem, if the composite wants to know."""
@@ -160,6 +171,11 @@ class FunctionMode(TorchFunctionMode):
         problem = f"{module_path(self.root)}: {name_of(func)}: {reason}; {remedy}"
         if self.hook.strict and problem not in self.problems:
             self.problems.append(problem)
+
+    def report_held(self, func: Any, values: Iterable[Any]) -> None:
+        """Note a problem if tensors among values depend on the images and carry no relevance."""
+        if any(self.kinds[t] is Kind.HELD for t in tensors_in(values)):
+            self.report(func, "puts values that depend on the images and have no gradient beside relevance")
 
     def report_minus(self, func: Any) -> None:
         """Note a minus, if relevance follows positive parts only."""
@@ -177,6 +193,7 @@ def uncovered(mode: FunctionMode, func: Any, /, *args: Any, **kwargs: Any) -> An
 
 def unchanged(mode: FunctionMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Values are moved, chosen or copied: relevance goes back to where they came from."""
+    mode.report_held(func, [t for t in tensors_in((*args, *kwargs.values())) if t.is_floating_point()])  # indices may
     return func(*args, **kwargs)
 
 
@@ -233,6 +250,7 @@ def interpolated(mode: FunctionMode, func: Any, /, input: Tensor, *args: Any, **
 
 def added(mode: FunctionMode, func: Any, /, input: Any, other: Any, **options: Any) -> Any:
     """A sum or difference of two: each gets its share by the rule of ``zennit.layer.Sum``; a constant is a bias."""
+    mode.report_held(func, (input, other))
     rule = mode.hook.rule_of(Sum())
     if rule is None:
         return func(input, other, **options)
