@@ -267,7 +267,7 @@ def check_free(model: nn.Module) -> None:
     InvalidValueError
         If one is: a backward pass would follow its rules too.
     """
-    for name, module in unwrapped(model).named_modules():
+    for name, module in model.named_modules():
         for hook in module._forward_pre_hooks.values():
             owner = getattr(hook, "__self__", None)
             if isinstance(owner, Hook):

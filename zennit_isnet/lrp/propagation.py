@@ -83,7 +83,8 @@ def propagate(
     wanted = [x.requires_grad and torch.is_grad_enabled() for x in inputs]
     # aliases, so that a tensor which the user hands in twice is two inputs
     sources = [x.view_as(x) if wants else x.detach().requires_grad_() for x, wants in zip(inputs, wanted, strict=True)]
-    check_free(model)
+    module = unwrapped(model)
+    check_free(module)
     with torch.enable_grad(), ExitStack() as contexts:
         # one that propagates relevance has to see the model's operations before LRPFlex exchanges them for its own
         for composite in sorted(composites, key=lambda one: one.propagates == "signal"):
@@ -94,7 +95,7 @@ def propagate(
         entries = sources
         for composite in composites:
             entries = [composite.entry(x, input_gradient=any(wanted)) for x in entries]
-        contexts.callback(_called_with(model, entries).remove)
+        contexts.callback(_called_with(module, entries).remove)
         try:
             output = model(*entries, *arguments)
         except RuntimeError as error:
@@ -127,7 +128,7 @@ def propagate(
     return Propagation(output, relevance, starts)
 
 
-def _called_with(model: nn.Module, entries: Sequence[Tensor]) -> RemovableHandle:
+def _called_with(module: nn.Module, entries: Sequence[Tensor]) -> RemovableHandle:
     """Refuse a forward pass that gets other tensors: what happens to the images outside of the model has no rule."""
 
     def check(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -137,7 +138,7 @@ def _called_with(model: nn.Module, entries: Sequence[Tensor]) -> RemovableHandle
                 "around the model, changes them; do so in the model's own forward, or before the call"
             )
 
-    return unwrapped(model).register_forward_pre_hook(check, prepend=True)
+    return module.register_forward_pre_hook(check, prepend=True)
 
 
 def seeds_of(formulation: Callable[[Tensor], Tensor], count: int) -> Callable[[Any], tuple[Tensor, Tensor]]:

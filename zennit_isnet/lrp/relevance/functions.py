@@ -21,8 +21,17 @@ from zennit_isnet.errors import UncoveredOperationError
 from zennit_isnet.lrp.composite import PassHook
 from zennit_isnet.lrp.relevance.evaluation import Call, apply_rule
 from zennit_isnet.lrp.relevance.live_rule import attached
-from zennit_isnet.lrp.signal.mode import REGISTER_HOOK, VALUE_FREE, Kind, Provenance, module_path, name_of, tensors_in
-from zennit_isnet.lrp.signal.substitute import Handler, ordinary_only, substitute, version_of
+from zennit_isnet.lrp.signal.mode import (
+    REGISTER_HOOK,
+    VALUE_FREE,
+    Kind,
+    Provenance,
+    module_path,
+    name_of,
+    tensors_in,
+    version_of,
+)
+from zennit_isnet.lrp.signal.substitute import Handler, ordinary_only, substitute
 from zennit_isnet.lrp.signal.table import functions_of
 from zennit_isnet.model import main_head
 

@@ -23,8 +23,8 @@ from torch.nn.modules.utils import _ntuple
 
 from zennit_isnet.checks import kind_of
 from zennit_isnet.lrp.signal import linear
-from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind
-from zennit_isnet.lrp.signal.substitute import Epsilon, Substitute, Switch, computed, image_rows, stabilize, version_of
+from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, version_of
+from zennit_isnet.lrp.signal.substitute import Epsilon, Substitute, Switch, computed, image_rows, stabilize
 
 IN_PLACE: Mapping[Any, Callable[..., Any]] = MappingProxyType(
     {

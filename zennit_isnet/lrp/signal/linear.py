@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, tensors_in
-from zennit_isnet.lrp.signal.substitute import Substitute, Switch, version_of
+from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, tensors_in, version_of
+from zennit_isnet.lrp.signal.substitute import Substitute, Switch
 
 PRODUCTS = frozenset({torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__})
 """Elementwise products that make a new tensor."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils.weak import TensorWeakRef
 
-from zennit_isnet.lrp.signal.substitute import Handler, Settings, ordinary_only, version_of
+from zennit_isnet.lrp.signal.substitute import Handler, Settings, ordinary_only
 
 VALUE_FREE = frozenset(
     {
@@ -79,6 +79,14 @@ def exchanged(value: Any, replacements: Mapping[int, Tensor]) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(exchanged(item, replacements) for item in value)
     return replacements.get(id(value), value)
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return how often a tensor was written to; of one made in `torch.inference_mode`, which nothing counts, -1."""
+    try:
+        return tensor._version
+    except RuntimeError:
+        return -1
 
 
 class _Note:

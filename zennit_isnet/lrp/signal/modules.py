@@ -13,8 +13,8 @@ from zennit.core import RemovableHandle
 
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.lrp.signal import activation, linear
-from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, tensors_in
-from zennit_isnet.lrp.signal.substitute import Handler, Substitute, version_of
+from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, tensors_in, version_of
+from zennit_isnet.lrp.signal.substitute import Handler, Substitute
 
 Declared = Literal["linear", "activation", "gate"]
 

@@ -40,14 +40,6 @@ def computed(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype == torch.float16 else tensor
 
 
-def version_of(tensor: Tensor) -> int:
-    """Return how often a tensor was written to; of one made in `torch.inference_mode`, which nothing counts, -1."""
-    try:
-        return tensor._version
-    except RuntimeError:
-        return -1
-
-
 def stabilize(values: Tensor, epsilon: float | Tensor) -> Tensor:
     """Return ``z + ε·sign(z)`` with ``sign(0) = 1``.
 
