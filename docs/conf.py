@@ -112,5 +112,5 @@ nitpick_ignore_regex = [
     ("py:.*", r"zennit_isnet\.lrp\.taps\.T"),  # a type variable
     # bases that are nobody's business
     ("py:class", r"zennit_isnet\.(.*\._\w+|data\.files\.\w+|metrics\.(Separate|Localization)Metric)"),
-    ("py:class", r"zennit_isnet\.(checks\.Described|swap\.backgrounds\.RandomBackgrounds)"),
+    ("py:class", r"zennit_isnet\.(checks\.(Described|Drawing)|swap\.backgrounds\.RandomBackgrounds)"),
 ]
