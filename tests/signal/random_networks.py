@@ -34,7 +34,7 @@ LINEAR = {
     "double": lambda z: z * 2,
     "negative": lambda z: -z,
     "flip": lambda z: z.flip(-1),
-    "transpose": lambda z: z.mT,
+    "transpose": lambda z: z.mT.clone(),  # `mT` is a view
     "average pooling": lambda z: F.avg_pool2d(z, 3, 1, 1),
     "maximum pooling": lambda z: F.max_pool2d(z, 3, 1, 1),
     "centred": lambda z: z - z.mean((2, 3), keepdim=True),
