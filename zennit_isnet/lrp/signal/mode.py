@@ -435,6 +435,8 @@ class FrozenGateMode(TorchFunctionMode):
                 continue
             graded = torch.is_grad_enabled() and tensor.requires_grad
             for target in self.kinds.sharing(tensor):
+                # through `.data` autograd does not notice, and what earlier operations keep of the tensor is wrong too
+                unnoticed = self.kinds[target] is Kind.SIGNAL
                 before = self.kinds.before_write(target)
                 if before is Kind.STALE:
                     continue
@@ -445,6 +447,7 @@ class FrozenGateMode(TorchFunctionMode):
                     reason = "writes to a tensor that carries the signal, and no gradient is recorded of it"
                     position = self._position(func, reason, "write where gradients are recorded, or out of place")
                     self.kinds.add_flaws(target, frozenset({position}))
+                    self.fatal |= {position} if unnoticed else set()
                 elif kind is not Kind.CONSTANT and before is Kind.CONSTANT:
                     self.kinds.hold_ungraded(target)
 
