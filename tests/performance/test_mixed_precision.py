@@ -13,8 +13,7 @@ from zennit_isnet.formulations import AllLogits, SoftmaxGradient
 from zennit_isnet.functional import gwrp, heatmap_loss
 from zennit_isnet.gradients import GradientTimesInput
 from zennit_isnet.lrp import FuseBatchNorm
-from zennit_isnet.lrp.signal.activation import Gate, ReLUGate
-from zennit_isnet.lrp.signal.substitute import Epsilon
+from zennit_isnet.lrp.signal.activation import Epsilon, Gate, ReLUGate
 
 
 def batch(size=64, count=4):

@@ -6,10 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from zennit_isnet import LRPFlex
-from zennit_isnet.lrp.signal.activation import SMOOTH, Gate, ReLUGate, SmoothGate
+from zennit_isnet.lrp.signal.activation import SMOOTH, Epsilon, Gate, ReLUGate, SmoothGate, stabilize
 from zennit_isnet.lrp.signal.convolution import Geometry, input_gradient, transposed_signal
 from zennit_isnet.lrp.signal.normalization import Scaled, channel_products
-from zennit_isnet.lrp.signal.substitute import Epsilon, stabilize
 
 
 def seeded(*shape):

@@ -15,10 +15,11 @@ from zennit.core import RemovableHandle
 from zennit_isnet.checks import check_choice, check_epsilon, fitted_bound
 from zennit_isnet.errors import InvalidValueError, UncoveredOperationError
 from zennit_isnet.lrp.composite import Bound, LRPComposite, PassHook, as_bound, as_box
+from zennit_isnet.lrp.signal.activation import Epsilon
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Inspection, Kind, Provenance, exchanged, tensors_in
 from zennit_isnet.lrp.signal.modules import Declared, ModuleRule, function_handlers, module_rules, register_declared
 from zennit_isnet.lrp.signal.normalization import register_synchronized
-from zennit_isnet.lrp.signal.substitute import Epsilon, Handler, InputRelevance
+from zennit_isnet.lrp.signal.substitute import Handler, InputRelevance
 from zennit_isnet.lrp.signal.table import HANDLERS
 from zennit_isnet.lrp.signal.zbox import ZBoxMode
 from zennit_isnet.model import buffers_restored, main_head, uncompiled

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -24,18 +24,19 @@ from torch.nn.modules.utils import _ntuple
 from zennit_isnet.checks import kind_of
 from zennit_isnet.lrp.signal import linear
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, version_of
-from zennit_isnet.lrp.signal.substitute import Epsilon, Substitute, Switch, computed, image_rows, stabilize
+from zennit_isnet.lrp.signal.substitute import Substitute, Switch
 
 IN_PLACE: Mapping[Any, Callable[..., Any]] = MappingProxyType(
     {
-        **{F.celu_: F.celu, F.elu_: F.elu, F.leaky_relu_: F.leaky_relu, F.rrelu_: F.rrelu, F.selu_: F.selu},
-        **{torch.celu_: torch.celu, torch.selu_: torch.selu, torch.tanh_: torch.tanh, Tensor.tanh_: torch.tanh},
-        **{F.relu_: F.relu, torch.relu_: torch.relu, Tensor.relu_: torch.relu, F.hardtanh_: F.hardtanh},
-        F.threshold_: F.threshold,  # type: ignore[attr-defined]
-        Tensor.square_: torch.square,
-        **{torch.clamp_: torch.clamp, Tensor.clamp_: torch.clamp, torch.clip_: torch.clamp, Tensor.clip_: torch.clamp},
-        **{Tensor.pow_: torch.pow, Tensor.__ipow__: torch.pow, Tensor.sqrt_: torch.sqrt, torch.sqrt_: torch.sqrt},
+        func: getattr(F, name, None) or getattr(torch, name)
+        for name in (
+            *("celu", "elu", "hardtanh", "leaky_relu", "relu", "rrelu", "selu", "threshold"),
+            *("clamp", "clip", "pow", "sqrt", "square", "tanh"),
+        )
+        for func in (getattr(owner, name + "_", None) for owner in (F, torch, Tensor))
+        if func is not None
     }
+    | {Tensor.__ipow__: torch.pow}
 )
 """Functions that always work in place, and the same out of place."""
 
@@ -48,6 +49,76 @@ INPLACE_POSITION: Mapping[Any, int] = MappingProxyType(
     {func: list(inspect.signature(func).parameters).index("inplace") for func in OPTIONAL}
 )
 """Where the functions that can work in place take that argument."""
+
+
+def computed(tensor: Tensor) -> Tensor:
+    """Return float16 as float32: quotients by a large activation leave the range of float16."""
+    return tensor.float() if tensor.dtype == torch.float16 else tensor
+
+
+def stabilize(values: Tensor, epsilon: float | Tensor) -> Tensor:
+    """Return ``z + ε·sign(z)`` with ``sign(0) = 1``.
+
+    Parameters
+    ----------
+    values : Tensor
+        Denominators ``z``.
+    epsilon : float
+        Positive shift away from zero.
+
+    Returns
+    -------
+    Tensor
+        Same shape as `values`, nowhere zero.
+    """
+    # adding zero makes −0 positive; `torch.where` with numbers costs ten times as much
+    shift = torch.as_tensor(epsilon, dtype=values.dtype, device=values.device)
+    return values + torch.copysign(shift, values.detach() + 0.0)
+
+
+class Epsilon(NamedTuple):
+    """The ``ε`` of the gates: a number, or a multiple of the root mean square of each image's activations.
+
+    Relative, ``ε_n = value · √(mean a_n²)`` follows the scale of the layer: the relevance stays as it is when a layer's
+    activations are scaled and the next layer's weights by the inverse. It is a function of the parameters like the
+    rest of the gate. 0 makes the gates exact, ``a/z``, and 0 where ``z = 0``.
+    """
+
+    value: float
+    relative: bool = False
+
+    @property
+    def exact(self) -> bool:
+        """Whether the gates are ``a/z``."""
+        return self.value == 0
+
+    def of(self, output: Tensor) -> Tensor | float:
+        """``ε`` for the outputs ``a`` of a layer ``(N, …)``, broadcastable to them."""
+        if not self.relative:
+            return self.value
+        rows = image_rows(output)
+        norm = torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(output.dtype, torch.float32))
+        # a layer that is silent throughout has gates 0 and no 0/0
+        epsilon = (norm * (self.value / math.sqrt(max(rows.shape[1], 1)))).clamp(min=1e-30)
+        return epsilon.to(computed(output).dtype).view(_one_an_image(output))
+
+    def gradient(self, output: Tensor, epsilon: Tensor | float, grad_epsilon: Tensor) -> Tensor:
+        """Gradient at ``a`` of a relative ``ε`` from its own, one an image: ``∂ε/∂a = value² a / (n ε)``."""
+        count = output[:1].numel() if output.ndim > 1 else output.numel()
+        return computed(output) * (grad_epsilon.view(_one_an_image(output)) * (self.value**2 / count) / epsilon)
+
+
+def _one_an_image(output: Tensor) -> tuple[int, ...]:
+    return (output.shape[0], *(1,) * (output.ndim - 1)) if output.ndim > 1 else (1,) * output.ndim
+
+
+def image_rows(values: Tensor) -> Tensor:
+    """One row of values for each image, in the order of the memory."""
+    if values.ndim < 2:
+        return values.reshape(1, -1)
+    if values.ndim in (4, 5) and not values.is_contiguous():
+        values = values.movedim(1, -1)  # a view of memory in the order (N, H, W, C)
+    return values.flatten(1)
 
 
 def _products(first: Tensor, second: Tensor) -> Tensor:
@@ -239,7 +310,7 @@ def activation(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwa
     if version_of(preactivation) != before:
         mode.report(func, "is declared an activation and works in place", "use the function that returns a new tensor")
         return output
-    if misfit := misfit_of_activation(mode, input, (*args, *kwargs.values()), output):
+    if misfit := misfit_of_activation(mode, input, output):
         mode.report(func, f"is declared an activation and {misfit}", 'declare it "gate" or "linear", or give it a rule')
         return output
 
@@ -324,10 +395,9 @@ def lp_pool(
         return (pool(input.pow(norm_type), kernel_size, stride, 0, ceil_mode) * count).pow(1 / norm_type)
 
 
-def misfit_of_activation(mode: FrozenGateMode, input: Any, others: Iterable[Any], output: Any) -> str | None:
+def misfit_of_activation(mode: FrozenGateMode, input: Any, output: Any) -> str | None:
     """Return what shows without looking at values that a call is no elementwise function of one signal."""
-    further = mode.kinds_of(other for other in others if other is not input)
-    if not isinstance(input, Tensor) or mode.kinds[input] is not Kind.SIGNAL or Kind.SIGNAL in further:
+    if not isinstance(input, Tensor) or mode.kinds[input] is not Kind.SIGNAL:
         return "reads another tensor that carries the signal than its first"
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return f"returns {kind_of(output)}"

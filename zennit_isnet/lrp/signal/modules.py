@@ -135,7 +135,7 @@ def attach_declared(
     if len(sources) > 1:
         mode.report(name, f"reads {len(sources)} tensors that carry the signal", "a declared rule has one input")
         return output
-    if rule == "activation" and (misfit := activation.misfit_of_activation(mode, sources[0], (), output)):
+    if rule == "activation" and (misfit := activation.misfit_of_activation(mode, sources[0], output)):
         mode.report(name, f"is declared an activation and {misfit}", 'declare it "gate" or "linear", or give it a rule')
         return output
     epsilon, where = mode.settings.epsilon, mode._path() if callable(rule) else ""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.overrides import handle_torch_function, has_torch_function
+
+if TYPE_CHECKING:
+    from zennit_isnet.lrp.signal.activation import Epsilon
 
 
 class Switch(Protocol):
@@ -33,76 +34,6 @@ def ordinary_only(switch: Switch, hook: Callable[..., Any]) -> Callable[..., Any
         return None if switch.active else hook(*args, **kwargs)
 
     return gated
-
-
-def computed(tensor: Tensor) -> Tensor:
-    """Return float16 as float32: quotients by a large activation leave the range of float16."""
-    return tensor.float() if tensor.dtype == torch.float16 else tensor
-
-
-def stabilize(values: Tensor, epsilon: float | Tensor) -> Tensor:
-    """Return ``z + ε·sign(z)`` with ``sign(0) = 1``.
-
-    Parameters
-    ----------
-    values : Tensor
-        Denominators ``z``.
-    epsilon : float
-        Positive shift away from zero.
-
-    Returns
-    -------
-    Tensor
-        Same shape as `values`, nowhere zero.
-    """
-    # adding zero makes −0 positive; `torch.where` with numbers costs ten times as much
-    shift = torch.as_tensor(epsilon, dtype=values.dtype, device=values.device)
-    return values + torch.copysign(shift, values.detach() + 0.0)
-
-
-class Epsilon(NamedTuple):
-    """The ``ε`` of the gates: a number, or a multiple of the root mean square of each image's activations.
-
-    Relative, ``ε_n = value · √(mean a_n²)`` follows the scale of the layer: the relevance stays as it is when a layer's
-    activations are scaled and the next layer's weights by the inverse. It is a function of the parameters like the
-    rest of the gate. 0 makes the gates exact, ``a/z``, and 0 where ``z = 0``.
-    """
-
-    value: float
-    relative: bool = False
-
-    @property
-    def exact(self) -> bool:
-        """Whether the gates are ``a/z``."""
-        return self.value == 0
-
-    def of(self, output: Tensor) -> Tensor | float:
-        """``ε`` for the outputs ``a`` of a layer ``(N, …)``, broadcastable to them."""
-        if not self.relative:
-            return self.value
-        rows = image_rows(output)
-        norm = torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(output.dtype, torch.float32))
-        # a layer that is silent throughout has gates 0 and no 0/0
-        epsilon = (norm * (self.value / math.sqrt(max(rows.shape[1], 1)))).clamp(min=1e-30)
-        return epsilon.to(computed(output).dtype).view(_one_an_image(output))
-
-    def gradient(self, output: Tensor, epsilon: Tensor | float, grad_epsilon: Tensor) -> Tensor:
-        """Gradient at ``a`` of a relative ``ε`` from its own, one an image: ``∂ε/∂a = value² a / (n ε)``."""
-        count = output[:1].numel() if output.ndim > 1 else output.numel()
-        return computed(output) * (grad_epsilon.view(_one_an_image(output)) * (self.value**2 / count) / epsilon)
-
-
-def _one_an_image(output: Tensor) -> tuple[int, ...]:
-    return (output.shape[0], *(1,) * (output.ndim - 1)) if output.ndim > 1 else (1,) * output.ndim
-
-
-def image_rows(values: Tensor) -> Tensor:
-    """One row of values for each image, in the order of the memory."""
-    if values.ndim < 2:
-        return values.reshape(1, -1)
-    if values.ndim in (4, 5) and not values.is_contiguous():
-        values = values.movedim(1, -1)  # a view of memory in the order (N, H, W, C)
-    return values.flatten(1)
 
 
 Handler: TypeAlias = Callable[..., Any]

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from zennit_isnet.checks import fitted_bound
-from zennit_isnet.lrp.signal.activation import activation, hardtanh, out_of_place, relu
+from zennit_isnet.lrp.signal.activation import activation, hardtanh, out_of_place, relu, stabilize
 from zennit_isnet.lrp.signal.convolution import Geometry, convolution, convolution_and_weights, transposed_signal
 from zennit_isnet.lrp.signal.linear import alias, constant
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, Problem, exchanged, tensors_in
 from zennit_isnet.lrp.signal.normalization import batch_norm, scale_of, sync_batch_norm
-from zennit_isnet.lrp.signal.substitute import Handler, Settings, Substitute, stabilize
+from zennit_isnet.lrp.signal.substitute import Handler, Settings, Substitute
 
 aten = torch.ops.aten
 
