@@ -233,12 +233,12 @@ MISDECLARED = {
     "function with two inputs": (
         lambda: planted.Block(lambda x: torch.hypot(x, 2 * x)),
         {"rules": {torch.hypot: "activation"}},
-        ["hypot", "another tensor that carries the signal"],
+        ["hypot", "a parameter that depends on the images"],
     ),
     "function whose second input is the signal": (
         lambda: planted.Block(lambda x: torch.hypot(torch.ones(1), x)),
         {"rules": {torch.hypot: "activation"}},
-        ["hypot", "another tensor that carries the signal"],
+        ["hypot", "a parameter that depends on the images"],
     ),
     "function in place": (
         lambda: planted.Block(lambda x: x.clone().sin_()),
