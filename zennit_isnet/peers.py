@@ -306,12 +306,7 @@ def energy(
 
 
 def gradcam_guided(
-    model: nn.Module,
-    layer: str,
-    formulation: Seeds | None = None,
-    *,
-    every: int | EveryNth = 1,
-    validate: bool = False,
+    model: nn.Module, layer: str, formulation: Seeds | None = None, *, every: int | EveryNth = 1, validate: bool = False
 ) -> ISNetRegularizer:
     """Energy loss on Grad-CAM maps: the share of the map that lies on the foreground.
 

@@ -99,7 +99,7 @@ def heatmap_panel(
 
     rows = ["image", *([] if outlines is None else ["foreground mask"]), *maps]
     figure = empty_figure(1.25 * count + (2.2 if colour_bar else 0.6), 1.3 * len(rows) + 0.4)
-    axes = figure.subplots(len(rows), count, squeeze=False)
+    axes = figure.subplots(len(rows), count, squeeze=False, subplot_kw={"xticks": [], "yticks": []})
     for column in range(count):
         axes[0][column].imshow(pictures[column])
         if titles is not None:
@@ -114,10 +114,8 @@ def heatmap_panel(
             # Matplotlib warns about a mask that has no edge
             if outlines is not None and outlines[column].min() < outlines[column].max():
                 axis.contour(outlines[column], levels=[0.5], colors="black", linewidths=0.6)
-    for label, row in zip(rows, axes, strict=True):
-        row[0].set_ylabel(label, fontsize=9, parse_math=False)
-        for axis in row:
-            axis.set(xticks=[], yticks=[])
+    for label, axis in zip(rows, axes[:, 0], strict=True):
+        axis.set_ylabel(label, fontsize=9, parse_math=False)
     if colour_bar:
         bar = figure.colorbar(drawn, ax=axes[-len(maps) :].ravel().tolist(), shrink=0.8, ticks=[-limit, 0, limit])
         bar.ax.set_yticklabels(["against the class", "0", "for the class"], fontsize=8)
@@ -371,9 +369,8 @@ def empty_figure(width: float, height: float) -> Figure:
     MissingDependencyError
         If Matplotlib is not installed.
     """
-    figure: Figure = import_optional("matplotlib.figure", "matplotlib", extra="plotting").Figure(
-        figsize=(width, height), layout="constrained"
-    )
+    matplotlib = import_optional("matplotlib.figure", "matplotlib", extra="plotting")
+    figure: Figure = matplotlib.Figure(figsize=(width, height), layout="constrained")
     return figure
 
 

@@ -16,6 +16,7 @@ from zennit_isnet.audit.reading import Batch, MaskedImages, Normalization, Surve
 from zennit_isnet.audit.report import AuditReport, Examples, ImageResult, Version
 from zennit_isnet.checks import as_integers, check_count, check_logits, check_number
 from zennit_isnet.errors import InvalidValueError
+from zennit_isnet.formulations import Predicted
 from zennit_isnet.functional import background_share, resize_foreground
 from zennit_isnet.lrp.propagation import Attribution
 from zennit_isnet.model import eval_mode, main_logits, unwrapped
@@ -132,7 +133,7 @@ def audit(
             if len(known) != count:
                 raise InvalidValueError(f"classes must name the model's {count} classes; got {len(known)} names")
             as_integers("labels", batch.labels, count=count)
-            relevance = _relevance(regularizer, batch.images, logits["kept"])
+            relevance = regularizer.heatmap(batch.images.to(_device(model)), _predicted_seeds)[:, 0].float().cpu()
             pictures.update(enumerate(zip(batch.images, batch.masks, relevance.sum(1), strict=True), start=len(rows)))
             rows += _rows(batch, [source.name(i) for i in batch.indices.tolist()], altered, logits, relevance)
             # an undefined share is never among the worst
@@ -184,12 +185,13 @@ def versions(batch: Batch, survey: Survey, chance: random.Random) -> dict[Versio
         that of another image of the same class. ``"mean"`` and ``"black"``: on one colour. ``"removed"``: without
         their object.
     """
+    inside, everywhere = batch.masks == 1, torch.ones(len(batch), dtype=torch.bool)
     return {
-        "kept": Altered(batch.images, torch.ones(len(batch), dtype=torch.bool)),
+        "kept": Altered(batch.images, everywhere),
         "swapped": _on_donors(batch, survey.donors, same_class=False, chance=chance),
         "same_class": _on_donors(batch, survey.donors, same_class=True, chance=chance),
-        "mean": _painted(batch, survey.colour),
-        "black": _painted(batch, survey.low),
+        "mean": Altered(torch.where(inside, batch.images, survey.colour.to(batch.images)), everywhere),
+        "black": Altered(torch.where(inside, batch.images, survey.low.to(batch.images)), everywhere),
         "removed": without_object(batch.images, batch.masks),
     }
 
@@ -209,11 +211,6 @@ def _between(marked: Tensor, dim: int) -> Tensor:
     """Mark everything from the first to the last mark along an axis."""
     marks = marked.int()
     return (marks.cummax(dim).values * marks.flip(dim).cummax(dim).values.flip(dim)).bool()
-
-
-def _painted(batch: Batch, colour: Tensor) -> Altered:
-    images = torch.where(batch.masks == 1, batch.images, colour.to(batch.images.dtype))
-    return Altered(images, torch.ones(len(batch), dtype=torch.bool))
 
 
 def _on_donors(batch: Batch, donors: Batch, *, same_class: bool, chance: random.Random) -> Altered:
@@ -243,14 +240,11 @@ def _predictions(logits: Tensor) -> Tensor:
     return logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
 
 
-def _relevance(regularizer: ISNetRegularizer, images: Tensor, logits: Tensor) -> Tensor:
-    """Relevance ``(N, C, h, w)`` of the predicted classes, on the CPU."""
-    device, predictions = _device(regularizer.model), _predictions(logits)
-    single = logits.shape[1] == 1
-    targets = torch.zeros_like(predictions) if single else predictions
-    relevance = regularizer.heatmap(images.to(device), targets.to(device))[:, 0].float().cpu()
-    # what speaks against the single logit speaks for class 0
-    return torch.where(predictions.view(-1, 1, 1, 1) == 0, -relevance, relevance) if single else relevance
+def _predicted_seeds(logits: Tensor) -> Tensor:
+    """Explain the predicted classes; what speaks against a single logit speaks for class 0."""
+    if logits.shape[1] > 1:
+        return Predicted()(logits)
+    return torch.where(logits > 0, torch.ones_like(logits), -1).unsqueeze(1)
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -8,14 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from zennit_isnet.checks import (
-    Drawing,
-    as_integers,
-    check_has_mask,
-    check_masks,
-    check_number,
-    kind_of,
-)
+from zennit_isnet.checks import Drawing, as_integers, check_has_mask, check_masks, check_number, kind_of
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.functional import validate_foreground
 
@@ -308,9 +301,8 @@ class BackgroundFade(RandomBackgrounds):
         if isinstance(images, Tensor) and not images.is_floating_point():
             raise InvalidTypeError(f"images must be floating, got {images.dtype}; fade them after ToDtype(scale=True)")
         images, foreground = self._prepared(images, masks, has_mask)
-        chance, strength = torch.rand(2, len(images), generator=self.generator).to(images)[
-            (..., *(None,) * (images.ndim - 1))
-        ]
+        one_an_image = (len(images), *(1,) * (images.ndim - 1))
+        chance, strength = torch.rand(2, *one_an_image, generator=self.generator).to(images)
         darkest = images.amin(tuple(range(2, images.ndim)), keepdim=True)
         faded = darkest + strength * (images - darkest)
         return torch.where(foreground | (chance >= self.probability), images, faded)
