@@ -21,8 +21,7 @@ from zennit_isnet.functional import background_share, resize_foreground
 from zennit_isnet.lrp.propagation import Attribution
 from zennit_isnet.model import eval_mode, main_logits, unwrapped
 from zennit_isnet.regularizer import ISNetRegularizer
-from zennit_isnet.swap import swap_backgrounds
-from zennit_isnet.swap.backgrounds import fill_holes
+from zennit_isnet.swap.backgrounds import fill_holes, swap_backgrounds
 
 
 def audit(
@@ -128,7 +127,7 @@ def audit(
                 continue
             altered = versions(batch, seen, chance)
             logits = {version: _logits(model, images) for version, (images, _) in altered.items()}
-            count = max(2, logits["kept"].shape[1])
+            count = logits["kept"].shape[1]
             known = [str(label) for label in range(count)] if known is None else known
             if len(known) != count:
                 raise InvalidValueError(f"classes must name the model's {count} classes; got {len(known)} names")
@@ -227,17 +226,12 @@ def _on_donors(batch: Batch, donors: Batch, *, same_class: bool, chance: random.
 
 @torch.no_grad()
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits ``(N, C)`` on the CPU."""
+    """Logits ``(N, C)`` on the CPU, of two classes at least: a single one speaks for class 1 and against class 0."""
     # DistributedDataParallel would wait for all processes, of which perhaps only this one audits
     output = unwrapped(model)(images.to(_device(model)))
     logits = main_logits(output, len(images)).float().cpu()
     check_logits("the model's logits", logits, values=True)
-    return logits
-
-
-def _predictions(logits: Tensor) -> Tensor:
-    """Predicted classes ``(N,)``; a single logit speaks for class 1 where it is positive."""
-    return logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
+    return logits if logits.shape[1] > 1 else torch.cat([-logits, logits], dim=1)
 
 
 def _predicted_seeds(logits: Tensor) -> Tensor:
@@ -258,7 +252,7 @@ def _rows(
     # a model that gives no relevance has no share; 0 would say that it does not look at the background
     shares = background_share(relevance, foreground, undefined="skip").tolist()
     areas = (batch.masks != 1).float().flatten(1).mean(1).tolist()
-    predicted = {version: _predictions(values).tolist() for version, values in logits.items()}
+    predicted = {version: values.argmax(1).tolist() for version, values in logits.items()}
     made = {version: counts.tolist() for version, (_, counts) in altered.items()}
     rows = []
     for i, (name, label) in enumerate(zip(names, batch.labels.tolist(), strict=True)):

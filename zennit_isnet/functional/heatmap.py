@@ -380,7 +380,7 @@ def _saturating_ratio(numerator: Tensor, denominator: Tensor, ceiling: float) ->
     return quotient.masked_fill(saturated, ceiling).masked_fill(nothing, 0.0)
 
 
-Bound = float | Tensor
+RangeEnd = float | Tensor
 """One end of the range of the total relevance: a number, or a tensor of shape ()."""
 
 ForegroundVariant = Literal["hybrid", "squared"]
@@ -388,7 +388,7 @@ ForegroundVariant = Literal["hybrid", "squared"]
 
 
 def foreground_loss(
-    relevance: Tensor, foreground: Tensor, c1: Bound, c2: Bound, *, variant: ForegroundVariant = "hybrid"
+    relevance: Tensor, foreground: Tensor, c1: RangeEnd, c2: RangeEnd, *, variant: ForegroundVariant = "hybrid"
 ) -> Tensor:
     r"""Penalty on a total foreground relevance outside of its natural range, against vanishing and exploding heatmaps.
 
@@ -476,7 +476,7 @@ def total_relevance(relevance: Tensor) -> Tensor:
     return as_heatmaps(relevance).abs().flatten(2).sum(dim=2).mean(dim=1)
 
 
-def check_relevance_range(c1: Bound, c2: Bound) -> None:
+def check_relevance_range(c1: RangeEnd, c2: RangeEnd) -> None:
     """Raise unless ``0 < c1 < c2``, as far as that can be seen without a device synchronisation.
 
     Values of tensors are not read: whoever makes the tensors answers for them.
@@ -568,7 +568,7 @@ class HeatmapLoss:
         check_choice("foreground_variant", self.foreground_variant, ForegroundVariant)
         check_choice("normalization", self.normalization, Normalization)
 
-    def __call__(self, relevance: Tensor, foreground: Tensor, c1: Bound, c2: Bound) -> Tensor:
+    def __call__(self, relevance: Tensor, foreground: Tensor, c1: RangeEnd, c2: RangeEnd) -> Tensor:
         """Loss of each image.
 
         Parameters
@@ -601,7 +601,7 @@ class HeatmapLoss:
         return self.background_weight * outside + self.foreground_weight * inside
 
 
-def heatmap_loss(relevance: Tensor, foreground: Tensor, c1: Bound, c2: Bound, **options: Any) -> Tensor:
+def heatmap_loss(relevance: Tensor, foreground: Tensor, c1: RangeEnd, c2: RangeEnd, **options: Any) -> Tensor:
     """Weighted sum of `background_loss` and `foreground_loss`, one value per image.
 
     Parameters

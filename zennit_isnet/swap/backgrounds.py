@@ -92,7 +92,9 @@ class RandomBackgrounds(Drawing):
         See `BackgroundSwap`.
     """
 
-    def __init__(self, probability: float, generator: torch.Generator | None, validate: bool) -> None:
+    def __init__(
+        self, probability: float = 0.5, generator: torch.Generator | None = None, *, validate: bool = False
+    ) -> None:
         check_number("probability", probability, high=1.0, include_low=True)
         super().__init__(generator)
         self.probability = probability
@@ -170,7 +172,7 @@ class BackgroundSwap(RandomBackgrounds):
         *,
         validate: bool = False,
     ) -> None:
-        super().__init__(probability, generator, validate)
+        super().__init__(probability, generator, validate=validate)
         check_number("feather", feather, include_low=True)
         self.feather = feather
 
@@ -272,11 +274,6 @@ class BackgroundFade(RandomBackgrounds):
     >>> bool((faded == images)[..., 2:6, 2:6].all()), bool((faded <= images).all())
     (True, True)
     """
-
-    def __init__(
-        self, probability: float = 0.5, generator: torch.Generator | None = None, *, validate: bool = False
-    ) -> None:
-        super().__init__(probability, generator, validate)
 
     def __call__(self, images: Tensor, masks: Tensor, has_mask: Any = None) -> Tensor:
         """Return the batch with some backgrounds faded.
