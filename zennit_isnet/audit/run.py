@@ -213,15 +213,13 @@ def _between(marked: Tensor, dim: int) -> Tensor:
 
 
 def _on_donors(batch: Batch, donors: Batch, *, same_class: bool, chance: random.Random) -> Altered:
-    fits = (donors.labels == batch.labels[:, None]) == same_class
-    fits &= donors.indices != batch.indices[:, None]
-    counts = fits.any(1)
+    fits = ((donors.labels == batch.labels[:, None]) == same_class) & (donors.indices != batch.indices[:, None])
     drawn = torch.tensor([chance.choice(row.nonzero()[:, 0].tolist()) if row.any() else 0 for row in fits])
     images = torch.cat([batch.images, donors.images[drawn]])
     masks = torch.cat([batch.masks, donors.masks[drawn]])
     # each image takes the background of the donor that stands one batch behind it; donors stay as they are
     partner = torch.arange(len(batch), len(images)).repeat(2)
-    return Altered(swap_backgrounds(images, masks, partner)[: len(batch)], counts)
+    return Altered(swap_backgrounds(images, masks, partner)[: len(batch)], fits.any(1))
 
 
 @torch.no_grad()
