@@ -6,6 +6,7 @@ import heapq
 import math
 import random
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from zennit_isnet.audit.reading import Batch, MaskedImages, Normalization, Surve
 from zennit_isnet.audit.report import AuditReport, Examples, ImageResult, Version
 from zennit_isnet.checks import as_integers, check_count, check_logits, check_number
 from zennit_isnet.errors import InvalidValueError
-from zennit_isnet.formulations import Predicted
+from zennit_isnet.formulations import Target
 from zennit_isnet.functional import background_share, resize_foreground
 from zennit_isnet.lrp.propagation import Attribution
 from zennit_isnet.model import eval_mode, main_logits, unwrapped
@@ -132,7 +133,8 @@ def audit(
             if len(known) != count:
                 raise InvalidValueError(f"classes must name the model's {count} classes; got {len(known)} names")
             as_integers("labels", batch.labels, count=count)
-            relevance = regularizer.heatmap(batch.images.to(_device(model)), _predicted_seeds)[:, 0].float().cpu()
+            predicted = partial(_seeds, logits["kept"].argmax(1))
+            relevance = regularizer.heatmap(batch.images.to(_device(model)), predicted)[:, 0].float().cpu()
             pictures.update(enumerate(zip(batch.images, batch.masks, relevance.sum(1), strict=True), start=len(rows)))
             rows += _rows(batch, [source.name(i) for i in batch.indices.tolist()], altered, logits, relevance)
             # an undefined share is never among the worst
@@ -232,11 +234,11 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
     return logits if logits.shape[1] > 1 else torch.cat([-logits, logits], dim=1)
 
 
-def _predicted_seeds(logits: Tensor) -> Tensor:
-    """Explain the predicted classes; what speaks against a single logit speaks for class 0."""
+def _seeds(classes: Tensor, logits: Tensor) -> Tensor:
+    """Explain the classes ``(N,)``; what speaks against a single logit speaks for class 0."""
     if logits.shape[1] > 1:
-        return Predicted()(logits)
-    return torch.where(logits > 0, torch.ones_like(logits), -1).unsqueeze(1)
+        return Target(classes)(logits)
+    return (2 * classes - 1).to(logits).view(-1, 1, 1)
 
 
 def _device(model: nn.Module) -> torch.device:
