@@ -7,7 +7,7 @@ does not.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,6 +21,12 @@ from zennit_isnet.lrp.taps import INPUT, MapTaps, Place, Places, Taps
 from zennit_isnet.model import buffers_restored, unwrapped
 
 __all__ = ["GradCAM", "GradientTimesInput", "InputGradient", "IntegratedGradients"]
+
+Seeds: TypeAlias = Callable[[Tensor], Tensor]
+"""What makes seeds ``(N, K, C)`` of logits: a formulation."""
+
+Explained: TypeAlias = tuple[Any, Places[Tensor]]
+"""What the model returned, and its relevance ``(N, K, C, …)`` by place."""
 
 
 class OrdinaryGradient(LRPComposite):
@@ -41,9 +47,7 @@ class OrdinaryGradient(LRPComposite):
         return arrived
 
 
-def _gradients(
-    model: nn.Module, images: Tensor, formulation: Callable[[Tensor], Tensor], taps: Taps, create_graph: bool
-) -> tuple[Any, Places[Tensor]]:
+def _gradients(model: nn.Module, images: Tensor, formulation: Seeds, taps: Taps, create_graph: bool) -> Explained:
     """Return the model's output, and the gradients of each explained quantity at the layers, or else the images."""
     check_differentiable("images", images, " (N, C, H, W)")
     seeds = seeds_of(formulation, len(images))
@@ -73,9 +77,7 @@ class InputGradient(Described):
     torch.Size([2, 1, 3, 32, 32])
     """
 
-    def __call__(
-        self, model: nn.Module, images: Tensor, formulation: Callable[[Tensor], Tensor], *, create_graph: bool = True
-    ) -> tuple[Any, Places[Tensor]]:
+    def __call__(self, model: nn.Module, images: Tensor, formulation: Seeds, *, create_graph: bool = True) -> Explained:
         """Run the model once, and one ordinary backward pass for each explained quantity.
 
         Parameters
@@ -127,9 +129,7 @@ class GradientTimesInput(InputGradient):
     torch.Size([2, 1, 3, 32, 32])
     """
 
-    def __call__(
-        self, model: nn.Module, images: Tensor, formulation: Callable[[Tensor], Tensor], *, create_graph: bool = True
-    ) -> tuple[Any, Places[Tensor]]:
+    def __call__(self, model: nn.Module, images: Tensor, formulation: Seeds, *, create_graph: bool = True) -> Explained:
         """Parameters, returns and errors are those of `InputGradient`."""
         output, gradients = super().__call__(model, images, formulation, create_graph=create_graph)
         relevance = images.unsqueeze(1) * gradients[INPUT]
@@ -186,9 +186,7 @@ class IntegratedGradients(Described):
         self.steps = steps
         self.baseline = baseline
 
-    def __call__(
-        self, model: nn.Module, images: Tensor, formulation: Callable[[Tensor], Tensor], *, create_graph: bool = True
-    ) -> tuple[Any, Places[Tensor]]:
+    def __call__(self, model: nn.Module, images: Tensor, formulation: Seeds, *, create_graph: bool = True) -> Explained:
         """Run the model on the images, then on each point between the baseline and them.
 
         Parameters, returns and errors are those of `InputGradient`.
@@ -203,9 +201,8 @@ class IntegratedGradients(Described):
         try:
             way = images - baseline.expand_as(images)
         except RuntimeError as error:
-            raise InvalidValueError(
-                f"baseline must broadcast to images of shape {tuple(images.shape)}, got {tuple(baseline.shape)}"
-            ) from error
+            legal = f"broadcast to images of shape {tuple(images.shape)}"
+            raise InvalidValueError(f"baseline must {legal}, got {tuple(baseline.shape)}") from error
         nodes, weights = np.polynomial.legendre.leggauss(self.steps)
         with torch.enable_grad():
             output = model(images.clone())
@@ -259,9 +256,7 @@ class GradCAM(Described):
             raise InvalidTypeError(f"layer must be a name as in model.named_modules(); got {type(layer).__name__}")
         self.layer = layer
 
-    def __call__(
-        self, model: nn.Module, images: Tensor, formulation: Callable[[Tensor], Tensor], *, create_graph: bool = True
-    ) -> tuple[Any, Places[Tensor]]:
+    def __call__(self, model: nn.Module, images: Tensor, formulation: Seeds, *, create_graph: bool = True) -> Explained:
         """Run the model once, and one backward pass down to the layer for each explained quantity.
 
         Parameters and errors are those of `InputGradient`.

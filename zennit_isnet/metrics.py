@@ -34,7 +34,7 @@ from zennit_isnet import functional
 from zennit_isnet.checks import check_choice, check_count
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError, import_optional
 from zennit_isnet.functional.groups import accuracy_gap, group_counts, kinds, worst_accuracy
-from zennit_isnet.functional.measures import ChannelPooling, NonNegativePooling, Undefined
+from zennit_isnet.functional.measures import ChannelPooling, SharePooling, Undefined
 from zennit_isnet.swap.predictions import swap_rates, swap_sums
 
 import_optional("torchmetrics", package="torchmetrics", extra="metrics")
@@ -246,11 +246,9 @@ class BackgroundShare(LocalizationMetric):
     """
 
     higher_is_better = False
-    _poolings = NonNegativePooling
+    _poolings = SharePooling
 
-    def __init__(
-        self, pooling: NonNegativePooling = "l1_norm", *, undefined: Undefined = "error", **kwargs: Any
-    ) -> None:
+    def __init__(self, pooling: SharePooling = "l1_norm", *, undefined: Undefined = "error", **kwargs: Any) -> None:
         super().__init__(functional.background_share, {"pooling": pooling}, undefined=undefined, **kwargs)
 
 
@@ -281,11 +279,9 @@ class RelevanceMassAccuracy(LocalizationMetric):
     tensor(0.7500)
     """
 
-    _poolings = NonNegativePooling
+    _poolings = SharePooling
 
-    def __init__(
-        self, pooling: NonNegativePooling = "sum_pos", *, undefined: Undefined = "error", **kwargs: Any
-    ) -> None:
+    def __init__(self, pooling: SharePooling = "sum_pos", *, undefined: Undefined = "error", **kwargs: Any) -> None:
         super().__init__(functional.relevance_mass_accuracy, {"pooling": pooling}, undefined=undefined, **kwargs)
 
 
@@ -641,4 +637,4 @@ class SwapGap(SeparateMetric):
         """
         if self.undefined == "error" and not self.decisions:
             raise InvalidValueError("the swap gap is undefined without images; pass undefined='skip' for NaN")
-        return swap_rates({name: getattr(self, name) for name in self._defaults if name != "settings"})
+        return swap_rates({name: getattr(self, name) for name in self._defaults})

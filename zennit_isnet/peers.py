@@ -8,7 +8,6 @@ the foreground mask, at the resolution of ``R``. All losses compute in float32 a
 attribution.
 """
 
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -166,7 +165,7 @@ def energy_loss(attribution: Tensor, foreground: Tensor) -> Tensor:
     check_real(foreground)
     coarse = evidence.shape[2:]
     fine = foreground.shape[-len(coarse) :]
-    if len(fine) == len(coarse) and all(map(operator.ge, fine, coarse)):
+    if len(fine) == len(coarse) and all(f >= c for f, c in zip(fine, coarse, strict=True)):
         evidence = F.interpolate(evidence, fine, mode="bilinear" if len(fine) == 2 else "trilinear")
     evidence, foreground = align(evidence.unsqueeze(2), foreground)
     positive = evidence.clamp(min=0)
@@ -306,12 +305,7 @@ def energy(
 
 
 def gradcam_guided(
-    model: nn.Module,
-    layer: str,
-    formulation: Seeds | None = None,
-    *,
-    every: int | EveryNth = 1,
-    validate: bool = False,
+    model: nn.Module, layer: str, formulation: Seeds | None = None, *, every: int | EveryNth = 1, validate: bool = False
 ) -> ISNetRegularizer:
     """Energy loss on Grad-CAM maps: the share of the map that lies on the foreground.
 

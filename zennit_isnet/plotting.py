@@ -7,7 +7,7 @@ Every function returns a new `matplotlib.figure.Figure` that belongs to no windo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["heatmap_panel", "share_by_class", "share_histogram", "training_curves"]
 
 Array = NDArray[np.float64]
+
+Shares: TypeAlias = Tensor | Sequence[float]
+"""Numbers in [0, 1], one for each image."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Colours of lines; the palette of Okabe and Ito without its yellow, which is too light on white."""
@@ -99,7 +102,7 @@ def heatmap_panel(
 
     rows = ["image", *([] if outlines is None else ["foreground mask"]), *maps]
     figure = empty_figure(1.25 * count + (2.2 if colour_bar else 0.6), 1.3 * len(rows) + 0.4)
-    axes = figure.subplots(len(rows), count, squeeze=False)
+    axes = figure.subplots(len(rows), count, squeeze=False, subplot_kw={"xticks": [], "yticks": []})
     for column in range(count):
         axes[0][column].imshow(pictures[column])
         if titles is not None:
@@ -114,10 +117,8 @@ def heatmap_panel(
             # Matplotlib warns about a mask that has no edge
             if outlines is not None and outlines[column].min() < outlines[column].max():
                 axis.contour(outlines[column], levels=[0.5], colors="black", linewidths=0.6)
-    for label, row in zip(rows, axes, strict=True):
-        row[0].set_ylabel(label, fontsize=9, parse_math=False)
-        for axis in row:
-            axis.set(xticks=[], yticks=[])
+    for label, axis in zip(rows, axes[:, 0], strict=True):
+        axis.set_ylabel(label, fontsize=9, parse_math=False)
     if colour_bar:
         bar = figure.colorbar(drawn, ax=axes[-len(maps) :].ravel().tolist(), shrink=0.8, ticks=[-limit, 0, limit])
         bar.ax.set_yticklabels(["against the class", "0", "for the class"], fontsize=8)
@@ -132,7 +133,7 @@ def image_batch(images: Any) -> Array:
     InvalidTypeError, InvalidValueError
         If they are no finite images of shape (N, 3, H, W) or (N, 1, H, W) with values in [0, 1].
     """
-    array = finite("images", images)
+    array = numbers("images", images)
     if array.ndim != 4 or array.shape[1] not in (1, 3) or array.size == 0:
         raise InvalidValueError(f"images must have shape (N, 3, H, W) or (N, 1, H, W); got {array.shape}")
     if array.min() < 0 or array.max() > 1:
@@ -149,7 +150,7 @@ def mask_batch(masks: Any, shape: tuple[int, int, int]) -> Array:
     InvalidTypeError, InvalidValueError
         If they are not made of 0 and 1, or do not have the images' number and size, `shape`.
     """
-    array = finite("masks", masks)
+    array = numbers("masks", masks)
     flat = array[:, 0] if array.ndim == 4 and array.shape[1] == 1 else array
     if flat.shape != shape:
         raise InvalidValueError(f"masks must have shape {shape} or {(shape[0], 1, *shape[1:])}; got {array.shape}")
@@ -166,7 +167,7 @@ def heatmap_batch(name: str, heatmaps: Any, count: int) -> Array:
     InvalidTypeError, InvalidValueError
         If they are not finite, or not one for each of `count` images.
     """
-    array = finite(f"heatmaps[{name!r}]", heatmaps)
+    array = numbers(f"heatmaps[{name!r}]", heatmaps)
     if array.ndim not in (3, 4) or len(array) != count or array.size == 0:
         shapes = f"({count}, H, W) or ({count}, C, H, W), one for each image"
         raise InvalidValueError(f"heatmaps[{name!r}] must have shape {shapes}; got {array.shape}")
@@ -174,11 +175,7 @@ def heatmap_batch(name: str, heatmaps: Any, count: int) -> Array:
 
 
 def share_by_class(
-    shares: Tensor | Sequence[float],
-    labels: Tensor | Sequence[int],
-    classes: Sequence[str],
-    *,
-    expected: Tensor | Sequence[float] | None = None,
+    shares: Shares, labels: Tensor | Sequence[int], classes: Sequence[str], *, expected: Shares | None = None
 ) -> Figure:
     """Draw one line for each class: the shares of |relevance| on the background of its images.
 
@@ -243,9 +240,7 @@ def share_by_class(
     return figure
 
 
-def share_histogram(
-    shares: Mapping[str, Tensor | Sequence[float]], *, expected: Tensor | Sequence[float] | None = None
-) -> Figure:
+def share_histogram(shares: Mapping[str, Shares], *, expected: Shares | None = None) -> Figure:
     """Draw how many images have which share of |relevance| on the background.
 
     Parameters
@@ -325,7 +320,7 @@ def training_curves(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figu
     figure = empty_figure(4.2 * len(panels), 3.2)
     for axis, (label, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for index, (name, line) in enumerate(lines.items()):
-            values = numbers(f"panels[{label!r}][{name!r}]", line)
+            values = numbers(f"panels[{label!r}][{name!r}]", line, finite=False)
             if values.ndim != 1 or not len(values):
                 raise InvalidValueError(f"panels[{label!r}][{name!r}] must have shape (n,), n ≥ 1; got {values.shape}")
             style = {"color": COLOURS[index % len(COLOURS)], "marker": "." if len(values) <= 50 else None}
@@ -345,7 +340,7 @@ def share_list(name: str, shares: Any) -> Array:
     InvalidTypeError, InvalidValueError
         If they are not one-dimensional, or leave [0, 1]; NaN, an undefined share, is refused too.
     """
-    array = finite(name, shares)
+    array = numbers(name, shares)
     if array.ndim != 1 or not len(array):
         raise InvalidValueError(f"{name} must have shape (n,) with at least one share; got {array.shape}")
     if array.min() < 0 or array.max() > 1:
@@ -371,19 +366,20 @@ def empty_figure(width: float, height: float) -> Figure:
     MissingDependencyError
         If Matplotlib is not installed.
     """
-    figure: Figure = import_optional("matplotlib.figure", "matplotlib", extra="plotting").Figure(
-        figsize=(width, height), layout="constrained"
-    )
+    matplotlib = import_optional("matplotlib.figure", "matplotlib", extra="plotting")
+    figure: Figure = matplotlib.Figure(figsize=(width, height), layout="constrained")
     return figure
 
 
-def numbers(name: str, values: Any) -> Array:
-    """Return a copy of a tensor, array or sequence of numbers, NaN among them, in float64.
+def numbers(name: str, values: Any, *, finite: bool = True) -> Array:
+    """Return a copy of a tensor, array or sequence of numbers in float64.
 
     Raises
     ------
     InvalidTypeError
         If `values` is not made of real numbers.
+    InvalidValueError
+        If a value is NaN or infinite, unless `finite` is false.
     """
     try:
         tensor = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
@@ -392,22 +388,8 @@ def numbers(name: str, values: Any) -> Array:
     if tensor.is_complex():
         raise InvalidTypeError(f"{name} must be made of real numbers; got {tensor.dtype}")
     array: Array = tensor.to("cpu", torch.float64, copy=True).numpy()
-    return array
-
-
-def finite(name: str, values: Any) -> Array:
-    """Return a copy of a tensor, array or sequence of numbers in float64.
-
-    Raises
-    ------
-    InvalidTypeError
-        If `values` is not made of real numbers.
-    InvalidValueError
-        If a value is NaN or infinite.
-    """
-    array = numbers(name, values)
     broken = ~np.isfinite(array)
-    if broken.any():
+    if finite and broken.any():
         first = tuple(np.argwhere(broken)[0].tolist())
         raise InvalidValueError(f"{name} must be finite; got {broken.sum()} NaN or infinite values, first at {first}")
     return array

@@ -1,7 +1,5 @@
 """Models by name, with weights from a file."""
 
-from __future__ import annotations
-
 import difflib
 import pickle
 import pkgutil

@@ -134,8 +134,7 @@ class MaskedImages:
                 remedy = "audit several labels one label at a time: a model of that logit alone, with labels 0 and 1"
                 raise InvalidTypeError(f"{problem}; {remedy}")
             flags = check_has_mask(items[3] if len(items) == 4 else None, len(images), images.device)
-            indices = torch.arange(start, start + len(images))
-            yield Batch(indices, images, masks, labels.long()).where(flags)
+            yield Batch(torch.arange(start, start + len(images)), images, masks, labels.long()).where(flags)
             start += len(images)
 
 

@@ -6,6 +6,7 @@ import heapq
 import math
 import random
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,12 +17,12 @@ from zennit_isnet.audit.reading import Batch, MaskedImages, Normalization, Surve
 from zennit_isnet.audit.report import AuditReport, Examples, ImageResult, Version
 from zennit_isnet.checks import as_integers, check_count, check_logits, check_number
 from zennit_isnet.errors import InvalidValueError
+from zennit_isnet.formulations import Target
 from zennit_isnet.functional import background_share, resize_foreground
 from zennit_isnet.lrp.propagation import Attribution
 from zennit_isnet.model import eval_mode, main_logits, unwrapped
 from zennit_isnet.regularizer import ISNetRegularizer
-from zennit_isnet.swap import swap_backgrounds
-from zennit_isnet.swap.backgrounds import fill_holes
+from zennit_isnet.swap.backgrounds import fill_holes, swap_backgrounds
 
 
 def audit(
@@ -127,12 +128,13 @@ def audit(
                 continue
             altered = versions(batch, seen, chance)
             logits = {version: _logits(model, images) for version, (images, _) in altered.items()}
-            count = max(2, logits["kept"].shape[1])
+            count = logits["kept"].shape[1]
             known = [str(label) for label in range(count)] if known is None else known
             if len(known) != count:
                 raise InvalidValueError(f"classes must name the model's {count} classes; got {len(known)} names")
             as_integers("labels", batch.labels, count=count)
-            relevance = _relevance(regularizer, batch.images, logits["kept"])
+            predicted = partial(_seeds, logits["kept"].argmax(1))
+            relevance = regularizer.heatmap(batch.images.to(_device(model)), predicted)[:, 0].float().cpu()
             pictures.update(enumerate(zip(batch.images, batch.masks, relevance.sum(1), strict=True), start=len(rows)))
             rows += _rows(batch, [source.name(i) for i in batch.indices.tolist()], altered, logits, relevance)
             # an undefined share is never among the worst
@@ -184,12 +186,13 @@ def versions(batch: Batch, survey: Survey, chance: random.Random) -> dict[Versio
         that of another image of the same class. ``"mean"`` and ``"black"``: on one colour. ``"removed"``: without
         their object.
     """
+    inside, everywhere = batch.masks == 1, torch.ones(len(batch), dtype=torch.bool)
     return {
-        "kept": Altered(batch.images, torch.ones(len(batch), dtype=torch.bool)),
+        "kept": Altered(batch.images, everywhere),
         "swapped": _on_donors(batch, survey.donors, same_class=False, chance=chance),
         "same_class": _on_donors(batch, survey.donors, same_class=True, chance=chance),
-        "mean": _painted(batch, survey.colour),
-        "black": _painted(batch, survey.low),
+        "mean": Altered(torch.where(inside, batch.images, survey.colour.to(batch.images)), everywhere),
+        "black": Altered(torch.where(inside, batch.images, survey.low.to(batch.images)), everywhere),
         "removed": without_object(batch.images, batch.masks),
     }
 
@@ -211,46 +214,31 @@ def _between(marked: Tensor, dim: int) -> Tensor:
     return (marks.cummax(dim).values * marks.flip(dim).cummax(dim).values.flip(dim)).bool()
 
 
-def _painted(batch: Batch, colour: Tensor) -> Altered:
-    images = torch.where(batch.masks == 1, batch.images, colour.to(batch.images.dtype))
-    return Altered(images, torch.ones(len(batch), dtype=torch.bool))
-
-
 def _on_donors(batch: Batch, donors: Batch, *, same_class: bool, chance: random.Random) -> Altered:
-    fits = (donors.labels == batch.labels[:, None]) == same_class
-    fits &= donors.indices != batch.indices[:, None]
-    counts = fits.any(1)
+    fits = ((donors.labels == batch.labels[:, None]) == same_class) & (donors.indices != batch.indices[:, None])
     drawn = torch.tensor([chance.choice(row.nonzero()[:, 0].tolist()) if row.any() else 0 for row in fits])
     images = torch.cat([batch.images, donors.images[drawn]])
     masks = torch.cat([batch.masks, donors.masks[drawn]])
     # each image takes the background of the donor that stands one batch behind it; donors stay as they are
     partner = torch.arange(len(batch), len(images)).repeat(2)
-    return Altered(swap_backgrounds(images, masks, partner)[: len(batch)], counts)
+    return Altered(swap_backgrounds(images, masks, partner)[: len(batch)], fits.any(1))
 
 
 @torch.no_grad()
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits ``(N, C)`` on the CPU."""
+    """Logits ``(N, C)`` on the CPU, of two classes at least: a single one speaks for class 1 and against class 0."""
     # DistributedDataParallel would wait for all processes, of which perhaps only this one audits
     output = unwrapped(model)(images.to(_device(model)))
     logits = main_logits(output, len(images)).float().cpu()
     check_logits("the model's logits", logits, values=True)
-    return logits
+    return logits if logits.shape[1] > 1 else torch.cat([-logits, logits], dim=1)
 
 
-def _predictions(logits: Tensor) -> Tensor:
-    """Predicted classes ``(N,)``; a single logit speaks for class 1 where it is positive."""
-    return logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
-
-
-def _relevance(regularizer: ISNetRegularizer, images: Tensor, logits: Tensor) -> Tensor:
-    """Relevance ``(N, C, h, w)`` of the predicted classes, on the CPU."""
-    device, predictions = _device(regularizer.model), _predictions(logits)
-    single = logits.shape[1] == 1
-    targets = torch.zeros_like(predictions) if single else predictions
-    relevance = regularizer.heatmap(images.to(device), targets.to(device))[:, 0].float().cpu()
-    # what speaks against the single logit speaks for class 0
-    return torch.where(predictions.view(-1, 1, 1, 1) == 0, -relevance, relevance) if single else relevance
+def _seeds(classes: Tensor, logits: Tensor) -> Tensor:
+    """Explain the classes ``(N,)``; what speaks against a single logit speaks for class 0."""
+    if logits.shape[1] > 1:
+        return Target(classes)(logits)
+    return (2 * classes - 1).to(logits).view(-1, 1, 1)
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -264,7 +252,7 @@ def _rows(
     # a model that gives no relevance has no share; 0 would say that it does not look at the background
     shares = background_share(relevance, foreground, undefined="skip").tolist()
     areas = (batch.masks != 1).float().flatten(1).mean(1).tolist()
-    predicted = {version: _predictions(values).tolist() for version, values in logits.items()}
+    predicted = {version: values.argmax(1).tolist() for version, values in logits.items()}
     made = {version: counts.tolist() for version, (_, counts) in altered.items()}
     rows = []
     for i, (name, label) in enumerate(zip(names, batch.labels.tolist(), strict=True)):

@@ -1,7 +1,5 @@
 """The command ``zennit-isnet`` with its subcommands."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 

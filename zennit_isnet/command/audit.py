@@ -11,8 +11,6 @@ report.html, report.md and report.json.
 Exit status: 0 when the report was written, whatever its verdict, 2 after wrong usage, data or weights.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

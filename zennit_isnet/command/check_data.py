@@ -4,8 +4,6 @@ Exit status: 0 without problems, 1 with problems, 2 after wrong usage.
 """
 
 # how the subcommands take images and masks stands here too
-from __future__ import annotations
-
 import argparse
 import os
 import sys

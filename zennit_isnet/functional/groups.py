@@ -142,9 +142,7 @@ def kinds(confounding: Tensor | bool, labels: Tensor) -> Tensor:
 
 def worst_accuracy(correct: Tensor, total: Tensor, undefined: Undefined) -> Tensor:
     """Lowest accuracy of the groups with images, from their counts (G,)."""
-    accuracy = _accuracies(correct, total, undefined, range(len(total)))
-    lowest: Tensor = accuracy.nan_to_num(torch.inf).min()
-    return lowest.masked_fill(lowest.isinf(), torch.nan)
+    return _accuracies(correct, total, undefined, range(len(total))).nanquantile(0)
 
 
 def accuracy_gap(correct: Tensor, total: Tensor, undefined: Undefined) -> Tensor:
@@ -158,10 +156,9 @@ def _accuracies(correct: Tensor, total: Tensor, undefined: Undefined, names: Seq
     check_choice("undefined", undefined, Undefined)
     empty = [str(name) for name, count in zip(names, total.tolist(), strict=True) if count == 0]
     if undefined == "error" and empty:
-        raise InvalidValueError(
-            f'accuracy is undefined without images, as in the groups {", ".join(empty)}; pass undefined="skip" to go '
-            "without them, and give a metric all images by update() before compute()"
-        )
+        problem = f"accuracy is undefined without images, as in the groups {', '.join(empty)}"
+        remedy = 'pass undefined="skip" to go without them, and give a metric all images by update() before compute()'
+        raise InvalidValueError(f"{problem}; {remedy}")
     return correct / total
 
 

@@ -60,10 +60,8 @@ def resize_foreground(foreground: Tensor, size: Sequence[int]) -> Tensor:
         foreground = foreground.unsqueeze(1)
     if foreground.dim() != len(size) + 2 or foreground.shape[1] != 1 or min(foreground.shape[2:]) < 1:
         names = "T, H, W" if len(size) == 3 else "H, W"
-        raise InvalidValueError(
-            f"foreground must have shape (N, 1, {names}) or (N, {names}) with pixels, for heatmaps of size {size}; "
-            f"got {shape}"
-        )
+        legal = f"shape (N, 1, {names}) or (N, {names}) with pixels, for heatmaps of size {size}"
+        raise InvalidValueError(f"foreground must have {legal}; got {shape}")
     foreground = foreground if foreground.dtype == torch.float64 else foreground.to(torch.float32)
     if tuple(foreground.shape[2:]) == size:
         return foreground
@@ -112,15 +110,13 @@ def validate_foreground(foreground: Tensor) -> None:
     if some_illegal:
         # as text, because NaN equals nothing, itself neither
         examples = sorted(set(map(str, flat[~is_foreground & (flat != 0)][:1000].tolist())))[:5]
-        raise InvalidValueError(
-            f"foreground must be 1 on the object and 0 elsewhere; the masks of {named_images(illegal)} have "
-            f"other values, such as {', '.join(examples)}; threshold them first, as in `foreground > 0`"
-        )
+        problem = f"the masks of {named_images(illegal)} have other values, such as {', '.join(examples)}"
+        legal, remedy = "1 on the object and 0 elsewhere", "threshold them first, as in `foreground > 0`"
+        raise InvalidValueError(f"foreground must be {legal}; {problem}; {remedy}")
     if some_empty:
-        raise InvalidValueError(
-            f"no foreground in the masks of {named_images(empty)}; each mask needs at least one foreground pixel, with "
-            "which the background is compared (a mask without background is allowed)"
-        )
+        reason = "each mask needs at least one foreground pixel, with which the background is compared"
+        problem = f"no foreground in the masks of {named_images(empty)}"
+        raise InvalidValueError(f"{problem}; {reason} (a mask without background is allowed)")
 
 
 def check_real(foreground: Tensor) -> None:
@@ -143,10 +139,8 @@ def as_heatmaps(relevance: Tensor) -> Tensor:
     """Check heatmaps of shape (N, K, C, *spatial), and return them in float32 or float64."""
     relevance = as_floats("relevance", relevance)
     if relevance.dim() not in (5, 6) or min(relevance.shape[1:]) < 1:
-        raise InvalidValueError(
-            "relevance must have shape (N, K, C, H, W) or (N, K, C, T, H, W) with at least one heatmap, channel and "
-            f"cell; got {tuple(relevance.shape)}"
-        )
+        legal = "shape (N, K, C, H, W) or (N, K, C, T, H, W) with at least one heatmap, channel and cell"
+        raise InvalidValueError(f"relevance must have {legal}; got {tuple(relevance.shape)}")
     return relevance
 
 
@@ -221,11 +215,7 @@ def gwrp(values: Tensor, decay: float, dim: int = -1) -> Tensor:
     shape = tuple(values.shape)
     if not -len(shape) <= dim < len(shape) or shape[dim] == 0:
         raise InvalidValueError(f"values must have at least one entry along dim={dim}; got shape {shape}")
-    return _gwrp(values.movedim(dim, -1), decay)
-
-
-def _gwrp(values: Tensor, decay: float) -> Tensor:
-    """Ranked mean over the last axis."""
+    values = values.movedim(dim, -1)
     if decay == 1:
         return values.mean(dim=-1)
     log_decay = math.log(decay)
@@ -302,13 +292,12 @@ def normalized_background(
     """
     check_choice("normalization", normalization, Normalization)
     check_number("stabilizer", stabilizer, include_low=True)
-    check_number("decay", decay, high=1.0)
     if not ceiling > 0:
         check_number("ceiling", ceiling)
     relevance, foreground = align(relevance, foreground)
     channels, spatial = relevance.shape[2], tuple(range(3, relevance.dim()))
     absolute = relevance.abs()
-    background = _gwrp((absolute * (1 - foreground)).flatten(3), decay)
+    background = gwrp((absolute * (1 - foreground)).flatten(3), decay)
     inside = (absolute if normalization == "absolute_first" else relevance) * foreground
     mean = inside.sum(dim=(2, *spatial)) / (channels * foreground.sum(dim=(2, *spatial)))
     return _saturating_ratio(background, mean.abs().unsqueeze(-1) + stabilizer, ceiling)
@@ -391,17 +380,15 @@ def _saturating_ratio(numerator: Tensor, denominator: Tensor, ceiling: float) ->
     return quotient.masked_fill(saturated, ceiling).masked_fill(nothing, 0.0)
 
 
+RangeEnd = float | Tensor
+"""One end of the range of the total relevance: a number, or a tensor of shape ()."""
+
 ForegroundVariant = Literal["hybrid", "squared"]
 """How the foreground loss grows above its range: linearly in the end, or always with the square."""
 
 
 def foreground_loss(
-    relevance: Tensor,
-    foreground: Tensor,
-    c1: float | Tensor,
-    c2: float | Tensor,
-    *,
-    variant: ForegroundVariant = "hybrid",
+    relevance: Tensor, foreground: Tensor, c1: RangeEnd, c2: RangeEnd, *, variant: ForegroundVariant = "hybrid"
 ) -> Tensor:
     r"""Penalty on a total foreground relevance outside of its natural range, against vanishing and exploding heatmaps.
 
@@ -489,7 +476,7 @@ def total_relevance(relevance: Tensor) -> Tensor:
     return as_heatmaps(relevance).abs().flatten(2).sum(dim=2).mean(dim=1)
 
 
-def check_relevance_range(c1: float | Tensor, c2: float | Tensor) -> None:
+def check_relevance_range(c1: RangeEnd, c2: RangeEnd) -> None:
     """Raise unless ``0 < c1 < c2``, as far as that can be seen without a device synchronisation.
 
     Values of tensors are not read: whoever makes the tensors answers for them.
@@ -581,7 +568,7 @@ class HeatmapLoss:
         check_choice("foreground_variant", self.foreground_variant, ForegroundVariant)
         check_choice("normalization", self.normalization, Normalization)
 
-    def __call__(self, relevance: Tensor, foreground: Tensor, c1: float | Tensor, c2: float | Tensor) -> Tensor:
+    def __call__(self, relevance: Tensor, foreground: Tensor, c1: RangeEnd, c2: RangeEnd) -> Tensor:
         """Loss of each image.
 
         Parameters
@@ -614,9 +601,7 @@ class HeatmapLoss:
         return self.background_weight * outside + self.foreground_weight * inside
 
 
-def heatmap_loss(
-    relevance: Tensor, foreground: Tensor, c1: float | Tensor, c2: float | Tensor, **options: Any
-) -> Tensor:
+def heatmap_loss(relevance: Tensor, foreground: Tensor, c1: RangeEnd, c2: RangeEnd, **options: Any) -> Tensor:
     """Weighted sum of `background_loss` and `foreground_loss`, one value per image.
 
     Parameters

@@ -19,7 +19,7 @@ from zennit_isnet.functional.heatmap import check_real, named_images, validate_f
 ChannelPooling = Literal["sum", "sum_pos", "sum_abs", "l1_norm", "l2_norm", "l2_norm_sq", "max_norm"]
 """Ways to pool channels; all but ``"sum"`` give nothing negative."""
 
-NonNegativePooling = Literal["sum_pos", "sum_abs", "l1_norm", "l2_norm", "l2_norm_sq", "max_norm"]
+SharePooling = Literal["sum_pos", "sum_abs", "l1_norm", "l2_norm", "l2_norm_sq", "max_norm"]
 """Ways to pool channels into shares of a total."""
 
 Undefined = Literal["error", "skip"]
@@ -27,7 +27,7 @@ Undefined = Literal["error", "skip"]
 
 
 def background_share(
-    heatmaps: Tensor, foreground: Tensor, *, pooling: NonNegativePooling = "l1_norm", undefined: Undefined = "error"
+    heatmaps: Tensor, foreground: Tensor, *, pooling: SharePooling = "l1_norm", undefined: Undefined = "error"
 ) -> Tensor:
     r"""Share of the relevance that lies on the background.
 
@@ -67,12 +67,12 @@ def background_share(
     >>> background_share(torch.tensor([[[3.0, -1.0]]]), torch.tensor([[[1, 0]]]))
     tensor([0.2500])
     """
-    check_choice("pooling", pooling, NonNegativePooling)
+    check_choice("pooling", pooling, SharePooling)
     return _measured(heatmaps, foreground, pooling, undefined, lambda values, inside: _mass(values, ~inside))
 
 
 def relevance_mass_accuracy(
-    heatmaps: Tensor, foreground: Tensor, *, pooling: NonNegativePooling = "sum_pos", undefined: Undefined = "error"
+    heatmaps: Tensor, foreground: Tensor, *, pooling: SharePooling = "sum_pos", undefined: Undefined = "error"
 ) -> Tensor:
     r"""Share of the relevance that lies on the foreground.
 
@@ -109,7 +109,7 @@ def relevance_mass_accuracy(
     >>> relevance_mass_accuracy(torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[1, 0]]]))
     tensor([0.7500])
     """
-    check_choice("pooling", pooling, NonNegativePooling)
+    check_choice("pooling", pooling, SharePooling)
     return _measured(heatmaps, foreground, pooling, undefined, _mass)
 
 
@@ -397,10 +397,8 @@ def _as_several(heatmaps: Tensor) -> Tensor:
     """Heatmaps as (N, K, C, *spatial) in float32 or float64."""
     heatmaps = as_floats("heatmaps", heatmaps)
     if heatmaps.dim() not in (3, 4, 5, 6) or heatmaps.numel() == 0:
-        raise InvalidValueError(
-            "heatmaps must have shape (N, C, H, W), (N, K, C, H, W) or (N, H, W), or (N, K, C, T, H, W) for videos, "
-            f"none of them 0; got {tuple(heatmaps.shape)}"
-        )
+        legal = "(N, C, H, W), (N, K, C, H, W) or (N, H, W), or (N, K, C, T, H, W) for videos, none of them 0"
+        raise InvalidValueError(f"heatmaps must have shape {legal}; got {tuple(heatmaps.shape)}")
     broken = ~heatmaps.isfinite()
     if bool(broken.any()):
         raise InvalidValueError(f"heatmaps must be finite; got NaN or Inf in {named_images(broken)}")

@@ -8,14 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from zennit_isnet.checks import (
-    Drawing,
-    as_integers,
-    check_has_mask,
-    check_masks,
-    check_number,
-    kind_of,
-)
+from zennit_isnet.checks import Drawing, as_integers, check_has_mask, check_masks, check_number, kind_of
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.functional import validate_foreground
 
@@ -99,7 +92,9 @@ class RandomBackgrounds(Drawing):
         See `BackgroundSwap`.
     """
 
-    def __init__(self, probability: float, generator: torch.Generator | None, validate: bool) -> None:
+    def __init__(
+        self, probability: float = 0.5, generator: torch.Generator | None = None, *, validate: bool = False
+    ) -> None:
         check_number("probability", probability, high=1.0, include_low=True)
         super().__init__(generator)
         self.probability = probability
@@ -177,7 +172,7 @@ class BackgroundSwap(RandomBackgrounds):
         *,
         validate: bool = False,
     ) -> None:
-        super().__init__(probability, generator, validate)
+        super().__init__(probability, generator, validate=validate)
         check_number("feather", feather, include_low=True)
         self.feather = feather
 
@@ -280,11 +275,6 @@ class BackgroundFade(RandomBackgrounds):
     (True, True)
     """
 
-    def __init__(
-        self, probability: float = 0.5, generator: torch.Generator | None = None, *, validate: bool = False
-    ) -> None:
-        super().__init__(probability, generator, validate)
-
     def __call__(self, images: Tensor, masks: Tensor, has_mask: Any = None) -> Tensor:
         """Return the batch with some backgrounds faded.
 
@@ -308,9 +298,8 @@ class BackgroundFade(RandomBackgrounds):
         if isinstance(images, Tensor) and not images.is_floating_point():
             raise InvalidTypeError(f"images must be floating, got {images.dtype}; fade them after ToDtype(scale=True)")
         images, foreground = self._prepared(images, masks, has_mask)
-        chance, strength = torch.rand(2, len(images), generator=self.generator).to(images)[
-            (..., *(None,) * (images.ndim - 1))
-        ]
+        one_an_image = (len(images), *(1,) * (images.ndim - 1))
+        chance, strength = torch.rand(2, *one_an_image, generator=self.generator).to(images)
         darkest = images.amin(tuple(range(2, images.ndim)), keepdim=True)
         faded = darkest + strength * (images - darkest)
         return torch.where(foreground | (chance >= self.probability), images, faded)
