@@ -14,12 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zennit_isnet.distributed import from_all_processes
-from zennit_isnet.errors import (
-    CalibrationError,
-    InvalidTypeError,
-    InvalidValueError,
-    RelevanceRangeWarning,
-)
+from zennit_isnet.errors import CalibrationError, InvalidTypeError, InvalidValueError, RelevanceRangeWarning
 from zennit_isnet.lrp.taps import Place, Places
 from zennit_isnet.model import unwrapped
 
@@ -209,17 +204,6 @@ _ENOUGH = 30
 """Of fewer images one outlier would be enough to draw the warning."""
 
 
-def warn_scattered(place: Place, measured: RelevanceRange, *, stacklevel: int = 2) -> None:
-    """Warn with `RelevanceRangeWarning` if the totals scatter by more than their mean, so that no range fits them."""
-    if measured.count >= _ENOUGH and measured.std > measured.mean:
-        warnings.warn(
-            f"the total relevance at {place} scatters more than any range covers (mean {measured.mean:.3g}, standard "
-            f"deviation {measured.std:.3g}, {measured.count} images); train plainly first, and take Selective(delta=0)",
-            RelevanceRangeWarning,
-            stacklevel=stacklevel,
-        )
-
-
 def measured_ranges(batches: Iterable[Mapping[Place, Tensor]], model: nn.Module) -> Places[RelevanceRange]:
     """Return the range of each place from the total |relevance| of images.
 
@@ -267,7 +251,14 @@ def measured_ranges(batches: Iterable[Mapping[Place, Tensor]], model: nn.Module)
         values = torch.cat(parts)
         if len(values) and not bool(values.any()):
             raise CalibrationError(no_relevance_message(place, unwrapped(model)))
-        std = values.std().item() if len(values) > 1 else math.nan
-        ranges[place] = RelevanceRange.from_statistics(values.mean().item(), std, len(values))
-        warn_scattered(place, ranges[place], stacklevel=4)
+        count, mean = len(values), values.mean().item()
+        std = values.std().item() if count > 1 else math.nan
+        ranges[place] = RelevanceRange.from_statistics(mean, std, count)
+        if count >= _ENOUGH and std > mean:
+            warnings.warn(
+                f"the total relevance at {place} scatters more than any range covers (mean {mean:.3g}, standard "
+                f"deviation {std:.3g}, {count} images); train plainly first, and take Selective(delta=0)",
+                RelevanceRangeWarning,
+                stacklevel=3,
+            )
     return ranges

@@ -116,27 +116,6 @@ def check_count(name: str, value: object, *, low: int = 1) -> None:
         raise InvalidValueError(f"{name} must be at least {low}; got {value}")
 
 
-def check_generator(generator: object) -> None:
-    """Raise unless `generator` is None or a generator on the CPU, whose draws do not depend on a model's device.
-
-    Parameters
-    ----------
-    generator : object
-        What the caller passed.
-
-    Raises
-    ------
-    InvalidTypeError
-        If it is neither None nor a `torch.Generator`.
-    InvalidValueError
-        If it is on another device.
-    """
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise InvalidTypeError(f"generator must be a torch.Generator or None; got {type(generator).__name__}")
-    if generator is not None and generator.device.type != "cpu":
-        raise InvalidValueError(f"generator must be on the CPU, as torch.Generator() is; got {generator.device}")
-
-
 def check_model(model: Any) -> None:
     """Raise for models whose operations cannot be seen.
 
@@ -187,7 +166,7 @@ def check_callable(**parts: Any) -> None:
             raise InvalidTypeError(f"{name} must be callable, or None for the default, got {type(part).__name__}")
 
 
-def check_images(images: Any, *, values: bool) -> Tensor:
+def check_images(images: Tensor, *, values: bool) -> Tensor:
     """Return images as a plain tensor.
 
     Parameters
@@ -213,8 +192,7 @@ def check_images(images: Any, *, values: bool) -> Tensor:
         broken = ~images.detach().isfinite().flatten(1).all(1)
         if bool(broken.any()):
             raise InvalidValueError(f"images must be finite, NaN or Inf in images {broken.nonzero()[:, 0].tolist()}")
-    plain: Tensor = images.as_subclass(Tensor)
-    return plain
+    return images.as_subclass(Tensor)
 
 
 def check_differentiable(name: str, value: Any, shape: str = "") -> None:
@@ -269,21 +247,20 @@ def check_masks(masks: Any, images: Tensor) -> Tensor:
     if not isinstance(masks, Tensor):
         raise InvalidTypeError(f"masks must be a Tensor (N, 1, H, W) or (N, H, W), got {type(masks).__name__}")
     check_dense("masks", masks)
-    plain: Tensor = masks.as_subclass(Tensor)
-    result = plain.unsqueeze(1) if plain.ndim == images.ndim - 1 else plain
-    if images.ndim == 5:
-        result = plain[:, None, None] if plain.ndim == 3 else result
-        one_for_all = result.ndim == 5 and result.shape[2] == 1
-        result = result.expand(-1, -1, images.shape[2], -1, -1) if one_for_all else result
+    result = masks.as_subclass(Tensor)
+    while 3 <= result.ndim < images.ndim:
+        result = result.unsqueeze(1)
+    if result.ndim == 5 and result.shape[2] == 1:
+        result = result.expand(-1, -1, images.shape[2], -1, -1)
     if result.ndim != images.ndim or result.shape[1] != 1 or result.shape[0] != images.shape[0]:
         raise InvalidValueError(
             f"masks must have shape (N, 1, H, W) or (N, H, W) with N = {images.shape[0]} (and T for videos) for "
-            f"images of shape {tuple(images.shape)}, got {tuple(plain.shape)}"
+            f"images of shape {tuple(images.shape)}, got {tuple(masks.shape)}"
         )
     if images.ndim == 5 and result.shape[2] != images.shape[2]:
         raise InvalidValueError(
             f"masks of videos must have one frame or T = {images.shape[2]} of them for videos of shape "
-            f"{tuple(images.shape)}, got {result.shape[2]} in {tuple(plain.shape)}"
+            f"{tuple(images.shape)}, got {result.shape[2]} in {tuple(masks.shape)}"
         )
     if result.device != images.device:
         raise InvalidValueError(f"masks must be on the images' device {images.device}, got {result.device}")
@@ -468,11 +445,21 @@ class Drawing(Described):
     Parameters
     ----------
     generator : torch.Generator, optional
-        On the CPU. Default None: the global generator.
+        On the CPU, so that the draws do not depend on a model's device. Default None: the global generator.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `generator` is neither None nor a `torch.Generator`.
+    InvalidValueError
+        If it is on another device.
     """
 
     def __init__(self, generator: torch.Generator | None = None) -> None:
-        check_generator(generator)
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise InvalidTypeError(f"generator must be a torch.Generator or None; got {type(generator).__name__}")
+        if generator is not None and generator.device.type != "cpu":
+            raise InvalidValueError(f"generator must be on the CPU, as torch.Generator() is; got {generator.device}")
         self.generator = generator
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -7,15 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zennit_isnet.checks import (
-    Described,
-    Drawing,
-    as_integers,
-    check_count,
-    check_logits,
-    check_number,
-    check_state,
-)
+from zennit_isnet.checks import Described, Drawing, as_integers, check_count, check_logits, check_number, check_state
 from zennit_isnet.errors import InvalidValueError
 
 __all__ = [
