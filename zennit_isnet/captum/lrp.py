@@ -146,10 +146,8 @@ class CompositeAttribution(GradientAttribution):
             if self.composite.propagates == "signal":
                 start = start * _main_output(output)
         start = start.reshape(len(start), -1).sum(1)
-        found = [
-            tuple(maps.squeeze(1) for place, maps in relevance.items() if place.layer == layer)
-            for layer in self._names or (None,)
-        ]
+        layers = self._names or (None,)
+        found = [tuple(maps.squeeze(1) for at, maps in relevance.items() if at.layer == layer) for layer in layers]
         return found, start if create_graph else start.detach()
 
     def has_convergence_delta(self) -> bool:

@@ -72,19 +72,16 @@ class CaptumAttribution(Described):
         self, method: Callable[..., Any], *, layer: str | None = None, verify: bool = True, **arguments: Any
     ) -> None:
         if not callable(method):
-            raise InvalidTypeError(
-                "method must be a class of captum.attr, or a function that makes an attribution of a forward function; "
-                f"got {type(method).__name__}"
-            )
+            legal = "a class of captum.attr, or a function that makes an attribution of a forward function"
+            raise InvalidTypeError(f"method must be {legal}; got {type(method).__name__}")
         if not (layer is None or isinstance(layer, str)):
             raise InvalidTypeError(f"layer must be a name as in model.named_modules(); got {type(layer).__name__}")
         self.method, self.layer, self.arguments = method, layer, arguments
         self._name = getattr(method, "__name__", type(method).__name__)
         given = [name for name in ("inputs", "target", "additional_forward_args") if name in arguments]
         if given:
-            raise InvalidTypeError(
-                f"{', '.join(given)}: the regularizer gives images, its formulation what is explained; leave it out"
-            )
+            remedy = "the regularizer gives images, its formulation what is explained; leave it out"
+            raise InvalidTypeError(f"{', '.join(given)}: {remedy}")
         try:
             inspect.signature(self.method).bind(*("forward",) if self.layer is None else ("forward", "layer"))
         except TypeError as error:
@@ -147,24 +144,19 @@ class CaptumAttribution(Described):
         graph = DifferentiableGradients() if create_graph else nullcontext()
         with buffers_restored(model), attributes_restored(model), graph:
             attribution = self.method(explained, *place)
+            kind = type(attribution).__name__
             if isinstance(attribution, captum.attr.LRP):
-                raise InvalidTypeError(
-                    f"the rules of captum.attr.{type(attribution).__name__} cut the graph to the parameters and write "
-                    "to the model; use LRPAttribution"
-                )
+                problem = "cut the graph to the parameters and write to the model"
+                raise InvalidTypeError(f"the rules of captum.attr.{kind} {problem}; use LRPAttribution")
             if not callable(getattr(attribution, "attribute", None)):
-                raise InvalidTypeError(
-                    f"{self._name} must make an object with Captum's attribute(); got {type(attribution).__name__}"
-                )
+                raise InvalidTypeError(f"{self._name} must make an object with Captum's attribute(); got {kind}")
             heatmap: Tensor = attribution.attribute(images, additional_forward_args=seed, **self.arguments)
         if not isinstance(heatmap, Tensor):
             raise InvalidTypeError(f"{self._name} must return one tensor, got {type(heatmap).__name__}")
         fits = heatmap.ndim == images.ndim and len(heatmap) == len(images)
         if not fits or (self.layer is None and heatmap.shape[2:] != images.shape[2:]):
-            raise InvalidValueError(
-                f"{self._name} must return maps of shape (N, C, …) for images of shape {tuple(images.shape)}, of their "
-                f"size unless there is a layer; got {tuple(heatmap.shape)}"
-            )
+            legal = f"(N, C, …) for images of shape {tuple(images.shape)}, of their size unless there is a layer"
+            raise InvalidValueError(f"{self._name} must return maps of shape {legal}; got {tuple(heatmap.shape)}")
         return heatmap if create_graph else heatmap.detach()
 
 
@@ -278,10 +270,9 @@ def _gradient(result: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         # hooks of the attribution, which do not expect a second backward pass
         found, cause = (), error
     if all(gradient is None for gradient in found):
-        raise InvalidValueError(
-            "the attribution is no differentiable function of the model's parameters, so it cannot be penalised; use "
-            "one that is made of gradients, or one of zennit_isnet.gradients"
-        ) from cause
+        problem = "the attribution is no differentiable function of the model's parameters, so it cannot be penalised"
+        remedy = "use one that is made of gradients, or one of zennit_isnet.gradients"
+        raise InvalidValueError(f"{problem}; {remedy}") from cause
     parts = zip(found, parameters, strict=True)
     return torch.cat([torch.zeros_like(p).flatten() if part is None else part.flatten() for part, p in parts])
 

@@ -139,10 +139,9 @@ def _upright(source: Path | Image.Image, name: str) -> Image.Image:
         with Image.open(source) as picture:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and picture.width * picture.height > limit:  # Pillow warns, up to twice as many
-                raise InvalidValueError(
-                    f"it has {picture.width} × {picture.height} pixels, more than PIL.Image.MAX_IMAGE_PIXELS = {limit} "
-                    "allows against decompression bombs; resize it, or raise the limit for files that you trust"
-                )
+                allowed = f"PIL.Image.MAX_IMAGE_PIXELS = {limit} allows against decompression bombs"
+                problem = f"it has {picture.width} × {picture.height} pixels, more than {allowed}"
+                raise InvalidValueError(f"{problem}; resize it, or raise the limit for files that you trust")
             return ImageOps.exif_transpose(picture)
     except Exception as error:  # Pillow's decoders raise many kinds of errors on files that are damaged
         raise InvalidValueError(f"{name} cannot be read: {error}") from error
