@@ -62,8 +62,7 @@ def gradient_norms(model: nn.Module, classification: Tensor, penalty: Tensor) ->
 
 def _squared_norm(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     # no float64 for float32 models: not every accelerator has it
-    dtype = torch.promote_types(loss.dtype, torch.float32)
-    square = torch.zeros((), dtype=dtype, device=loss.device)
+    square = torch.zeros((), dtype=torch.promote_types(loss.dtype, torch.float32), device=loss.device)
     if not loss.requires_grad:
         return square
     for gradient in torch.autograd.grad(loss.sum() * _POWER, parameters, retain_graph=True, allow_unused=True):
@@ -142,9 +141,6 @@ class RatioWatch:
         else:
             loud, quiet, factor = "classification loss", "penalty", 1 / ratio if ratio else math.inf
             remedy = "take a larger weight P, and see whether the relevance has vanished"
-        warnings.warn(
-            f"for {span} the gradient of the {loud} has been more than {FAR:g} times that of the {quiet} ({factor:.3g} "
-            f"times now), which hardly counts: {remedy}",
-            GradientRatioWarning,
-            stacklevel=stacklevel + 1,
-        )
+        found = f"for {span} the gradient of the {loud} has been more than {FAR:g} times that of the {quiet}"
+        message = f"{found} ({factor:.3g} times now), which hardly counts: {remedy}"
+        warnings.warn(message, GradientRatioWarning, stacklevel=stacklevel + 1)

@@ -14,12 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zennit_isnet.distributed import from_all_processes
-from zennit_isnet.errors import (
-    CalibrationError,
-    InvalidTypeError,
-    InvalidValueError,
-    RelevanceRangeWarning,
-)
+from zennit_isnet.errors import CalibrationError, InvalidTypeError, InvalidValueError, RelevanceRangeWarning
 from zennit_isnet.lrp.taps import Place, Places
 from zennit_isnet.model import unwrapped
 
@@ -63,10 +58,9 @@ class RelevanceRange:
             if not isinstance(end := getattr(self, name), Real):
                 raise InvalidTypeError(f"{name} must be a number, got {type(end).__name__}: {end!r}")
         if not (0 < self.c1 < self.c2 < math.inf):
-            raise CalibrationError(
-                f"the relevance range must satisfy 0 < c1 < c2 < inf, got c1 = {self.c1:.6g}, c2 = {self.c2:.6g} "
-                f"(mean {self.mean:.6g}, standard deviation {self.std:.6g}, {self.count} images)"
-            )
+            came = f"c1 = {self.c1:.6g}, c2 = {self.c2:.6g}"
+            measured = f"mean {self.mean:.6g}, standard deviation {self.std:.6g}, {self.count} images"
+            raise CalibrationError(f"the relevance range must satisfy 0 < c1 < c2 < inf, got {came} ({measured})")
 
     @classmethod
     def from_statistics(cls, mean: float, std: float, count: int) -> RelevanceRange:
@@ -151,13 +145,11 @@ _FAR = 10.0
 
 def warn_outside_default_range(place: Place, total: float, *, stacklevel: int = 2) -> None:
     """Warn with `RelevanceRangeWarning` if a total |relevance| lies far outside of the default range."""
-    if not DEFAULT_RANGE.c1 / _FAR <= total <= DEFAULT_RANGE.c2 * _FAR:
-        warnings.warn(
-            f"the total relevance at {place} is {total:.3g}, far outside of the default range ({DEFAULT_RANGE.c1:g}, "
-            f"{DEFAULT_RANGE.c2:g}); measure the range with calibrate(loader) on a plainly trained model",
-            RelevanceRangeWarning,
-            stacklevel=stacklevel,
-        )
+    low, high = DEFAULT_RANGE.c1, DEFAULT_RANGE.c2
+    if not low / _FAR <= total <= high * _FAR:
+        problem = f"the total relevance at {place} is {total:.3g}, far outside of the default range ({low:g}, {high:g})"
+        remedy = "measure the range with calibrate(loader) on a plainly trained model"
+        warnings.warn(f"{problem}; {remedy}", RelevanceRangeWarning, stacklevel=stacklevel)
 
 
 class Maturity:
@@ -185,13 +177,11 @@ class Maturity:
         """Warn with `RelevanceRangeWarning` if the classifier looks untrained."""
         confidence = self._confidence / max(self._images, 1)
         if self._images >= _ENOUGH and len(self._classes) == 1 and confidence < 1.5 * self._guess:
-            warnings.warn(
-                f"the classifier looks untrained: it takes all {self._images} images for class {min(self._classes)}, "
-                f"with a probability of {confidence:.2g} where a guess has {self._guess:.2g}. Trained, it has another "
-                "range of relevance; train it plainly for some epochs before calibrate(loader), a new head too",
-                RelevanceRangeWarning,
-                stacklevel=stacklevel,
-            )
+            found = f"it takes all {self._images} images for class {min(self._classes)}"
+            problem = f"{found}, with a probability of {confidence:.2g} where a guess has {self._guess:.2g}"
+            remedy = "train it plainly for some epochs before calibrate(loader), a new head too"
+            message = f"the classifier looks untrained: {problem}. Trained, it has another range of relevance; {remedy}"
+            warnings.warn(message, RelevanceRangeWarning, stacklevel=stacklevel)
 
 
 def no_relevance_message(place: Place, model: nn.Module) -> str:
@@ -199,25 +189,12 @@ def no_relevance_message(place: Place, model: nn.Module) -> str:
     zero = [name for name, p in model.named_parameters() if p.ndim > 1 and p.numel() and not bool(p.detach().any())]
     colour = "each image has one colour, or units that all paths pass are zero"
     reason = f"{', '.join(zero)} is zero throughout" if zero else colour
-    return (
-        f"all relevance at {place} is zero: the logits do not depend on the images ({reason}); train the classifier "
-        "plainly for some epochs first, or initialise a new head with random weights"
-    )
+    remedy = "train the classifier plainly for some epochs first, or initialise a new head with random weights"
+    return f"all relevance at {place} is zero: the logits do not depend on the images ({reason}); {remedy}"
 
 
 _ENOUGH = 30
 """Of fewer images one outlier would be enough to draw the warning."""
-
-
-def warn_scattered(place: Place, measured: RelevanceRange, *, stacklevel: int = 2) -> None:
-    """Warn with `RelevanceRangeWarning` if the totals scatter by more than their mean, so that no range fits them."""
-    if measured.count >= _ENOUGH and measured.std > measured.mean:
-        warnings.warn(
-            f"the total relevance at {place} scatters more than any range covers (mean {measured.mean:.3g}, standard "
-            f"deviation {measured.std:.3g}, {measured.count} images); train plainly first, and take Selective(delta=0)",
-            RelevanceRangeWarning,
-            stacklevel=stacklevel,
-        )
 
 
 def measured_ranges(batches: Iterable[Mapping[Place, Tensor]], model: nn.Module) -> Places[RelevanceRange]:
@@ -267,7 +244,12 @@ def measured_ranges(batches: Iterable[Mapping[Place, Tensor]], model: nn.Module)
         values = torch.cat(parts)
         if len(values) and not bool(values.any()):
             raise CalibrationError(no_relevance_message(place, unwrapped(model)))
-        std = values.std().item() if len(values) > 1 else math.nan
-        ranges[place] = RelevanceRange.from_statistics(values.mean().item(), std, len(values))
-        warn_scattered(place, ranges[place], stacklevel=4)
+        count, mean = len(values), values.mean().item()
+        std = values.std().item() if count > 1 else math.nan
+        ranges[place] = RelevanceRange.from_statistics(mean, std, count)
+        if count >= _ENOUGH and std > mean:
+            problem = f"the total relevance at {place} scatters more than any range covers"
+            found = f"mean {mean:.3g}, standard deviation {std:.3g}, {count} images"
+            remedy = "train plainly first, and take Selective(delta=0)"
+            warnings.warn(f"{problem} ({found}); {remedy}", RelevanceRangeWarning, stacklevel=3)
     return ranges

@@ -116,27 +116,6 @@ def check_count(name: str, value: object, *, low: int = 1) -> None:
         raise InvalidValueError(f"{name} must be at least {low}; got {value}")
 
 
-def check_generator(generator: object) -> None:
-    """Raise unless `generator` is None or a generator on the CPU, whose draws do not depend on a model's device.
-
-    Parameters
-    ----------
-    generator : object
-        What the caller passed.
-
-    Raises
-    ------
-    InvalidTypeError
-        If it is neither None nor a `torch.Generator`.
-    InvalidValueError
-        If it is on another device.
-    """
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise InvalidTypeError(f"generator must be a torch.Generator or None; got {type(generator).__name__}")
-    if generator is not None and generator.device.type != "cpu":
-        raise InvalidValueError(f"generator must be on the CPU, as torch.Generator() is; got {generator.device}")
-
-
 def check_model(model: Any) -> None:
     """Raise for models whose operations cannot be seen.
 
@@ -187,7 +166,7 @@ def check_callable(**parts: Any) -> None:
             raise InvalidTypeError(f"{name} must be callable, or None for the default, got {type(part).__name__}")
 
 
-def check_images(images: Any, *, values: bool) -> Tensor:
+def check_images(images: Tensor, *, values: bool) -> Tensor:
     """Return images as a plain tensor.
 
     Parameters
@@ -213,8 +192,7 @@ def check_images(images: Any, *, values: bool) -> Tensor:
         broken = ~images.detach().isfinite().flatten(1).all(1)
         if bool(broken.any()):
             raise InvalidValueError(f"images must be finite, NaN or Inf in images {broken.nonzero()[:, 0].tolist()}")
-    plain: Tensor = images.as_subclass(Tensor)
-    return plain
+    return images.as_subclass(Tensor)
 
 
 def check_differentiable(name: str, value: Any, shape: str = "") -> None:
@@ -237,10 +215,9 @@ def check_differentiable(name: str, value: Any, shape: str = "") -> None:
     if not value.is_floating_point():
         raise InvalidTypeError(f"{name} must be floating point (scale them first), got {value.dtype}")
     if value.dtype == torch.float16 and not torch.is_autocast_enabled(value.device.type):
-        raise InvalidTypeError(
-            f"signals leave the range of float16; keep model and {name} in float32 and call within "
-            f"torch.autocast({value.device.type!r}, torch.float16), or use bfloat16; got {name} of torch.float16"
-        )
+        within = f"torch.autocast({value.device.type!r}, torch.float16)"
+        remedy = f"keep model and {name} in float32 and call within {within}, or use bfloat16"
+        raise InvalidTypeError(f"signals leave the range of float16; {remedy}; got {name} of torch.float16")
 
 
 def check_dense(name: str, value: Tensor) -> None:
@@ -269,22 +246,18 @@ def check_masks(masks: Any, images: Tensor) -> Tensor:
     if not isinstance(masks, Tensor):
         raise InvalidTypeError(f"masks must be a Tensor (N, 1, H, W) or (N, H, W), got {type(masks).__name__}")
     check_dense("masks", masks)
-    plain: Tensor = masks.as_subclass(Tensor)
-    result = plain.unsqueeze(1) if plain.ndim == images.ndim - 1 else plain
-    if images.ndim == 5:
-        result = plain[:, None, None] if plain.ndim == 3 else result
-        one_for_all = result.ndim == 5 and result.shape[2] == 1
-        result = result.expand(-1, -1, images.shape[2], -1, -1) if one_for_all else result
+    result = masks.as_subclass(Tensor)
+    while 3 <= result.ndim < images.ndim:
+        result = result.unsqueeze(1)
+    if result.ndim == 5 and result.shape[2] == 1:
+        result = result.expand(-1, -1, images.shape[2], -1, -1)
+    shape, came = tuple(images.shape), tuple(masks.shape)
     if result.ndim != images.ndim or result.shape[1] != 1 or result.shape[0] != images.shape[0]:
-        raise InvalidValueError(
-            f"masks must have shape (N, 1, H, W) or (N, H, W) with N = {images.shape[0]} (and T for videos) for "
-            f"images of shape {tuple(images.shape)}, got {tuple(plain.shape)}"
-        )
+        legal = f"(N, 1, H, W) or (N, H, W) with N = {shape[0]} (and T for videos)"
+        raise InvalidValueError(f"masks must have shape {legal} for images of shape {shape}, got {came}")
     if images.ndim == 5 and result.shape[2] != images.shape[2]:
-        raise InvalidValueError(
-            f"masks of videos must have one frame or T = {images.shape[2]} of them for videos of shape "
-            f"{tuple(images.shape)}, got {result.shape[2]} in {tuple(plain.shape)}"
-        )
+        legal = f"one frame or T = {shape[2]} of them for videos of shape {shape}"
+        raise InvalidValueError(f"masks of videos must have {legal}, got {result.shape[2]} in {came}")
     if result.device != images.device:
         raise InvalidValueError(f"masks must be on the images' device {images.device}, got {result.device}")
     return result
@@ -312,11 +285,10 @@ def check_in_box(images: Tensor, box: tuple[Tensor, Tensor]) -> None:
     slack = 1e-4 * (high - low)
     outside = ((images < low - slack) | (images > high + slack)).flatten(1).any(1)
     if bool(outside.any()):
-        raise InvalidValueError(
-            f"images must lie in the box [{low.flatten().tolist()}, {high.flatten().tolist()}] of the z^B rule, but "
-            f"images {outside.nonzero()[:, 0].tolist()} do not (range of the batch: {images.min().item():.4g} to "
-            f"{images.max().item():.4g}); box_from_normalization(mean, std) gives the box of normalised images"
-        )
+        legal = f"[{low.flatten().tolist()}, {high.flatten().tolist()}] of the z^B rule"
+        came = f"range of the batch: {images.min().item():.4g} to {images.max().item():.4g}"
+        problem = f"images must lie in the box {legal}, but images {outside.nonzero()[:, 0].tolist()} do not ({came})"
+        raise InvalidValueError(f"{problem}; box_from_normalization(mean, std) gives the box of normalised images")
 
 
 def check_has_mask(has_mask: Any, count: int, device: torch.device) -> Tensor:
@@ -403,9 +375,8 @@ def as_integers(
 def check_fits(name: str, value: Tensor, shape: Sequence[int], device: torch.device | None) -> None:
     """Raise `InvalidValueError` unless a tensor has this shape and is on this device."""
     if tuple(value.shape) != tuple(shape) or value.device != device:
-        raise InvalidValueError(
-            f"{name} must have shape {tuple(shape)} on {device}; got {tuple(value.shape)} on {value.device}"
-        )
+        legal = f"shape {tuple(shape)} on {device}"
+        raise InvalidValueError(f"{name} must have {legal}; got {tuple(value.shape)} on {value.device}")
 
 
 def check_logits(name: str, logits: Any, *, values: bool = False) -> None:
@@ -468,11 +439,21 @@ class Drawing(Described):
     Parameters
     ----------
     generator : torch.Generator, optional
-        On the CPU. Default None: the global generator.
+        On the CPU, so that the draws do not depend on a model's device. Default None: the global generator.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `generator` is neither None nor a `torch.Generator`.
+    InvalidValueError
+        If it is on another device.
     """
 
     def __init__(self, generator: torch.Generator | None = None) -> None:
-        check_generator(generator)
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise InvalidTypeError(f"generator must be a torch.Generator or None; got {type(generator).__name__}")
+        if generator is not None and generator.device.type != "cpu":
+            raise InvalidValueError(f"generator must be on the CPU, as torch.Generator() is; got {generator.device}")
         self.generator = generator
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -104,7 +104,5 @@ def import_optional(module: str, package: str, extra: str = "examples") -> Modul
     try:
         return import_module(module)
     except ImportError as error:
-        raise MissingDependencyError(
-            f"{package} is needed here but cannot be imported: "
-            f'run `pip install {package}` or `pip install "zennit-isnet[{extra}]"`'
-        ) from error
+        remedy = f'run `pip install {package}` or `pip install "zennit-isnet[{extra}]"`'
+        raise MissingDependencyError(f"{package} is needed here but cannot be imported: {remedy}") from error

@@ -7,15 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zennit_isnet.checks import (
-    Described,
-    Drawing,
-    as_integers,
-    check_count,
-    check_logits,
-    check_number,
-    check_state,
-)
+from zennit_isnet.checks import Described, Drawing, as_integers, check_count, check_logits, check_number, check_state
 from zennit_isnet.errors import InvalidValueError
 
 __all__ = [
@@ -82,10 +74,9 @@ class Formulation(Described, ABC):
         """
         check_logits("logits", logits)
         if self.compares_classes and logits.shape[1] == 1:
-            raise InvalidValueError(
-                f"{type(self).__name__} compares classes and needs at least two; got logits of shape "
-                f"{tuple(logits.shape)}; use Stochastic() for models with one logit"
-            )
+            problem = f"{type(self).__name__} compares classes and needs at least two"
+            came = f"got logits of shape {tuple(logits.shape)}"
+            raise InvalidValueError(f"{problem}; {came}; use Stochastic() for models with one logit")
         return self.seeds(logits)
 
     @abstractmethod
@@ -281,10 +272,8 @@ class Label(Formulation):
             If there are no labels, or they have another shape or values outside of the classes.
         """
         if labels is None:
-            raise InvalidValueError(
-                "Label explains the labels' logits and got no labels; call the regularizer with labels=…, or explain "
-                "the predicted class with Predicted()"
-            )
+            remedy = "call the regularizer with labels=…, or explain the predicted class with Predicted()"
+            raise InvalidValueError(f"Label explains the labels' logits and got no labels; {remedy}")
         return Target(labels)(logits)
 
     def seeds(self, logits: Tensor) -> Tensor:

@@ -146,10 +146,8 @@ class CompositeAttribution(GradientAttribution):
             if self.composite.propagates == "signal":
                 start = start * _main_output(output)
         start = start.reshape(len(start), -1).sum(1)
-        found = [
-            tuple(maps.squeeze(1) for place, maps in relevance.items() if place.layer == layer)
-            for layer in self._names or (None,)
-        ]
+        layers = self._names or (None,)
+        found = [tuple(maps.squeeze(1) for at, maps in relevance.items() if at.layer == layer) for layer in layers]
         return found, start if create_graph else start.detach()
 
     def has_convergence_delta(self) -> bool:
@@ -226,7 +224,14 @@ class LayerCompositeAttribution(CompositeAttribution, LayerAttribution):
     ) -> None:
         CompositeAttribution.__init__(self, model, composite)
         LayerAttribution.__init__(self, model, layer)
-        self._names = _names_in(model, [layer] if isinstance(layer, nn.Module) else layer)
+        layers = [layer] if isinstance(layer, nn.Module) else layer
+        if not isinstance(layers, (list, tuple)) or not all(isinstance(part, nn.Module) for part in layers):
+            raise InvalidTypeError(f"layer must be a module of the model, or a list of modules; got {layers!r}")
+        names = {id(module): name for name, module in unwrapped(model).named_modules() if name}
+        strangers = [type(part).__name__ for part in layers if id(part) not in names]
+        if strangers or not layers:
+            raise InvalidValueError(f"layer must be part of the model, got {', '.join(strangers) or 'an empty list'}")
+        self._names = [names[id(part)] for part in layers]
 
     @log_usage()  # Captum's NoiseTunnel calls what this wraps
     def attribute(
@@ -272,17 +277,6 @@ class LayerCompositeAttribution(CompositeAttribution, LayerAttribution):
             return found
         delta = [self.compute_convergence_delta(several, start) for several in parts]
         return found, delta[0] if single else delta
-
-
-def _names_in(model: nn.Module, layers: Sequence[nn.Module]) -> list[str]:
-    """Names of modules in a model."""
-    names = {id(module): name for name, module in unwrapped(model).named_modules() if name}
-    if not isinstance(layers, (list, tuple)) or not all(isinstance(layer, nn.Module) for layer in layers):
-        raise InvalidTypeError(f"layer must be a module of the model, or a list of modules; got {layers!r}")
-    strangers = [type(layer).__name__ for layer in layers if id(layer) not in names]
-    if strangers or not layers:
-        raise InvalidValueError(f"layer must be part of the model, got {', '.join(strangers) or 'an empty list'}")
-    return [names[id(layer)] for layer in layers]
 
 
 def _main_output(output: Any) -> Tensor:

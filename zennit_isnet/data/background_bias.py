@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, TypeAlias, get_args
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import max_pool2d, pad
+from torch.nn.functional import max_pool2d
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
@@ -163,9 +163,8 @@ class BackgroundBias(Described, Dataset[tuple[tv_tensors.Image, tv_tensors.Mask,
         self.cues = cues[background][self.indices]
         digits = digits[self.indices]
         # The mask is made before the border is added: dilation ends at the digit's own 28 pixels and leaves it free.
-        before = (size - DIGIT_SIZE) // 2
-        border = (before, size - DIGIT_SIZE - before) * 2
-        self.masks = pad(foreground_mask(digits), border)
+        # A crop to more than there is adds it.
+        self.masks = functional.center_crop(foreground_mask(digits), [size])
         blank = self.indices[~self.masks.flatten(1).any(1)]
         if len(blank):
             raise InvalidValueError(f"every digit needs a bright stroke, got none at source indices {blank.tolist()}")
@@ -175,7 +174,8 @@ class BackgroundBias(Described, Dataset[tuple[tv_tensors.Image, tv_tensors.Mask,
             behind = patch_mask(self.cues, size).float().expand(-1, 3, -1, -1)
         else:
             behind = TEXTURE_BRIGHTNESS * cut_textures(self.cues, positions[self.indices], size)
-        self.images = torch.where(self.masks, pad(digits.unsqueeze(1).float() / 255, border), behind)
+        ink = functional.center_crop(digits.unsqueeze(1).float() / 255, [size])
+        self.images = torch.where(self.masks, ink, behind)
 
     def name(self, index: int) -> str:
         """Split and place in the source, for messages and reports."""
@@ -434,8 +434,7 @@ def load_texture(name: str, side: int) -> Tensor:
     else:
         pixels = getattr(import_optional("skimage.data", "scikit-image"), name)()
     picture = functional.to_image(np.array(pixels)).expand(3, -1, -1).float() / 255
-    height, width = picture.shape[1:]
-    shape = [round(length * side / min(height, width)) for length in (height, width)]
+    shape = [round(length * side / min(picture.shape[1:])) for length in picture.shape[1:]]
     scaled: Tensor = functional.resize(picture, shape, antialias=True)
     return scaled.clamp(0, 1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from os import PathLike
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -110,21 +110,21 @@ def read_levels(source: Path | Image.Image) -> Levels:
     """
     picture = _upright(source, f"mask {source}")
     if picture.mode == "P":
-        indices = np.asarray(picture)
-        used = np.unique(indices)
+        used = np.unique(np.asarray(picture))
         colours = np.asarray(picture.getpalette("RGB")).reshape(-1, 3)[used]
         coloured = bool((colours != colours[:, :1]).any())
         if coloured and (used[0] != 0 or not colours[0].any()):
-            return Levels(_tensor(indices), None)
+            return Levels(functional.pil_to_tensor(picture)[0], None)
         picture = picture.convert("RGB")
     if picture.mode == "F":
         return Levels(torch.from_numpy(np.asarray(picture, dtype=np.float64)), 1.0)
     if picture.mode == "I" or picture.mode.startswith("I;16"):
-        return Levels(_tensor(picture), TOP_16)
+        # the wider types of files are not all known to PyTorch
+        return Levels(torch.from_numpy(np.asarray(picture).astype(np.int64)), TOP_16)
     if picture.mode in ("1", "L"):
-        return Levels(_tensor(picture.convert("L")), TOP_8)
-    pixels = _tensor(picture.convert("RGBA")).long()
-    red, green, blue = pixels[..., :3].masked_fill(pixels[..., 3:] <= TOP_8 // 2, 0).unbind(-1)
+        return Levels(functional.pil_to_tensor(picture.convert("L"))[0], TOP_8)
+    pixels = functional.pil_to_tensor(picture.convert("RGBA")).long()
+    red, green, blue = pixels[:3].masked_fill(pixels[3:] <= TOP_8 // 2, 0)
     if bool(((red == green) & (green == blue)).all()):
         return Levels(red.to(torch.uint8), TOP_8)
     return Levels((red << 16) + (green << 8) + blue, None)
@@ -139,19 +139,12 @@ def _upright(source: Path | Image.Image, name: str) -> Image.Image:
         with Image.open(source) as picture:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and picture.width * picture.height > limit:  # Pillow warns, up to twice as many
-                raise InvalidValueError(
-                    f"it has {picture.width} × {picture.height} pixels, more than PIL.Image.MAX_IMAGE_PIXELS = {limit} "
-                    "allows against decompression bombs; resize it, or raise the limit for files that you trust"
-                )
+                allowed = f"PIL.Image.MAX_IMAGE_PIXELS = {limit} allows against decompression bombs"
+                problem = f"it has {picture.width} × {picture.height} pixels, more than {allowed}"
+                raise InvalidValueError(f"{problem}; resize it, or raise the limit for files that you trust")
             return ImageOps.exif_transpose(picture)
     except Exception as error:  # Pillow's decoders raise many kinds of errors on files that are damaged
         raise InvalidValueError(f"{name} cannot be read: {error}") from error
-
-
-def _tensor(pixels: Any) -> Tensor:
-    # bytes stay bytes, which are read by the million; the wider types of files are not all known to PyTorch
-    array = np.asarray(pixels)
-    return torch.from_numpy(array.copy() if array.dtype == np.uint8 else array.astype(np.int64))
 
 
 def binarized(levels: Levels, binarize: Binarize, name: str) -> Tensor:

@@ -207,6 +207,5 @@ def _looks_inverted(mask: Tensor) -> bool:
 def _coverage(name: str, findings: Sequence[Finding]) -> ClassCoverage:
     shares = [share for share, _ in findings if share is not None] or [math.nan]
     missing = sum(problem.kind == "missing" for _, found in findings for problem in found)
-    return ClassCoverage(
-        name, len(findings), missing, shares.count(0.0), shares.count(1.0), fmean(shares), min(shares), max(shares)
-    )
+    empty, full = shares.count(0.0), shares.count(1.0)
+    return ClassCoverage(name, len(findings), missing, empty, full, fmean(shares), min(shares), max(shares))
