@@ -19,6 +19,9 @@ from zennit_isnet.lrp.propagation import seeds_of
 from zennit_isnet.lrp.taps import Place, Places, find_layers
 from zennit_isnet.model import attributes_restored, buffers_restored, main_logits, unwrapped
 
+MADE_HERE = ("inputs", "target", "additional_forward_args")
+"""Arguments of Captum's ``attribute`` that the regularizer's images and formulation stand for."""
+
 
 class CaptumAttribution(Described):
     """A gradient-based attribution of Captum as something that `ISNetRegularizer` can penalise.
@@ -72,16 +75,19 @@ class CaptumAttribution(Described):
         self, method: Callable[..., Any], *, layer: str | None = None, verify: bool = True, **arguments: Any
     ) -> None:
         if not callable(method):
-            legal = "a class of captum.attr, or a function that makes an attribution of a forward function"
-            raise InvalidTypeError(f"method must be {legal}; got {type(method).__name__}")
+            raise InvalidTypeError(
+                "method must be a class of captum.attr, or a function that makes an attribution of a forward function; "
+                f"got {type(method).__name__}"
+            )
         if not (layer is None or isinstance(layer, str)):
             raise InvalidTypeError(f"layer must be a name as in model.named_modules(); got {type(layer).__name__}")
         self.method, self.layer, self.arguments = method, layer, arguments
         self._name = getattr(method, "__name__", type(method).__name__)
-        given = [name for name in ("inputs", "target", "additional_forward_args") if name in arguments]
+        given = [name for name in MADE_HERE if name in self.arguments]
         if given:
-            remedy = "the regularizer gives images, its formulation what is explained; leave it out"
-            raise InvalidTypeError(f"{', '.join(given)}: {remedy}")
+            raise InvalidTypeError(
+                f"{', '.join(given)}: the regularizer gives images, its formulation what is explained; leave it out"
+            )
         try:
             inspect.signature(self.method).bind(*("forward",) if self.layer is None else ("forward", "layer"))
         except TypeError as error:
@@ -125,13 +131,12 @@ class CaptumAttribution(Described):
         with torch.enable_grad():
             output = model(source.clone())
             seeds = seeds_of(formulation, len(source))(output)[1].unbind(1)
-            inner = unwrapped(model)
-            heatmaps = [self._attribute(inner, source, seed, create_graph) for seed in seeds]
+            heatmaps = [self._attribute(unwrapped(model), source, seed, create_graph) for seed in seeds]
         if create_graph and self._unverified:
-            # an argument may have one row for each image, as baselines do
-            rows = [len(a) for a in self.arguments.values() if isinstance(a, Tensor) and a.ndim == source.ndim]
-            few = slice(None if len(source) in rows else 2)
-            self._unverified = not check_parameter_gradient(self._attribute, inner, source[few], seeds[0][few])
+            few = slice(None if self._has_rows(source) else 2)
+            self._unverified = not check_parameter_gradient(
+                self._attribute, unwrapped(model), source[few], seeds[0][few]
+            )
         return output, Places({Place(self.layer): torch.stack(heatmaps, dim=1)})
 
     def _attribute(self, model: nn.Module, images: Tensor, seed: Tensor, create_graph: bool = True) -> Tensor:
@@ -144,20 +149,30 @@ class CaptumAttribution(Described):
         graph = DifferentiableGradients() if create_graph else nullcontext()
         with buffers_restored(model), attributes_restored(model), graph:
             attribution = self.method(explained, *place)
-            kind = type(attribution).__name__
             if isinstance(attribution, captum.attr.LRP):
-                problem = "cut the graph to the parameters and write to the model"
-                raise InvalidTypeError(f"the rules of captum.attr.{kind} {problem}; use LRPAttribution")
+                raise InvalidTypeError(
+                    f"the rules of captum.attr.{type(attribution).__name__} cut the graph to the parameters and write "
+                    "to the model; use LRPAttribution"
+                )
             if not callable(getattr(attribution, "attribute", None)):
-                raise InvalidTypeError(f"{self._name} must make an object with Captum's attribute(); got {kind}")
+                raise InvalidTypeError(
+                    f"{self._name} must make an object with Captum's attribute(); got {type(attribution).__name__}"
+                )
             heatmap: Tensor = attribution.attribute(images, additional_forward_args=seed, **self.arguments)
         if not isinstance(heatmap, Tensor):
             raise InvalidTypeError(f"{self._name} must return one tensor, got {type(heatmap).__name__}")
         fits = heatmap.ndim == images.ndim and len(heatmap) == len(images)
         if not fits or (self.layer is None and heatmap.shape[2:] != images.shape[2:]):
-            legal = f"(N, C, …) for images of shape {tuple(images.shape)}, of their size unless there is a layer"
-            raise InvalidValueError(f"{self._name} must return maps of shape {legal}; got {tuple(heatmap.shape)}")
+            raise InvalidValueError(
+                f"{self._name} must return maps of shape (N, C, …) for images of shape {tuple(images.shape)}, of their "
+                f"size unless there is a layer; got {tuple(heatmap.shape)}"
+            )
         return heatmap if create_graph else heatmap.detach()
+
+    def _has_rows(self, images: Tensor) -> bool:
+        """Whether an argument has one row for each image, as baselines may."""
+        tensors = [value for value in self.arguments.values() if isinstance(value, Tensor)]
+        return any(value.ndim == images.ndim and len(value) == len(images) for value in tensors)
 
 
 class ExplainedQuantity(nn.Module):
@@ -192,6 +207,17 @@ STEPS = (1e-5, 1e-6, 1e-7, 1e-8, 1e-4)
 """One step must agree: large ones can cross a kink of a ReLU, small ones drown in rounding."""
 
 
+class _Squared(nn.Module):
+    """``Σ R²`` of an attribution's heatmap, whose parameters are the model's."""
+
+    def __init__(self, heatmap_of: Callable[..., Tensor], model: nn.Module) -> None:
+        super().__init__()
+        self.heatmap_of, self.model = heatmap_of, model
+
+    def forward(self, images: Tensor, seed: Tensor) -> Tensor:
+        return self.heatmap_of(self.model, images.clone().requires_grad_(), seed).square().sum()
+
+
 def check_parameter_gradient(
     heatmap_of: Callable[[nn.Module, Tensor, Tensor], Tensor], model: nn.Module, images: Tensor, seed: Tensor
 ) -> bool:
@@ -222,36 +248,37 @@ def check_parameter_gradient(
     device = torch.device("cpu") if images.device.type == "mps" else images.device
     twin = copy.deepcopy(model).to(device, torch.float64)
     images, seed = (value.detach().to(device, torch.float64) for value in (images, seed))
-    parameters = [parameter for parameter in twin.parameters() if parameter.requires_grad]
-    if not parameters:
+    squared = _Squared(heatmap_of, twin)
+    leaves = {name: parameter for name, parameter in squared.named_parameters() if parameter.requires_grad}
+    if not leaves:
         return False
-
-    def squared() -> Tensor:
-        with same_random_numbers(device):
-            return heatmap_of(twin, images.clone().requires_grad_(), seed).square().sum()
-
-    result = squared()
-    gradient = _gradient(result, parameters)
+    with same_random_numbers(device):
+        result = squared(images, seed)
+    gradients = _gradients(result, list(leaves.values()))
     if result == 0:
         return False
-    length = gradient.norm().clamp(min=1e-30)
     with same_random_numbers(device):
-        drawn = torch.cat([functional.normalize(torch.randn_like(p).flatten(), dim=0) for p in parameters])
-    # along the gradient, and along a direction that also a parameter which it has forgotten has its share in
-    directions = torch.stack([gradient / length, drawn])
-    found = directions @ gradient
-    origin = torch.cat([p.detach().flatten() for p in parameters])
+        # along the gradient, and along a direction that also a parameter which it has forgotten has its share in
+        directions = [
+            [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, leaves.values(), strict=True)],
+            [functional.normalize(torch.randn_like(p).flatten(), dim=0).view_as(p) for p in leaves.values()],
+        ]
+    length = torch.stack([part.norm() for part in directions[0]]).norm().clamp(min=1e-30)
+    directions[0] = [part / length for part in directions[0]]
 
-    def moved_by(way: Tensor) -> Tensor:
-        for p, values in zip(parameters, (origin + way).split([p.numel() for p in parameters]), strict=True):
-            p.data.copy_(values.view_as(p))
-        return squared().detach()
+    def along(steps: Tensor) -> Tensor:
+        moved = {
+            name: leaf.detach() + sum(step * part for step, part in zip(steps, parts, strict=True))
+            for (name, leaf), *parts in zip(leaves.items(), *directions, strict=True)
+        }
+        with same_random_numbers(device):
+            value: Tensor = torch.func.functional_call(squared, moved, (images, seed))
+        return value
 
-    def agrees(step: float) -> bool:
-        differences = torch.stack([moved_by(step * d) - moved_by(-step * d) for d in directions])
-        return torch.allclose(found, differences / (2 * step), rtol=1e-4, atol=1e-10 * length.item())
-
-    if not any(map(agrees, STEPS)):
+    origin = torch.zeros(2, dtype=torch.float64, device=device, requires_grad=True)
+    tolerance = {"rtol": 1e-4, "atol": 1e-4 * (1e-6 * length.item()), "raise_exception": False}
+    if not any(torch.autograd.gradcheck(along, origin, eps=eps, **tolerance) for eps in STEPS):
+        (found,) = torch.autograd.grad(along(origin), origin)
         raise InvalidValueError(
             f"the attribution's gradient with respect to the model's parameters is wrong: along two directions it is "
             f"{found.tolist()}, and finite differences disagree. The attribution detaches something that depends on "
@@ -261,20 +288,19 @@ def check_parameter_gradient(
     return True
 
 
-def _gradient(result: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """Return the gradient with respect to all parameters in one vector."""
+def _gradients(result: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | None]:
     cause: Exception | None = None
     try:
-        found = torch.autograd.grad(result, parameters, allow_unused=True) if result.requires_grad else ()
+        found = torch.autograd.grad(result, leaves, allow_unused=True) if result.requires_grad else ()
     except (AttributeError, RuntimeError, TypeError) as error:
         # hooks of the attribution, which do not expect a second backward pass
         found, cause = (), error
     if all(gradient is None for gradient in found):
-        problem = "the attribution is no differentiable function of the model's parameters, so it cannot be penalised"
-        remedy = "use one that is made of gradients, or one of zennit_isnet.gradients"
-        raise InvalidValueError(f"{problem}; {remedy}") from cause
-    parts = zip(found, parameters, strict=True)
-    return torch.cat([torch.zeros_like(p).flatten() if part is None else part.flatten() for part, p in parts])
+        raise InvalidValueError(
+            "the attribution is no differentiable function of the model's parameters, so it cannot be penalised; use "
+            "one that is made of gradients, or one of zennit_isnet.gradients"
+        ) from cause
+    return found
 
 
 @contextmanager
