@@ -26,7 +26,7 @@ FAST := -m "not slow" -n $(WORKERS)
 MAY_BE_EMPTY = || { code=$$?; [ $$code -eq 5 ] && echo "NOTE: nothing ran: '$@' has no tests yet"; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-zennit1 doctest fuzz lint format typecheck docs ci bench clean
+.PHONY: help setup demo test test-slow test-zennit1 test-oldest doctest fuzz lint format typecheck docs ci bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 15
@@ -55,6 +55,14 @@ test-zennit1: $(READY) $(ZENNIT1_DIR)/.ready ## the fast tests with Zennit 1 ins
 $(ZENNIT1_DIR)/.ready: $(READY)
 	rm -rf $(ZENNIT1_DIR)
 	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python --target $(ZENNIT1_DIR) "zennit==$(ZENNIT1)"
+	@touch $@
+
+test-oldest: $(VENV)-oldest/.ready ## the fast tests with the oldest versions that are allowed; downloads another torch
+	$(ONE_THREAD) $(VENV)-oldest/bin/python -m pytest $(FAST) $(PYTEST_ARGS)
+
+$(VENV)-oldest/.ready: pyproject.toml tests/oldest.txt
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet --constraint tests/oldest.txt --editable ".[dev]"
 	@touch $@
 
 fuzz: $(READY) ## 10,000 random networks; FUZZ_ARGS="--hypothesis-seed=N" makes those of a seed again
@@ -93,5 +101,5 @@ ci: ## everything that must pass before a change is merged, in order
 	done
 
 clean: ## remove the environments, caches and build products
-	rm -rf $(VENV) .zennit-* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) $(VENV)-oldest .zennit-* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

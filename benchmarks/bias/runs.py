@@ -73,7 +73,10 @@ def make_model(name: str) -> nn.Module:
     if name == "narrow":
         return NarrowResNet()
     if name == "small-vit":
-        return torchvision.models.VisionTransformer(32, 4, 4, 4, 96, 384, num_classes=10)
+        vit = torchvision.models.VisionTransformer(32, 4, 4, 4, 96, 384, num_classes=10)
+        # torchvision's head is zero, and the logits then do not depend on the images: no relevance to begin with
+        nn.init.trunc_normal_(vit.heads.head.weight, std=0.02)
+        return vit
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         close = ", ".join(difflib.get_close_matches(name, known, n=5, cutoff=0.3)) or "none"

@@ -11,8 +11,6 @@ from torch.utils.checkpoint import checkpoint
 from zennit_isnet import LRPAttribution, LRPFlex, Target
 from zennit_isnet.lrp import checkpoint_contexts
 
-pytestmark = pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="needs PyTorch 2.6")
-
 
 def gated(features):
     return F.silu(features) * features.sigmoid()

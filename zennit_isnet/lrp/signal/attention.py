@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from zennit_isnet.lrp.signal.linear import held_constant
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, tensors_in
 
-SAFE_SOFTMAX: Callable[[Tensor, int], Tensor] = getattr(torch, "_safe_softmax", torch.softmax)
-"""What PyTorch takes in `scaled_dot_product_attention`: since its version 2.5 a row of −∞ becomes 0 and not NaN."""
+SAFE_SOFTMAX: Callable[[Tensor, int], Tensor] = torch._safe_softmax
+"""What PyTorch takes in `scaled_dot_product_attention`: a row of −∞ becomes 0 and not NaN."""
 
 
 def scaled_dot_product_attention(
