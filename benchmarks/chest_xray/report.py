@@ -1,0 +1,93 @@
+"""Tables of the study of chest films: mean of the seeds and the worst, and each test with its interval.
+
+python benchmarks/chest_xray/report.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from study import RESULTS
+from ways import WAYS
+
+Runs = list[dict[str, Any]]
+"""What the runs of one way and setting gave, one for each seed."""
+
+
+def read(folder: Path) -> dict[str, dict[str, Runs]]:
+    """Return the runs by setting and way, in the order of `WAYS`."""
+    settings: dict[str, dict[str, Runs]] = {}
+    for path in sorted(folder.glob("*/*.json")):
+        run = json.loads(path.read_text())
+        settings.setdefault(path.parent.name, {}).setdefault(run["run"]["way"], []).append(run)
+    return {name: {way: found[way] for way in WAYS if way in found} for name, found in settings.items()}
+
+
+def cell(values: Sequence[float], worst: float) -> str:
+    """Return the mean in percent, and the worst where there are several."""
+    mean = f"{100 * sum(values) / len(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ({100 * worst:.1f})"
+
+
+def rows_of(lines: Sequence[Sequence[str]]) -> str:
+    """Return a table as Markdown, its first line the head."""
+    ruled = [lines[0], ["---", *["---:"] * (len(lines[0]) - 1)], *lines[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in ruled)
+
+
+def summary(ways: dict[str, Runs]) -> str:
+    """Return the balanced accuracy of each way in each test of its own source, and the share on the background."""
+    tests = [name for name in next(iter(ways.values()))[0]["tests"] if name not in ("hannover", "figure1")]
+    lines = [["training", "seeds", *tests, "relevance on the background"]]
+    for way, runs in ways.items():
+        cells = []
+        for test in tests:
+            values = [run["tests"][test]["balanced accuracy"][0] for run in runs]
+            cells.append(cell(values, min(values)))
+        shares = [run["background_share"] for run in runs]
+        # what a black background gets is no measure of anything
+        share = "–" if WAYS[way].blank else cell(shares, max(shares))
+        lines.append([way, str(len(runs)), *cells, share])
+    return rows_of(lines)
+
+
+def details(run: dict[str, Any]) -> str:
+    """Return all measures of one run with their intervals over patients."""
+    measures = list(next(iter(run["tests"].values())))
+    lines = [["test", *measures]]
+    for test, found in run["tests"].items():
+        cells = [found.get(measure) for measure in measures]
+        lines.append([test, *("–" if c is None else f"{c[0]:.2f} ({c[1]:.2f} to {c[2]:.2f})" for c in cells)])
+    return rows_of(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> str:
+    """Write ``chest_xray.md``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the runs' files")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results", help="folder to write to")
+    options = parser.parse_args(arguments)
+    settings = read(options.results)
+    if not settings:
+        parser.error(f"no results in {options.results}; run study.py first")
+    parts = [
+        "Balanced accuracy in %, mean of the seeds and in brackets the worst. The checkpoint and the threshold are chosen "
+        "on validation films with the same shortcut and on backgrounds of the other class."
+    ]
+    for setting, ways in settings.items():
+        parts += [f"## {setting}", summary(ways)]
+        for way, runs in ways.items():
+            parts += [f"### {setting}, {way}, seed {runs[0]['run']['seed']}", details(runs[0])]
+    text = "\n\n".join(parts) + "\n"
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "chest_xray.md").write_text(text)
+    print(text)
+    return text
+
+
+if __name__ == "__main__":
+    main()
