@@ -210,7 +210,7 @@ def stands_for_module(mode: FunctionMode, func: Any, /, input: Tensor, *args: An
     """The rule of the module type that the function stands for."""
     module: Any = MODULES[func](*args, **kwargs)
     rule = mode.hook.rule_of(module)
-    if rule is None or not mode.carries(input):
+    if rule is None:
         return func(input, *args, **kwargs)
     inplace: bool = getattr(module, "inplace", False)
     module.inplace = False
@@ -220,24 +220,13 @@ def stands_for_module(mode: FunctionMode, func: Any, /, input: Tensor, *args: An
     return input.copy_(result) if inplace else result
 
 
-class _OfOneTensor(nn.Module):
-    """A function with its other arguments, as the module that a rule is evaluated on."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, input: Tensor) -> Tensor:
-        return self.function(input)
-
-
-def _shared(like: nn.Module, mode: FunctionMode, func: Any, /, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _shared(like: Any, mode: FunctionMode, func: Any, /, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     output: Tensor = func(input, *args, **kwargs)
     rule = mode.hook.rule_of(like)
     if rule is None:
         return output
-    call = Call(_OfOneTensor(lambda x: func(x, *args, **kwargs)), {}, (input,))
-    return attached(mode.hook, name_of(func), rule.copy(), call, output)
+    like.forward = lambda x: func(x, *args, **kwargs)
+    return attached(mode.hook, name_of(func), rule.copy(), Call(like, {}, (input,)), output)
 
 
 def summed(mode: FunctionMode, func: Any, /, *args: Any, **kwargs: Any) -> Tensor:
@@ -265,8 +254,7 @@ def added(mode: FunctionMode, func: Any, /, input: Any, other: Any, **options: A
         return func(input, other, **options)
     name, alpha = func.__name__.strip("_"), options.get("alpha", 1)
     factors = (-alpha, 1) if name == "rsub" else (1, alpha if "add" in name else -alpha)
-    terms = (input.clone() if _writes(func) else input, other)
-    output = torch.add(*terms, alpha=factors[1]) if _writes(func) else func(input, other, **options)
+    terms, output = _out_of_place(func, (input, other), options)
     carrying = [mode.carries(term) for term in (input, other)]
     for carries, factor in zip(carrying, factors, strict=True):
         if carries and factor < 0:
@@ -294,39 +282,33 @@ def scaled(mode: FunctionMode, func: Any, /, input: Any, other: Any = None, **op
     """A product or quotient with a constant, or a minus: handed on unchanged, but through no factor of 0."""
     name = func.__name__.strip("_")
     operands = (input,) if "neg" in name else (input, other)
-    carrier, factor = (input, -1 if "neg" in name else other) if mode.carries(input) else (other, input)
+    carrier = 0 if mode.carries(input) else 1
+    factor = -1 if "neg" in name else operands[1 - carrier]
     if mode.carries(factor):
         mode.report(func, "multiplies or divides two tensors that both carry relevance")
-    elif "div" in name and (carrier is input) == name.startswith("r"):
+    elif "div" in name and (carrier == 0) == name.startswith("r"):
         mode.report(func, "divides by a tensor that carries relevance")
     elif options.get("rounding_mode") is not None:
         mode.report(func)
     elif mode.hook.rule_of(Sum()) is not None and not (isinstance(factor, (int, float)) and factor == 0):
-        return _scaled(mode, func, operands, options, carrier, factor)
+        return _scaled(mode, func, operands, options, carrier)
     return func(*operands, **options)
 
 
-def _scaled(mode: FunctionMode, func: Any, operands: Any, options: Any, carrier: Tensor, factor: Any) -> Any:
-    if _writes(func):
-        # what is written to is read again
-        kept = operands[0].clone()
-        carrier, factor = (kept, factor) if carrier is operands[0] else (carrier, kept)
-        name = func.__name__
-        out_of_place: Any = torch.neg if "neg" in name else torch.div if "div" in name else torch.mul
-        output = out_of_place(kept, *operands[1:], **options)
-    else:
-        output = func(*operands, **options)
-    signed = mode.hook.signed
+def _scaled(mode: FunctionMode, func: Any, operands: Any, options: Any, carrier: int) -> Any:
+    kept, output = _out_of_place(func, operands, options)
+    factor = -1 if len(kept) == 1 else kept[1 - carrier]
     if isinstance(factor, Tensor):
+        signed = mode.hook.signed
 
         def propagate(relevance: Tensor, carrier: Tensor, factor: Tensor) -> tuple[Tensor, None]:
             return (relevance * (factor != 0 if signed else factor > 0)).sum_to_size(carrier.shape), None
 
-        passed = substitute(mode.hook, propagate, output, carrier, factor)
+        passed = substitute(mode.hook, propagate, output, kept[carrier], factor)
     else:
         if factor < 0:
             mode.report_minus(func)
-        passed = substitute(mode.hook, None, output, carrier)
+        passed = substitute(mode.hook, None, output, kept[carrier])
     return _written(func, operands[0], passed)
 
 
@@ -347,6 +329,15 @@ def _writes(func: Any) -> bool:
     return name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
 
 
+def _out_of_place(func: Any, operands: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], Tensor]:
+    """Return the operands as they are, and the result; what a function that works in place writes to is read again."""
+    if not _writes(func):
+        return operands, func(*operands, **options)
+    kept = operands[0].clone(), *operands[1:]
+    plain = next(getattr(torch, name) for name in ("add", "sub", "mul", "div", "neg") if name in func.__name__)
+    return kept, plain(*kept, **options)
+
+
 def _written(func: Any, input: Tensor, result: Tensor) -> Tensor:
     """Return a result, in the memory of the input where the function works in place."""
     return input.copy_(result) if _writes(func) else result
@@ -365,10 +356,7 @@ NAMES: tuple[tuple[Handler, str], ...] = (
     (unchanged, "adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices"),
     (unchanged, "adaptive_max_pool3d_with_indices"),
     # shapes, copies, types
-    (
-        unchanged,
-        "flatten unflatten reshape reshape_as view view_as ravel squeeze squeeze_ unsqueeze unsqueeze_",
-    ),
+    (unchanged, "flatten unflatten reshape reshape_as view view_as ravel squeeze squeeze_ unsqueeze unsqueeze_"),
     (unchanged, "permute transpose transpose_ swapaxes swapaxes_ swapdims swapdims_ movedim moveaxis t t_ adjoint"),
     (unchanged, "expand expand_as repeat repeat_interleave tile broadcast_to clone contiguous positive __pos__"),
     (unchanged, "to type type_as float double half bfloat16 cpu cuda requires_grad_"),
