@@ -107,7 +107,7 @@ class AutoTaps(Taps):
                 self._look(name, module, args, output)
 
     def _look(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.pictures.see(module, output)
+        self.pictures.see(module, args, output)
         again = name in self._ran
         self._ran.add(name)
         if again:

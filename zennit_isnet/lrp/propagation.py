@@ -126,7 +126,7 @@ def propagate(
                 maps = torch.stack([maps[place] for maps in found], dim=1)
                 maps = maps if create_graph else maps.detach()
                 relevance[place._replace(composite=index)] = taps.channels_first(place, maps, axis=2)
-    return Propagation(output, Places(relevance), starts)
+        return Propagation(output, Places(relevance), starts)
 
 
 def _called_with(module: nn.Module, entries: Sequence[Tensor]) -> RemovableHandle:

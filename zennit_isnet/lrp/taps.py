@@ -253,7 +253,7 @@ class MapTaps(Taps):
 
     def __enter__(self) -> MapTaps:
         super().__enter__()
-        self._handles += [module.register_forward_hook(self._see) for module in self._witnesses]
+        self._handles += [module.register_forward_hook(self.pictures.see) for module in self._witnesses]
         return self
 
     def read(self) -> dict[Place, Tensor]:
@@ -275,10 +275,6 @@ class MapTaps(Taps):
             if layout is Layout.LAST:
                 self.channels_last.add(Place(name))
         return outputs
-
-    def _see(self, module: nn.Module, args: Any, output: Any) -> None:
-        if not self._over:
-            self.pictures.see(module, output)
 
     def _keep(self, name: str, value: Any) -> Any:
         reading = self.pictures.read(self.layers[name], value)
