@@ -21,17 +21,12 @@ Bound = float | Sequence[float] | Tensor
 """One number, or one for each channel."""
 
 
-class Switched(Hook, ABC):
-    """Zennit hook that is the switch of what it attaches: on between `register` and `remove`, and not after."""
+class Switched(Hook):
+    """Zennit hook that is the switch of what it attaches: on until `remove`, and not after."""
 
-    @abstractmethod
-    def hook_on(self, module: nn.Module) -> list[Any]:
-        """Put hooks on a module and return their handles."""
-
-    def register(self, module: nn.Module) -> RemovableHandleList:
-        """Hook a module and switch on."""
-        self.active = True
-        return RemovableHandleList([RemovableHandle(self), *self.hook_on(module)])
+    def copy(self) -> Switched:
+        """Return the hook itself, which is made for one registration."""
+        return self
 
     def remove(self) -> None:
         """Switch off, for graphs that still exist too."""
@@ -46,7 +41,7 @@ class Switched(Hook, ABC):
         )
 
 
-class PassHook(Switched):
+class PassHook(Switched, ABC):
     """Hook of a root module, whose forward passes run in a mode that `_enter` gives to `start` and `_leave` ends."""
 
     def __init__(self) -> None:
@@ -55,12 +50,11 @@ class PassHook(Switched):
         self.after: list[Callable[[], Any]] = []
         self._stack = ExitStack()
 
-    def hook_on(self, module: nn.Module) -> list[Any]:
+    def register(self, module: nn.Module) -> RemovableHandleList:
         """Hook the root module."""
-        return [
-            module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True),
-            module.register_forward_hook(self._leave, always_call=True),
-        ]
+        before = module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True)
+        after = module.register_forward_hook(self._leave, always_call=True)
+        return RemovableHandleList([RemovableHandle(self), before, after])
 
     def remove(self) -> None:
         """Switch off, in the middle of a pass too."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
 from zennit.composites import register_composite
-from zennit.core import RemovableHandle
+from zennit.core import RemovableHandle, RemovableHandleList
 
 from zennit_isnet.checks import check_choice, check_epsilon, fitted_bound
 from zennit_isnet.errors import InvalidValueError, UncoveredOperationError
@@ -45,13 +45,9 @@ class FrozenGates(PassHook):
         self.input_gradient = True
         super().__init__()
 
-    def copy(self) -> FrozenGates:
-        """Return the hook itself: the composite's map makes one for each registration."""
-        return self
-
-    def hook_on(self, module: nn.Module) -> list[RemovableHandle]:
+    def register(self, module: nn.Module) -> RemovableHandleList:
         """Hook the root module, and the modules that are not looked into."""
-        return [*self.hide_modules(module, lambda: self.mode), *super().hook_on(module)]
+        return RemovableHandleList([*self.hide_modules(module, lambda: self.mode), *super().register(module)])
 
     def hide_modules(self, module: nn.Module, current: Callable[[], FrozenGateMode | None]) -> list[RemovableHandle]:
         """Hook the modules that are not looked into; `current` returns the mode of the pass that runs."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from zennit.core import Hook
+from zennit.core import Hook, RemovableHandleList
 from zennit.layer import Sum
 
 from zennit_isnet.errors import UncoveredOperationError
@@ -67,9 +67,9 @@ class VisibleFunctions(PassHook):
         self.rule_of, self.strict, self.signed = rule_of, strict, signed
         self.inside = 0
 
-    def hook_on(self, module: nn.Module) -> list[Any]:
+    def register(self, module: nn.Module) -> RemovableHandleList:
         """Watch the functional calls of the module's forward passes."""
-        handles = super().hook_on(module)
+        handles = super().register(module)
         for child in module.modules():
             if child is not module and self.rule_of(child) is not None:
                 handles.append(child.register_forward_pre_hook(self._into, prepend=True))
@@ -134,9 +134,9 @@ class FunctionMode(TorchFunctionMode):
         operands = list(tensors_in((*args, *kwargs.values())))
         graded = torch.is_grad_enabled()
         with torch._C.DisableTorchFunction():  # a mode below would see a look at a tensor's attributes
-            kind = (
-                self.read(operands, func) if graded else max((self.kinds[t] for t in operands), default=Kind.CONSTANT)
-            )
+            if graded:
+                self.read(operands, func)
+            kind = max((self.kinds[t] for t in operands), default=Kind.CONSTANT)
             versions = [version_of(t) for t in operands]
         if self.hook.inside or not graded or kind is not Kind.SIGNAL:
             result = func(*args, **kwargs)
@@ -147,17 +147,14 @@ class FunctionMode(TorchFunctionMode):
             self.note(result, operands, versions, Kind.CONSTANT if value_free else kind)
         return result
 
-    def read(self, values: Iterable[Any], func: Any) -> Kind:
-        """Return what the tensors among values make of a result; report those that came from nowhere."""
-        kind = Kind.CONSTANT
+    def read(self, values: Iterable[Any], func: Any) -> None:
+        """Report the tensors among values that came from nowhere, and take them for what carries relevance."""
         for tensor in tensors_in(values):
             if self.kinds[tensor] > Kind.SIGNAL:
                 maker = tensor.grad_fn.name()  # type: ignore[union-attr]  # without one nothing is unknown
                 if maker not in UNSEEN and not self.hook.inside:
                     self.report(func, f"reads a tensor of unknown origin ({maker})")
                 self.kinds[tensor] = Kind.SIGNAL
-            kind = max(kind, self.kinds[tensor])
-        return kind
 
     def note(self, result: Any, operands: list[Tensor], versions: list[int], kind: Kind) -> None:
         """Note what the results of an operation are, and what it wrote to."""
@@ -256,17 +253,15 @@ def added(mode: FunctionMode, func: Any, /, input: Any, other: Any, **options: A
     factors = (-alpha, 1) if name == "rsub" else (1, alpha if "add" in name else -alpha)
     terms, output = _out_of_place(func, (input, other), options)
     carrying = [mode.carries(term) for term in (input, other)]
-    for carries, factor in zip(carrying, factors, strict=True):
-        if carries and factor < 0:
-            mode.report_minus(func)
+    if any(carries and factor < 0 for carries, factor in zip(carrying, factors, strict=True)):
+        mode.report_minus(func)
     numbers = [None if isinstance(term, Tensor) else term for term in terms]
     if 0 in numbers:
         # the other term is all of it
         return _written(func, input, substitute(mode.hook, None, output, terms[1 - numbers.index(0)]))
 
-    def propagate(relevance: Tensor, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-        known = zip(numbers, tensors, strict=True)
-        values = [torch.as_tensor(n).to(relevance) if t is None else t.to(relevance) for n, t in known]
+    def propagate(relevance: Tensor, *tensors: Tensor) -> tuple[Tensor | None, ...]:
+        values = [tensor.to(relevance) for tensor in tensors]
         parts = [value if factor == 1 else factor * value for value, factor in zip(values, factors, strict=True)]
         stacked = torch.stack(torch.broadcast_tensors(*parts), dim=-1)
         (share,) = apply_rule(rule.copy(), Call(Sum(), {}, (stacked,)), relevance)
@@ -274,7 +269,7 @@ def added(mode: FunctionMode, func: Any, /, input: Any, other: Any, **options: A
         found = zip(share.unbind(-1), values, carrying, strict=True)
         return tuple(part.sum_to_size(value.shape) if carries else None for part, value, carries in found)
 
-    operands = [term if isinstance(term, Tensor) else None for term in terms]
+    operands = [term if isinstance(term, Tensor) else torch.as_tensor(term) for term in terms]
     return _written(func, input, substitute(mode.hook, propagate, output, *operands))
 
 
@@ -350,11 +345,10 @@ NAMES: tuple[tuple[Handler, str], ...] = (
     (unchanged, "where masked_fill masked_fill_ tril triu flip fliplr flipud rot90 roll"),
     (unchanged, "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle"),
     # winners take all
-    (unchanged, "max amax maximum min amin minimum topk sort"),
     (unchanged, "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"),
     (unchanged, "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices"),
     (unchanged, "adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices"),
-    (unchanged, "adaptive_max_pool3d_with_indices"),
+    (unchanged, "adaptive_max_pool3d_with_indices max amax maximum min amin minimum topk sort"),
     # shapes, copies, types
     (unchanged, "flatten unflatten reshape reshape_as view view_as ravel squeeze squeeze_ unsqueeze unsqueeze_"),
     (unchanged, "permute transpose transpose_ swapaxes swapaxes_ swapdims swapdims_ movedim moveaxis t t_ adjoint"),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
-from zennit.core import Hook
+from zennit.core import Hook, RemovableHandle, RemovableHandleList
 from zennit.types import ConvolutionStandard, ConvolutionTranspose
 
 from zennit_isnet.errors import UnsupportedModelError
@@ -166,19 +166,6 @@ class Fusion:
         # an in-place operation in between makes it another tensor
         return call if version == tensor._version else None
 
-    def fold_after(self, affine: Affine, switch: Switch, input: Tensor, output: Tensor) -> Tensor | None:
-        """Return a BatchNorm's output with the fused layer's rule, or None if no layer made its input."""
-        layer = self.call_of(input)
-        if not isinstance(layer, LayerCall) or input.ndim != layer.call.module.weight.ndim:
-            return None
-        if layer.rule is not None:
-            return with_rule(switch, layer, output, NormCall(affine, input))
-
-        def scale(relevance: Tensor, norm_input: Tensor) -> tuple[Tensor]:
-            return (Scaled.apply(relevance, affine(norm_input)[0]),)
-
-        return substitute(switch, scale, output, input)
-
 
 class FusedBatchNorm(Switched):
     """Hook of a BatchNorm module that folds it by `Fusion`, and keeps its own rule where that cannot be.
@@ -207,21 +194,22 @@ class FusedBatchNorm(Switched):
             )
         self.where, self.fusion, self.rule = where, fusion, rule
 
-    def hook_on(self, module: nn.Module) -> list[Any]:
+    def register(self, module: nn.Module) -> RemovableHandleList:
         """Hook the BatchNorm."""
-        return [module.register_forward_hook(self._after)]
+        return RemovableHandleList([RemovableHandle(self), module.register_forward_hook(self._after)])
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if not torch.is_grad_enabled() or not args or not args[0].requires_grad:
             return None
-        affine = Affine(module)
-        fused = self.fusion.fold_after(affine, self, args[0], output)
-        if fused is not None:
-            return fused
+        input, affine, layer = args[0], Affine(module), self.fusion.call_of(args[0])
+        if isinstance(layer, LayerCall) and input.ndim == layer.call.module.weight.ndim:
+            if layer.rule is not None:
+                return with_rule(self, layer, output, NormCall(affine, input))
+            return substitute(self, lambda relevance, x: (Scaled.apply(relevance, affine(x)[0]),), output, input)
         if self.rule is not None or affine.synchronized:
-            output = substitute(self, self._refuse if self.rule is None else None, output, args[0])
+            output = substitute(self, self._refuse if self.rule is None else None, output, input)
         if self.fusion.before:
-            self.fusion.note(output, NormCall(affine, args[0]))
+            self.fusion.note(output, NormCall(affine, input))
         return output
 
     def _refuse(self, relevance: Tensor, input: Tensor) -> tuple[Tensor]:

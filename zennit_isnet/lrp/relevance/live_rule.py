@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from zennit.core import BasicHook, Hook
+from zennit.core import BasicHook, Hook, RemovableHandle, RemovableHandleList
 from zennit.types import Linear
 
 from zennit_isnet.errors import UnsupportedModelError
@@ -32,28 +32,22 @@ class LiveRule(Switched):
     def __init__(self, where: str, rule: Hook, fusion: Fusion | None = None) -> None:
         super().__init__()
         self.where, self.rule, self.fusion = where, rule, fusion
-        self._calls: list[tuple[Any, ...]] = []
+        self.stored_tensors["calls"] = []
 
-    def hook_on(self, module: nn.Module) -> list[Any]:
+    def register(self, module: nn.Module) -> RemovableHandleList:
         """Hook the module."""
-        return [
-            module.register_forward_pre_hook(self._before, with_kwargs=True),
-            module.register_forward_hook(self._after, with_kwargs=True),
-        ]
-
-    def remove(self) -> None:
-        """Switch the rule off, for graphs that still exist too."""
-        self._calls.clear()
-        super().remove()
+        before = module.register_forward_pre_hook(self._before, with_kwargs=True)
+        after = module.register_forward_hook(self._after, with_kwargs=True)
+        return RemovableHandleList([RemovableHandle(self), before, after])
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # the rule needs the input as it was; the model, and what shares its memory, the one that is written to
         overwrites = getattr(module, "inplace", False) and torch.is_grad_enabled()
         with torch._C.DisableTorchFunction():  # no operation of the model, so that no mode takes it for one
-            self._calls.append(copied(args) if overwrites else args)
+            self.stored_tensors["calls"].append(copied(args) if overwrites else args)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        args = self._calls.pop()
+        args = self.stored_tensors["calls"].pop()
         if not torch.is_grad_enabled():
             return None
         if any(isinstance(value, Tensor) and value.requires_grad for value in kwargs.values()):

@@ -35,7 +35,6 @@ class PositiveParts(BasicHook):
         super().__init__(
             input_modifiers=[torch.relu],
             param_modifiers=[lambda parameter, name: torch.relu(parameter)],
-            output_modifiers=[lambda output: output],
             gradient_mapper=lambda upper, outputs: upper / (outputs[0] + stabilizer),
             reducer=lambda inputs, gradients: inputs[0] * gradients[0],
         )
