@@ -24,9 +24,8 @@ LISTS = (nn.ModuleList, nn.ModuleDict)
 
 def is_chain(module: nn.Module | None) -> bool:
     """Whether everything flows through each child of a module: what is in it lies as far outside as itself."""
-    return type(module) in LISTS or (
-        isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-    )
+    is_sequence = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+    return is_sequence or type(module) in LISTS
 
 
 class Candidate(NamedTuple):
@@ -83,9 +82,8 @@ class AutoTaps(Taps):
         self._kept: dict[tuple[int, str, Layout], list[Candidate]] = {}
 
     def __enter__(self) -> AutoTaps:
-        self._handles = [
-            module.register_forward_hook(partial(self._hook, name)) for name, module in self._modules.items()
-        ]
+        for name, module in self._modules.items():
+            self._handles.append(module.register_forward_hook(partial(self._hook, name)))
         return self
 
     def read(self) -> dict[Place, Tensor]:

@@ -153,13 +153,11 @@ def basic_relevance(rule: BasicHook, call: Call, relevance: Tensor) -> Tensor:
     input, *others = call.args
     inputs, outputs = [], []
     evaluation = InputGradient()
+    pieces = zip(rule.input_modifiers, rule.param_modifiers, rule.output_modifiers, strict=True)
     with torch.enable_grad(), evaluation:
-        for in_mod, param_mod, out_mod in zip(
-            rule.input_modifiers, rule.param_modifiers, rule.output_modifiers, strict=True
-        ):
+        for in_mod, param_mod, out_mod in pieces:
             # the alias keeps derivatives of different pieces apart
-            changed = in_mod(input).view_as(input)
-            changed = changed if changed.requires_grad else changed.requires_grad_()
+            changed = in_mod(input).view_as(input).requires_grad_()
             inputs.append(changed)
             outputs.append(out_mod(modified(param_mod, call)._replace(args=(changed, *others)).output()))
     upper = rule.gradient_mapper(relevance, outputs)
@@ -205,20 +203,17 @@ def check_rule(where: str, module: nn.Module, rule: Any) -> None:
     if not isinstance(rule, Hook):
         raise UnsupportedModelError(f"{where} is no rule; a composite maps modules to zennit.core.Hook or None")
     replaced = [name for name in MECHANISM if getattr(type(rule), name) is not getattr(Hook, name)]
-    is_basic, has_parameters = isinstance(rule, BasicHook), any(True for _ in module.parameters(recurse=False))
+    is_basic, is_evaluated = isinstance(rule, BasicHook), not is_pass(rule)
+    has_own = is_basic and type(rule).backward is not BasicHook.backward
     is_computed = parametrize.is_parametrized(module) or isinstance(vars(module).get("weight"), Tensor)
     refusals = {
         f"overrides {', '.join(replaced)}, for which differentiable() has its own; use forward and backward": replaced,
         "overrides BasicHook.backward on a module with parameters and may read param.data; express the rule by "
-        "modifiers, gradient mapper and reducer, or as a plain Hook": (
-            is_basic and type(rule).backward is not BasicHook.backward and has_parameters
-        ),
-        "would draw other random numbers than the forward pass; give the module no rule, or Pass": (
-            isinstance(module, RANDOM) and not is_pass(rule)
-        ),
-        "needs a second derivative, which SyncBatchNorm has not; give the module no rule, or Pass, or eval mode": (
-            synchronizes(module) and not is_pass(rule)
-        ),
+        "modifiers, gradient mapper and reducer, or as a plain Hook": has_own and [*module.parameters(recurse=False)],
+        "would draw other random numbers than the forward pass; give the module no rule, or Pass": is_evaluated
+        and isinstance(module, RANDOM),
+        "needs a second derivative, which SyncBatchNorm has not; give the module no rule, or Pass, or "
+        "eval mode": is_evaluated and synchronizes(module),
         "modifies parameters, but the weight is computed from others (weight or spectral norm); remove the "
         "parametrization, or give the module no rule": is_basic and is_computed,
     }

@@ -21,16 +21,7 @@ from zennit_isnet.errors import UncoveredOperationError
 from zennit_isnet.lrp.composite import PassHook
 from zennit_isnet.lrp.relevance.evaluation import Call, apply_rule
 from zennit_isnet.lrp.relevance.live_rule import attached
-from zennit_isnet.lrp.signal.mode import (
-    REGISTER_HOOK,
-    VALUE_FREE,
-    Kind,
-    Provenance,
-    module_path,
-    name_of,
-    tensors_in,
-    version_of,
-)
+from zennit_isnet.lrp.signal.mode import VALUE_FREE, Kind, Provenance, module_path, name_of, tensors_in, version_of
 from zennit_isnet.lrp.signal.substitute import Handler, ordinary_only, substitute
 from zennit_isnet.lrp.signal.table import functions_of
 from zennit_isnet.model import main_head
@@ -120,7 +111,7 @@ class FunctionMode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is REGISTER_HOOK:
+        if func == Tensor.register_hook:
             return func(args[0], ordinary_only(self.hook, *args[1:], **kwargs))
         handler = None if kwargs.get("out") is not None else HANDLERS.get(func)
         if handler is None and getattr(func, "__name__", None) == "__get__":
