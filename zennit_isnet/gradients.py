@@ -34,14 +34,6 @@ class OrdinaryGradient(LRPComposite):
 
     propagates = "signal"
 
-    def entry(self, images: Tensor, *, input_gradient: bool = True) -> Tensor:
-        """Return a copy of the images."""
-        return images.clone()
-
-    def start(self, logits: Tensor, seed: Tensor) -> Tensor:
-        """Return the seed."""
-        return seed
-
     def relevance(self, activation: Tensor, arrived: Tensor) -> Tensor:
         """Return the gradient."""
         return arrived

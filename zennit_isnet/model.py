@@ -25,13 +25,12 @@ def uncompiled() -> AbstractContextManager[Any]:
 
     A compiled function has no second derivative, or a wrong one where our functions are in it.
     """
+    # without it nothing is compiled, and the import takes seconds
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
-    if dynamo is None or not hasattr(torch.compiler, "set_stance"):
-        return nullcontext()  # nothing is compiled without, and the import takes seconds
-    if getattr(getattr(dynamo, "_stance", None), "stance", None) == "force_eager":
-        return (
-            nullcontext()
-        )  # after an interruption hooks end later than what is around them, and would leave it behind
+    # after an interruption hooks end later than what is around them, and would leave the stance of theirs behind
+    is_on = getattr(getattr(dynamo, "_stance", None), "stance", None) == "force_eager"
+    if dynamo is None or is_on or not hasattr(torch.compiler, "set_stance"):
+        return nullcontext()
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return stance
 
@@ -72,6 +71,7 @@ def buffers_restored(model: nn.Module, *, on_error_only: bool = False) -> Iterat
     """
     before = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     buffers = {id(b): b for _, held in before for b in held.values() if b is not None}
+    leaves = [buffer for buffer in buffers.values() if buffer.is_leaf]
     copies = _copies(buffers.values())
     try:
         yield
@@ -81,17 +81,17 @@ def buffers_restored(model: nn.Module, *, on_error_only: bool = False) -> Iterat
     finally:
         if not on_error_only:
             for current, held in before:
-                if len(current) != len(held) or any(current[name] is not held[name] for name in held):
-                    current.clear()
-                    current.update(held)
-            for buffer, was_leaf, copy in copies:
-                if was_leaf and not buffer.is_leaf and buffer._base is None:
+                current.clear()
+                current.update(held)
+            for buffer in leaves:
+                if not buffer.is_leaf and buffer._base is None:
                     buffer.detach_()  # the block wrote something with a graph to it
+            for buffer, copy in copies:
                 _give_back(buffer, copy)
 
 
-def _copies(buffers: Iterable[Tensor]) -> list[tuple[Tensor, bool, Tensor]]:
-    """Return each buffer, whether it is a leaf, and a copy; one kernel makes many: few are ever needed."""
+def _copies(buffers: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Return each buffer with a copy; one kernel makes many: few are ever needed."""
     groups: dict[Any, list[Tensor]] = {}
     copies = []
     with torch.no_grad():
@@ -99,11 +99,11 @@ def _copies(buffers: Iterable[Tensor]) -> list[tuple[Tensor, bool, Tensor]]:
             if type(buffer) is Tensor and buffer.layout is torch.strided:
                 groups.setdefault((buffer.device, buffer.dtype), []).append(buffer)
             else:
-                copies.append((buffer, buffer.is_leaf, buffer.clone()))
+                copies.append((buffer, buffer.clone()))
         for group in groups.values():
             empty = [torch.empty_like(buffer) for buffer in group]
             torch._foreach_copy_(empty, group)
-            copies += [(buffer, buffer.is_leaf, copy) for buffer, copy in zip(group, empty, strict=True)]
+            copies += zip(group, empty, strict=True)
     return copies
 
 

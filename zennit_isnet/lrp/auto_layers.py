@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import count, groupby
@@ -10,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zennit_isnet.lrp.pictures import Layout, Reading
-from zennit_isnet.lrp.taps import MapTaps, Place
+from zennit_isnet.lrp.pictures import Layout, Pictures, Reading
+from zennit_isnet.lrp.taps import Place, Taps
 from zennit_isnet.model import unwrapped
 
 AUTO = "auto"
@@ -23,17 +24,26 @@ LISTS = (nn.ModuleList, nn.ModuleDict)
 
 def is_chain(module: nn.Module | None) -> bool:
     """Whether everything flows through each child of a module: what is in it lies as far outside as itself."""
-    return type(module) in LISTS or (
-        isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-    )
+    is_sequence = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+    return is_sequence or type(module) in LISTS
 
 
 class Candidate(NamedTuple):
-    """An output that may stand for its resolution."""
+    """An output that may stand for its resolution; the smallest is the best, the last one of the outermost modules.
+
+    Attributes
+    ----------
+    level, depth : int
+        How often the images are halved there, and how many modules it lies in.
+    countdown : int
+        Another number for each candidate, the smallest for the last.
+    name, reading, output, version
+        Of the module, and what it returned.
+    """
 
     level: int
     depth: int
-    order: int
+    countdown: int
     name: str
     reading: Reading
     output: Tensor
@@ -44,20 +54,8 @@ class Candidate(NamedTuple):
         """Whether nothing has written to the output since the module returned it."""
         return bool(self.output._version == self.version)
 
-    def rank(self) -> tuple[int, int, int]:
-        """Return what the best candidate of a resolution is the smallest in: the last one of the outermost modules."""
-        return self.level, self.depth, -self.order
 
-
-class Mark(NamedTuple):
-    """Where the network was at a resolution."""
-
-    name: str
-    depth: int
-    level: int
-
-
-class AutoTaps(MapTaps):
+class AutoTaps(Taps):
     """Taps on one layer for each octave of resolution below that of the images.
 
     Of the outermost modules, and those chained in them, it is the last one to run: what a stage returns, through which
@@ -74,15 +72,16 @@ class AutoTaps(MapTaps):
     """
 
     def __init__(self, model: nn.Module, images: Sequence[int]) -> None:
-        super().__init__(model, (), images)
+        super().__init__(model)
+        self.pictures = Pictures(images)
         self._modules = {name: module for name, module in unwrapped(model).named_modules() if name}
         self._depths = {name: self._depth(name) for name in self._modules}
-        self._order = count()
-        self._marks: list[Mark] = []
+        self._countdown = count(0, -1)
+        # where the network was at which resolution: depth and level of a module's output by its name
+        self._marks: dict[str, tuple[int, int]] = {}
         self._kept: dict[tuple[int, str, Layout], list[Candidate]] = {}
 
     def __enter__(self) -> AutoTaps:
-        super().__enter__()
         for name, module in self._modules.items():
             self._handles.append(module.register_forward_hook(partial(self._hook, name)))
         return self
@@ -90,15 +89,11 @@ class AutoTaps(MapTaps):
     def read(self) -> dict[Place, Tensor]:
         """Return the outputs of all candidates; `choices` has them by resolution, the best ones first."""
         super().read()
-        found = []
-        for candidate in (candidate for group in self._kept.values() for candidate in group):
-            layout = self.pictures.settle(candidate.reading)
-            if layout in (Layout.FIRST, Layout.LAST) and candidate.is_intact:
-                found.append(candidate)
-                if layout is Layout.LAST:
-                    self.channels_last.add(Place(candidate.name))
+        kept = [candidate for group in self._kept.values() for candidate in group if candidate.is_intact]
         self._kept.clear()
-        found.sort(key=Candidate.rank)
+        layouts = {candidate.name: self.pictures.settle(candidate.reading) for candidate in kept}
+        self.channels_last = {Place(name) for name, layout in layouts.items() if layout is Layout.LAST}
+        found = sorted(candidate for candidate in kept if layouts[candidate.name] in (Layout.FIRST, Layout.LAST))
         self.outputs = {Place(candidate.name): candidate.output for candidate in found}
         self.choices = [[Place(c.name) for c in group] for _, group in groupby(found, key=lambda c: c.level)]
         return self.outputs
@@ -110,7 +105,7 @@ class AutoTaps(MapTaps):
                 self._look(name, module, args, output)
 
     def _look(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.pictures.see(module, output)
+        self.pictures.see(module, args, output)
         again = name in self._ran
         self._ran.add(name)
         if again:
@@ -118,19 +113,18 @@ class AutoTaps(MapTaps):
             for part, group in self._kept.items():
                 self._kept[part] = [candidate for candidate in group if candidate.name != name]
         # what a module does inside matters no more once it has returned, as in squeeze-and-excitation
-        self._marks = [mark for mark in self._marks if not mark.name.startswith(f"{name}.")]
+        self._marks = {inner: mark for inner, mark in self._marks.items() if not inner.startswith(f"{name}.")}
         reading = self.pictures.read(module, output)
         if reading is None or max(reading.size) <= 1 or min(reading.size) < 1:
             return
         level, depth = self.pictures.level(reading.size), self._depths[name]
-        is_finer = any(mark.level > level and mark.depth <= depth for mark in self._marks)
-        if is_finer or self._upsamples(reading, args):
+        coarsest = max((before for around, before in self._marks.values() if around <= depth), default=-math.inf)
+        if coarsest > level or self._upsamples(reading, args):
             return
-        # unless another mark forbids as much
-        if not any(mark.level >= level and mark.depth <= depth for mark in self._marks):
-            self._marks.append(Mark(name, depth, level))
+        if coarsest < level:
+            self._marks[name] = depth, level
         if level > 0 and not again:
-            self._keep_best(Candidate(level, depth, next(self._order), name, reading, output, output._version))
+            self._keep_best(Candidate(level, depth, next(self._countdown), name, reading, output, output._version))
 
     def _depth(self, name: str) -> int:
         """Return how many modules a module lies in, chains and lists of modules and the model not among them."""
@@ -153,6 +147,6 @@ class AutoTaps(MapTaps):
         relevance arrives at is not yet known, nor whether a layout that shapes leave open can be settled.
         """
         part = new.level, new.name.split(".")[0], new.reading.layout
-        group = sorted([new, *(c for c in self._kept.get(part, []) if c.is_intact)], key=Candidate.rank)
+        group = sorted([new, *(c for c in self._kept.get(part, []) if c.is_intact)])
         others = [c for c in group[1:] if c.output is not group[0].output]
         self._kept[part] = [group[0], *others[:1]]

@@ -6,7 +6,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +21,12 @@ Bound = float | Sequence[float] | Tensor
 """One number, or one for each channel."""
 
 
-class Switched(Hook, ABC):
-    """Zennit hook that is the switch of what it attaches: on between `register` and `remove`, and not after."""
+class Switched(Hook):
+    """Zennit hook that is the switch of what it attaches: on until `remove`, and not after."""
 
-    @abstractmethod
-    def hook_on(self, module: nn.Module) -> list[Any]:
-        """Put hooks on a module and return their handles."""
-
-    def register(self, module: nn.Module) -> RemovableHandleList:
-        """Hook a module and switch on."""
-        self.active = True
-        return RemovableHandleList([RemovableHandle(self), *self.hook_on(module)])
+    def copy(self) -> Switched:
+        """Return the hook itself, which is made for one registration."""
+        return self
 
     def remove(self) -> None:
         """Switch off, for graphs that still exist too."""
@@ -46,7 +41,7 @@ class Switched(Hook, ABC):
         )
 
 
-class PassHook(Switched):
+class PassHook(Switched, ABC):
     """Hook of a root module, whose forward passes run in a mode that `_enter` gives to `start` and `_leave` ends."""
 
     def __init__(self) -> None:
@@ -55,12 +50,11 @@ class PassHook(Switched):
         self.after: list[Callable[[], Any]] = []
         self._stack = ExitStack()
 
-    def hook_on(self, module: nn.Module) -> list[Any]:
+    def register(self, module: nn.Module) -> RemovableHandleList:
         """Hook the root module."""
-        return [
-            module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True),
-            module.register_forward_hook(self._leave, always_call=True),
-        ]
+        before = module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True)
+        after = module.register_forward_hook(self._leave, always_call=True)
+        return RemovableHandleList([RemovableHandle(self), before, after])
 
     def remove(self) -> None:
         """Switch off, in the middle of a pass too."""
@@ -90,7 +84,7 @@ class PassHook(Switched):
         """After it, also after an exception in it."""
 
 
-class LRPComposite(Described, Composite, ABC):
+class LRPComposite(Described, Composite):
     """Base of the composites whose relevance is a differentiable function of the parameters.
 
     It registers once at a time and says so: Zennit's composites leave a model silently when they are registered again,
@@ -108,9 +102,8 @@ class LRPComposite(Described, Composite, ABC):
     box: tuple[Tensor, Tensor] | None = None
     _model: weakref.ref[nn.Module] | None = None
 
-    @abstractmethod
     def entry(self, images: Tensor, *, input_gradient: bool = True) -> Tensor:
-        """Return what the model is called with in the place of images, so that it may write to it in place.
+        """Return what the model is called with in the place of images: a copy, so that it may write to it in place.
 
         Parameters
         ----------
@@ -120,14 +113,18 @@ class LRPComposite(Described, Composite, ABC):
             Whether ordinary backward passes of this registration need the gradient at the images. A training step does
             not.
         """
+        return images.clone()
 
-    @abstractmethod
     def start(self, logits: Tensor, seed: Tensor) -> Tensor:
-        """Return what is propagated from the logits for a seed of the signal, in the seed's shape."""
+        """Return what is propagated from the logits for a seed of the signal: the seed, or the relevance ``y ⊙ seed``.
 
-    @abstractmethod
+        In the seed's shape.
+        """
+        return seed if self.propagates == "signal" else logits * seed
+
     def relevance(self, activation: Tensor, arrived: Tensor) -> Tensor:
-        """Return the relevance of a layer's activation from what arrives at it."""
+        """Return the relevance of a layer's activation, ``R = a ⊙ G`` of a signal that arrives at it."""
+        return activation * arrived if self.propagates == "signal" else arrived
 
     def note_copy(self, output: Tensor, copy: Tensor) -> None:
         """Treat a copy of a layer's output as the output itself."""
@@ -205,7 +202,9 @@ class LRPComposite(Described, Composite, ABC):
             )
         try:
             self.register_with(module)
-            self.handles += _gated_hooks(module, _AnyActive(tuple(self.hook_refs)))
+            switch = next(iter(self.hook_refs), None)  # all of them are on and off together
+            if switch is not None:
+                self.handles += _gated_hooks(module, switch)
             self._model = weakref.ref(module)
         except BaseException:
             self.remove()
@@ -227,16 +226,6 @@ class LRPComposite(Described, Composite, ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__init__(state["module_map"], state["canonizers"])
         self.__dict__ |= state
-
-
-class _AnyActive(NamedTuple):
-    """Switch of a registration that has several."""
-
-    hooks: tuple[Hook, ...]
-
-    @property
-    def active(self) -> bool:
-        return any(hook.active for hook in self.hooks)
 
 
 class _GatedHook:

@@ -130,29 +130,32 @@ def check(model: nn.Module, example: Tensor, composite: LRPFlex | None = None) -
         return torch.ones_like(logits).unsqueeze(1)
 
     devices = sorted({p.device for p in model.parameters() if p.device.type == "cuda"}, key=str)
-    with torch.random.fork_rng(devices), buffers_restored(model), composite._inspected(found.append):
+    with torch.random.fork_rng(devices), buffers_restored(model):
+        composite.inspect = found.append  # and nothing is raised
         try:
             attribution(model, example, seeds)
         except UncoveredOperationError:
             pass  # found
         except ISNetError as error:
             rows = [Row("the signal pass", f"(the model) ({type(model).__name__})", None, str(error))]
+        finally:
+            composite.inspect = None
     return Report((*(_rows(found[-1]) if found else ()), *rows))
 
 
 def _rows(inspection: Inspection) -> list[Row]:
     found, live = inspection.found, inspection.problems
-    rows: dict[Row, None] = {}
+    rows: list[Row] = []
     shown: set[Problem] = set()
     for path, operation, rule, positions in inspection.seen:
         problems = [found[i] for i in sorted(positions)]
         wrong = [problem for problem in problems if problem in live]
-        if wrong:
-            shown |= set(wrong)
-            rows[Row(operation, path, None, "; ".join(f"{p.reason}; {p.remedy}" for p in wrong))] = None
-        else:
-            rows[Row(operation, path, BEHIND_A_GATE if problems else rule)] = None
-    for problem in live:
-        if problem not in shown:
-            rows[Row(problem.operation, problem.path, None, f"{problem.reason}; {problem.remedy}")] = None
-    return list(rows)
+        shown |= set(wrong)
+        covered = Row(operation, path, BEHIND_A_GATE if problems else rule)
+        rows.append(_uncovered(path, operation, wrong) if wrong else covered)
+    rows += [_uncovered(problem.path, problem.operation, [problem]) for problem in live if problem not in shown]
+    return list(dict.fromkeys(rows))
+
+
+def _uncovered(path: str, operation: str, problems: list[Problem]) -> Row:
+    return Row(operation, path, None, "; ".join(f"{problem.reason}; {problem.remedy}" for problem in problems))

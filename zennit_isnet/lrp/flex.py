@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
 from zennit.composites import register_composite
-from zennit.core import RemovableHandle
+from zennit.core import RemovableHandle, RemovableHandleList
 
 from zennit_isnet.checks import check_choice, check_epsilon, fitted_bound
 from zennit_isnet.errors import InvalidValueError, UncoveredOperationError
@@ -39,20 +39,16 @@ class FrozenGates(PassHook):
     """
 
     def __init__(self, composite: LRPFlex) -> None:
-        super().__init__()
         self.composite = composite
         self.handlers, self.detach_statistics = composite.handlers, composite.detach_statistics
         absolute, ratio = composite.epsilon, composite.epsilon_ratio
         self.epsilon = Epsilon(ratio, relative=True) if absolute is None else Epsilon(absolute)
         self.input_gradient = True
+        super().__init__()
 
-    def copy(self) -> FrozenGates:
-        """Return an unregistered hook with the same settings."""
-        return FrozenGates(self.composite)
-
-    def hook_on(self, module: nn.Module) -> list[RemovableHandle]:
+    def register(self, module: nn.Module) -> RemovableHandleList:
         """Hook the root module, and the modules that are not looked into."""
-        return [*super().hook_on(module), *self.hide_modules(module, lambda: self.mode)]
+        return RemovableHandleList([*self.hide_modules(module, lambda: self.mode), *super().register(module)])
 
     def hide_modules(self, module: nn.Module, current: Callable[[], FrozenGateMode | None]) -> list[RemovableHandle]:
         """Hook the modules that are not looked into; `current` returns the mode of the pass that runs."""
@@ -78,8 +74,9 @@ class FrozenGates(PassHook):
         mode.seen = None if composite.inspect is None else []
         for entry in entries.values():
             mode.enter(entry)
+        given = exchanged(args, entries), dict(zip(kwargs, exchanged([*kwargs.values()], entries), strict=True))
         self.start(mode)
-        return exchanged(args, entries), {key: exchanged(value, entries) for key, value in kwargs.items()}
+        return given
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         """End the pass and raise, or report, what it found."""
@@ -283,29 +280,12 @@ class LRPFlex(LRPComposite):
         # one hook sees all operations below it, so the root is the only module that gets one
         return None if name else FrozenGates(self)
 
-    @contextmanager
-    def _inspected(self, inspect: Callable[[Inspection], None]) -> Iterator[None]:
-        """Hand what passes find to a function, and raise nothing."""
-        self.inspect = inspect
-        try:
-            yield
-        finally:
-            self.inspect = None
-
     def entry(self, images: Tensor, *, input_gradient: bool = True) -> Tensor:
         """Return the images: the model gets a copy of them, at which the signal becomes relevance."""
         for hook in self.hook_refs:
             # without it the input gradient of the first convolution is skipped
             hook.input_gradient = input_gradient
         return images
-
-    def start(self, logits: Tensor, seed: Tensor) -> Tensor:
-        """Return the seed: it is the signal at the logits."""
-        return seed
-
-    def relevance(self, activation: Tensor, arrived: Tensor) -> Tensor:
-        """``R = a ⊙ G``."""
-        return activation * arrived
 
 
 def box_from_normalization(mean: Bound, std: Bound) -> tuple[Tensor, Tensor]:

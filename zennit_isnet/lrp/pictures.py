@@ -81,8 +81,8 @@ class Pictures:
         self.images = tuple(images)
         self._channels_last: set[tuple[int, ...]] = set()
 
-    def see(self, module: nn.Module, output: Any) -> None:
-        """Let an output speak for channels last."""
+    def see(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Forward hook: let an output speak for channels last."""
         if isinstance(output, Tensor) and output.ndim >= 3 and works_on_last_axis(module):
             self._channels_last.add(tuple(output.shape))
 

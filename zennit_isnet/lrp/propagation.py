@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -83,13 +84,13 @@ def propagate(
     wanted = [x.requires_grad and torch.is_grad_enabled() for x in inputs]
     # aliases, so that a tensor which the user hands in twice is two inputs
     sources = [x.view_as(x) if wants else x.detach().requires_grad_() for x, wants in zip(inputs, wanted, strict=True)]
+    taps.on_copy = [composite.note_copy for composite in composites]
     module = unwrapped(model)
     check_free(module)
     with torch.enable_grad(), ExitStack() as contexts:
-        # one that propagates relevance has to see the model's operations before LRPFlex exchanges them for its own
-        for composite in sorted(composites, key=lambda one: one.propagates == "signal"):
+        # "relevance" before "signal": it has to see the model's operations before LRPFlex exchanges them for its own
+        for composite in sorted(composites, key=attrgetter("propagates")):
             contexts.enter_context(composite.context(model))
-        taps.on_copy = [composite.note_copy for composite in composites]
         contexts.enter_context(taps)
         contexts.enter_context(uncompiled())
         entries = sources
@@ -111,7 +112,7 @@ def propagate(
             )
         activations = {Place(part=i): source for i, source in enumerate(sources)} if at_inputs else {}
         activations |= taps.read()
-        relevance: Places[Tensor] = Places()
+        relevance = {}
         starts = []
         for index, composite in enumerate(composites):
             with ExitStack() as others:
@@ -125,7 +126,7 @@ def propagate(
                 maps = torch.stack([maps[place] for maps in found], dim=1)
                 maps = maps if create_graph else maps.detach()
                 relevance[place._replace(composite=index)] = taps.channels_first(place, maps, axis=2)
-    return Propagation(output, relevance, starts)
+        return Propagation(output, Places(relevance), starts)
 
 
 def _called_with(module: nn.Module, entries: Sequence[Tensor]) -> RemovableHandle:
@@ -202,12 +203,13 @@ def _relevance_at(
         return dict(zip(places, found, strict=True))
 
     # the others of a group in a pass of their own, because each place that is asked for costs time
-    others = {place for group in taps.choices for place in group[1:]}
-    found = arriving([place for place in activations if place not in others])
+    left_out = {place for group in taps.choices for place in group[1:]}
+    found = arriving([place for place in activations if place not in left_out])
     missing = [group for group in taps.choices if found[group[0]] is None]
     found |= arriving([place for group in missing for place in group[1:]])
-    chosen = {place for group in taps.choices for place in [p for p in group if found.get(p) is not None][:1]}
-    left_out = {place for group in taps.choices for place in group} - chosen
+    for group in missing:
+        taken = next((place for place in group if found[place] is not None), None)
+        left_out = left_out.union(group) - {taken}
     relevance = {}
     for place, activation in activations.items():
         if place in left_out:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -77,8 +77,12 @@ class Places(UserDict[Place, T]):
     def __init__(self, values: Mapping[Any, T] | None = None) -> None:
         super().__init__(values)
 
-    def __getitem__(self, place: Place | str) -> T:
-        return self.data[_placed(place)]
+    if TYPE_CHECKING:  # a place is found as in any dictionary
+
+        def __getitem__(self, place: Place | str) -> T: ...
+
+    def __missing__(self, name: str) -> T:
+        return self.data[_placed(name)]
 
     def __setitem__(self, place: Place | str, value: T) -> None:
         self.data[_placed(place)] = value
@@ -144,7 +148,7 @@ class Taps:
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[str] = (), *, of_inputs: bool = False) -> None:
-        self.layers = find_layers(model, layers)
+        self.layers = find_layers(model, layers) if layers else {}
         self.of_inputs = of_inputs
         self.on_copy: Sequence[Callable[[Tensor, Tensor], None]] = ()
         self.outputs: dict[Place, Tensor] = {}
@@ -185,9 +189,7 @@ class Taps:
 
     def _watch(self, name: str, module: nn.Module) -> RemovableHandle:
         if not self.of_inputs:
-            return module.register_forward_hook(
-                lambda module, args, output: None if self._over else self._keep(name, output)
-            )
+            return module.register_forward_hook(lambda module, args, output: self._keep(name, output))
 
         def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             copies = self._keep(name, (*args, *kwargs.values()))
@@ -198,6 +200,8 @@ class Taps:
 
     def _keep(self, name: str, value: Any) -> Any:
         """Keep what a layer takes or returns, and return its copy."""
+        if self._over:
+            return value
         if name in self._ran:
             raise InvalidValueError(
                 f"a layer whose relevance is asked for must run once in a forward pass; {name!r} runs again"
@@ -249,7 +253,7 @@ class MapTaps(Taps):
 
     def __enter__(self) -> MapTaps:
         super().__enter__()
-        self._handles += [module.register_forward_hook(self._see) for module in self._witnesses]
+        self._handles += [module.register_forward_hook(self.pictures.see) for module in self._witnesses]
         return self
 
     def read(self) -> dict[Place, Tensor]:
@@ -271,10 +275,6 @@ class MapTaps(Taps):
             if layout is Layout.LAST:
                 self.channels_last.add(Place(name))
         return outputs
-
-    def _see(self, module: nn.Module, args: Any, output: Any) -> None:
-        if not self._over:
-            self.pictures.see(module, output)
 
     def _keep(self, name: str, value: Any) -> Any:
         reading = self.pictures.read(self.layers[name], value)

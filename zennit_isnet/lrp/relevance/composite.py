@@ -161,18 +161,6 @@ class DifferentiableComposite(LRPComposite):
         twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return twin
 
-    def entry(self, images: Tensor, *, input_gradient: bool = True) -> Tensor:
-        """Return a copy of the images."""
-        return images.clone()
-
-    def start(self, logits: Tensor, seed: Tensor) -> Tensor:
-        """Return the relevance at the logits, ``y ⊙ seed``."""
-        return logits * seed
-
-    def relevance(self, activation: Tensor, arrived: Tensor) -> Tensor:
-        """Return what arrives: it is the relevance."""
-        return arrived
-
     def note_copy(self, output: Tensor, copy: Tensor) -> None:
         """Treat a copy of a layer's output as the output itself."""
         if self.fusion is not None:
@@ -206,8 +194,8 @@ class DifferentiableComposite(LRPComposite):
     def _fuses(self, name: str, child: nn.Module) -> bool:
         if self._named_norms is not None:
             return name in self._named_norms
-        kinds = (BatchNorm, nn.SyncBatchNorm, *((FrozenBatchNorm2d,) if self._fuses_before else ()))
-        return isinstance(child, kinds)
+        is_frozen = isinstance(child, FrozenBatchNorm2d) and self._fuses_before
+        return is_frozen or isinstance(child, (BatchNorm, nn.SyncBatchNorm))
 
     def _add(self, hook: Hook, module: nn.Module) -> None:
         self.hook_refs.add(hook)

@@ -92,7 +92,7 @@ class Call(NamedTuple):
     """
 
     module: nn.Module
-    parameters: Mapping[str, Tensor | None]
+    parameters: Mapping[str, Tensor]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = MappingProxyType({})
 
@@ -100,6 +100,10 @@ class Call(NamedTuple):
     def tensors(self) -> list[Tensor]:
         """The tensors among the inputs."""
         return [a for a in self.args if isinstance(a, Tensor)]
+
+    def changed(self, **parameters: Tensor) -> Call:
+        """Return the call with other values for some parameters, or with more of them."""
+        return self._replace(parameters={**self.parameters, **parameters})
 
     def output(self) -> Tensor:
         """Return the module's output with these parameters, and with copies of its buffers (running statistics)."""
@@ -115,25 +119,18 @@ def copied(args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
 
 
-def modified_parameters(
-    modifier: Any, module: nn.Module, parameters: Mapping[str, Tensor | None]
-) -> dict[str, Tensor | None]:
+def modified(modifier: Any, call: Call) -> Call:
     """Apply one of Zennit's parameter modifiers to live parameters, with the meaning of `zennit.core.ParamMod`."""
     mod = ParamMod.ensure(modifier)
-    keys = [n for n, p in parameters.items() if p is not None] if mod.param_keys is None else mod.param_keys
-    missing = [key for key in keys if key not in parameters and not hasattr(module, key)]
+    keys = call.parameters if mod.param_keys is None else mod.param_keys
+    missing = [key for key in keys if key not in call.parameters and not hasattr(call.module, key)]
     if missing and mod.require_params:
         raise UnsupportedModelError(
-            f"{type(module).__name__}: the rule modifies the parameters {missing}, which the module does not have; "
-            "give this module type another rule"
+            f"{type(call.module).__name__}: the rule modifies the parameters {missing}, which the module does not "
+            "have; give this module type another rule"
         )
     function = zero_wrap(mod.zero_params or [])(mod.modifier)
-    changed = dict(parameters)
-    for key in keys:
-        value = parameters.get(key)
-        if value is not None:
-            changed[key] = function(value, key)
-    return changed
+    return call.changed(**{key: function(call.parameters[key], key) for key in keys if key in call.parameters})
 
 
 def basic_relevance(rule: BasicHook, call: Call, relevance: Tensor) -> Tensor:
@@ -156,16 +153,13 @@ def basic_relevance(rule: BasicHook, call: Call, relevance: Tensor) -> Tensor:
     input, *others = call.args
     inputs, outputs = [], []
     evaluation = InputGradient()
+    pieces = zip(rule.input_modifiers, rule.param_modifiers, rule.output_modifiers, strict=True)
     with torch.enable_grad(), evaluation:
-        for in_mod, param_mod, out_mod in zip(
-            rule.input_modifiers, rule.param_modifiers, rule.output_modifiers, strict=True
-        ):
+        for in_mod, param_mod, out_mod in pieces:
             # the alias keeps derivatives of different pieces apart
-            modified = in_mod(input).view_as(input)
-            modified = modified if modified.requires_grad else modified.requires_grad_()
-            weights = modified_parameters(param_mod, call.module, call.parameters)
-            inputs.append(modified)
-            outputs.append(out_mod(call._replace(parameters=weights, args=(modified, *others)).output()))
+            changed = in_mod(input).view_as(input).requires_grad_()
+            inputs.append(changed)
+            outputs.append(out_mod(modified(param_mod, call)._replace(args=(changed, *others)).output()))
     upper = rule.gradient_mapper(relevance, outputs)
     return rule.reducer(inputs, evaluation.gradient(outputs, inputs, upper))
 
@@ -209,20 +203,17 @@ def check_rule(where: str, module: nn.Module, rule: Any) -> None:
     if not isinstance(rule, Hook):
         raise UnsupportedModelError(f"{where} is no rule; a composite maps modules to zennit.core.Hook or None")
     replaced = [name for name in MECHANISM if getattr(type(rule), name) is not getattr(Hook, name)]
-    is_basic, has_parameters = isinstance(rule, BasicHook), any(True for _ in module.parameters(recurse=False))
+    is_basic, is_evaluated = isinstance(rule, BasicHook), not is_pass(rule)
+    has_own = is_basic and type(rule).backward is not BasicHook.backward
     is_computed = parametrize.is_parametrized(module) or isinstance(vars(module).get("weight"), Tensor)
     refusals = {
         f"overrides {', '.join(replaced)}, for which differentiable() has its own; use forward and backward": replaced,
         "overrides BasicHook.backward on a module with parameters and may read param.data; express the rule by "
-        "modifiers, gradient mapper and reducer, or as a plain Hook": (
-            is_basic and type(rule).backward is not BasicHook.backward and has_parameters
-        ),
-        "would draw other random numbers than the forward pass; give the module no rule, or Pass": (
-            isinstance(module, RANDOM) and not is_pass(rule)
-        ),
-        "needs a second derivative, which SyncBatchNorm has not; give the module no rule, or Pass, or eval mode": (
-            synchronizes(module) and not is_pass(rule)
-        ),
+        "modifiers, gradient mapper and reducer, or as a plain Hook": has_own and [*module.parameters(recurse=False)],
+        "would draw other random numbers than the forward pass; give the module no rule, or Pass": is_evaluated
+        and isinstance(module, RANDOM),
+        "needs a second derivative, which SyncBatchNorm has not; give the module no rule, or Pass, or "
+        "eval mode": is_evaluated and synchronizes(module),
         "modifies parameters, but the weight is computed from others (weight or spectral norm); remove the "
         "parametrization, or give the module no rule": is_basic and is_computed,
     }

@@ -14,23 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from zennit.core import Hook
+from zennit.core import Hook, RemovableHandleList
 from zennit.layer import Sum
 
 from zennit_isnet.errors import UncoveredOperationError
 from zennit_isnet.lrp.composite import PassHook
 from zennit_isnet.lrp.relevance.evaluation import Call, apply_rule
 from zennit_isnet.lrp.relevance.live_rule import attached
-from zennit_isnet.lrp.signal.mode import (
-    REGISTER_HOOK,
-    VALUE_FREE,
-    Kind,
-    Provenance,
-    module_path,
-    name_of,
-    tensors_in,
-    version_of,
-)
+from zennit_isnet.lrp.signal.mode import VALUE_FREE, Kind, Provenance, module_path, name_of, tensors_in, version_of
 from zennit_isnet.lrp.signal.substitute import Handler, ordinary_only, substitute
 from zennit_isnet.lrp.signal.table import functions_of
 from zennit_isnet.model import main_head
@@ -67,9 +58,9 @@ class VisibleFunctions(PassHook):
         self.rule_of, self.strict, self.signed = rule_of, strict, signed
         self.inside = 0
 
-    def hook_on(self, module: nn.Module) -> list[Any]:
+    def register(self, module: nn.Module) -> RemovableHandleList:
         """Watch the functional calls of the module's forward passes."""
-        handles = super().hook_on(module)
+        handles = super().register(module)
         for child in module.modules():
             if child is not module and self.rule_of(child) is not None:
                 handles.append(child.register_forward_pre_hook(self._into, prepend=True))
@@ -120,7 +111,7 @@ class FunctionMode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is REGISTER_HOOK:
+        if func == Tensor.register_hook:
             return func(args[0], ordinary_only(self.hook, *args[1:], **kwargs))
         handler = None if kwargs.get("out") is not None else HANDLERS.get(func)
         if handler is None and getattr(func, "__name__", None) == "__get__":
@@ -134,9 +125,9 @@ class FunctionMode(TorchFunctionMode):
         operands = list(tensors_in((*args, *kwargs.values())))
         graded = torch.is_grad_enabled()
         with torch._C.DisableTorchFunction():  # a mode below would see a look at a tensor's attributes
-            kind = (
-                self.read(operands, func) if graded else max((self.kinds[t] for t in operands), default=Kind.CONSTANT)
-            )
+            if graded:
+                self.read(operands, func)
+            kind = max((self.kinds[t] for t in operands), default=Kind.CONSTANT)
             versions = [version_of(t) for t in operands]
         if self.hook.inside or not graded or kind is not Kind.SIGNAL:
             result = func(*args, **kwargs)
@@ -147,17 +138,14 @@ class FunctionMode(TorchFunctionMode):
             self.note(result, operands, versions, Kind.CONSTANT if value_free else kind)
         return result
 
-    def read(self, values: Iterable[Any], func: Any) -> Kind:
-        """Return what the tensors among values make of a result; report those that came from nowhere."""
-        kind = Kind.CONSTANT
+    def read(self, values: Iterable[Any], func: Any) -> None:
+        """Report the tensors among values that came from nowhere, and take them for what carries relevance."""
         for tensor in tensors_in(values):
             if self.kinds[tensor] > Kind.SIGNAL:
                 maker = tensor.grad_fn.name()  # type: ignore[union-attr]  # without one nothing is unknown
                 if maker not in UNSEEN and not self.hook.inside:
                     self.report(func, f"reads a tensor of unknown origin ({maker})")
                 self.kinds[tensor] = Kind.SIGNAL
-            kind = max(kind, self.kinds[tensor])
-        return kind
 
     def note(self, result: Any, operands: list[Tensor], versions: list[int], kind: Kind) -> None:
         """Note what the results of an operation are, and what it wrote to."""
@@ -210,7 +198,7 @@ def stands_for_module(mode: FunctionMode, func: Any, /, input: Tensor, *args: An
     """The rule of the module type that the function stands for."""
     module: Any = MODULES[func](*args, **kwargs)
     rule = mode.hook.rule_of(module)
-    if rule is None or not mode.carries(input):
+    if rule is None:
         return func(input, *args, **kwargs)
     inplace: bool = getattr(module, "inplace", False)
     module.inplace = False
@@ -220,24 +208,13 @@ def stands_for_module(mode: FunctionMode, func: Any, /, input: Tensor, *args: An
     return input.copy_(result) if inplace else result
 
 
-class _OfOneTensor(nn.Module):
-    """A function with its other arguments, as the module that a rule is evaluated on."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, input: Tensor) -> Tensor:
-        return self.function(input)
-
-
-def _shared(like: nn.Module, mode: FunctionMode, func: Any, /, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _shared(like: Any, mode: FunctionMode, func: Any, /, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     output: Tensor = func(input, *args, **kwargs)
     rule = mode.hook.rule_of(like)
     if rule is None:
         return output
-    call = Call(_OfOneTensor(lambda x: func(x, *args, **kwargs)), {}, (input,))
-    return attached(mode.hook, name_of(func), rule.copy(), call, output)
+    like.forward = lambda x: func(x, *args, **kwargs)
+    return attached(mode.hook, name_of(func), rule.copy(), Call(like, {}, (input,)), output)
 
 
 def summed(mode: FunctionMode, func: Any, /, *args: Any, **kwargs: Any) -> Tensor:
@@ -265,20 +242,17 @@ def added(mode: FunctionMode, func: Any, /, input: Any, other: Any, **options: A
         return func(input, other, **options)
     name, alpha = func.__name__.strip("_"), options.get("alpha", 1)
     factors = (-alpha, 1) if name == "rsub" else (1, alpha if "add" in name else -alpha)
-    terms = (input.clone() if _writes(func) else input, other)
-    output = torch.add(*terms, alpha=factors[1]) if _writes(func) else func(input, other, **options)
+    terms, output = _out_of_place(func, (input, other), options)
     carrying = [mode.carries(term) for term in (input, other)]
-    for carries, factor in zip(carrying, factors, strict=True):
-        if carries and factor < 0:
-            mode.report_minus(func)
+    if any(carries and factor < 0 for carries, factor in zip(carrying, factors, strict=True)):
+        mode.report_minus(func)
     numbers = [None if isinstance(term, Tensor) else term for term in terms]
     if 0 in numbers:
         # the other term is all of it
         return _written(func, input, substitute(mode.hook, None, output, terms[1 - numbers.index(0)]))
 
-    def propagate(relevance: Tensor, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-        known = zip(numbers, tensors, strict=True)
-        values = [torch.as_tensor(n).to(relevance) if t is None else t.to(relevance) for n, t in known]
+    def propagate(relevance: Tensor, *tensors: Tensor) -> tuple[Tensor | None, ...]:
+        values = [tensor.to(relevance) for tensor in tensors]
         parts = [value if factor == 1 else factor * value for value, factor in zip(values, factors, strict=True)]
         stacked = torch.stack(torch.broadcast_tensors(*parts), dim=-1)
         (share,) = apply_rule(rule.copy(), Call(Sum(), {}, (stacked,)), relevance)
@@ -286,7 +260,7 @@ def added(mode: FunctionMode, func: Any, /, input: Any, other: Any, **options: A
         found = zip(share.unbind(-1), values, carrying, strict=True)
         return tuple(part.sum_to_size(value.shape) if carries else None for part, value, carries in found)
 
-    operands = [term if isinstance(term, Tensor) else None for term in terms]
+    operands = [term if isinstance(term, Tensor) else torch.as_tensor(term) for term in terms]
     return _written(func, input, substitute(mode.hook, propagate, output, *operands))
 
 
@@ -294,39 +268,33 @@ def scaled(mode: FunctionMode, func: Any, /, input: Any, other: Any = None, **op
     """A product or quotient with a constant, or a minus: handed on unchanged, but through no factor of 0."""
     name = func.__name__.strip("_")
     operands = (input,) if "neg" in name else (input, other)
-    carrier, factor = (input, -1 if "neg" in name else other) if mode.carries(input) else (other, input)
+    carrier = 0 if mode.carries(input) else 1
+    factor = -1 if "neg" in name else operands[1 - carrier]
     if mode.carries(factor):
         mode.report(func, "multiplies or divides two tensors that both carry relevance")
-    elif "div" in name and (carrier is input) == name.startswith("r"):
+    elif "div" in name and (carrier == 0) == name.startswith("r"):
         mode.report(func, "divides by a tensor that carries relevance")
     elif options.get("rounding_mode") is not None:
         mode.report(func)
     elif mode.hook.rule_of(Sum()) is not None and not (isinstance(factor, (int, float)) and factor == 0):
-        return _scaled(mode, func, operands, options, carrier, factor)
+        return _scaled(mode, func, operands, options, carrier)
     return func(*operands, **options)
 
 
-def _scaled(mode: FunctionMode, func: Any, operands: Any, options: Any, carrier: Tensor, factor: Any) -> Any:
-    if _writes(func):
-        # what is written to is read again
-        kept = operands[0].clone()
-        carrier, factor = (kept, factor) if carrier is operands[0] else (carrier, kept)
-        name = func.__name__
-        out_of_place: Any = torch.neg if "neg" in name else torch.div if "div" in name else torch.mul
-        output = out_of_place(kept, *operands[1:], **options)
-    else:
-        output = func(*operands, **options)
-    signed = mode.hook.signed
+def _scaled(mode: FunctionMode, func: Any, operands: Any, options: Any, carrier: int) -> Any:
+    kept, output = _out_of_place(func, operands, options)
+    factor = -1 if len(kept) == 1 else kept[1 - carrier]
     if isinstance(factor, Tensor):
+        signed = mode.hook.signed
 
         def propagate(relevance: Tensor, carrier: Tensor, factor: Tensor) -> tuple[Tensor, None]:
             return (relevance * (factor != 0 if signed else factor > 0)).sum_to_size(carrier.shape), None
 
-        passed = substitute(mode.hook, propagate, output, carrier, factor)
+        passed = substitute(mode.hook, propagate, output, kept[carrier], factor)
     else:
         if factor < 0:
             mode.report_minus(func)
-        passed = substitute(mode.hook, None, output, carrier)
+        passed = substitute(mode.hook, None, output, kept[carrier])
     return _written(func, operands[0], passed)
 
 
@@ -347,6 +315,15 @@ def _writes(func: Any) -> bool:
     return name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
 
 
+def _out_of_place(func: Any, operands: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], Tensor]:
+    """Return the operands as they are, and the result; what a function that works in place writes to is read again."""
+    if not _writes(func):
+        return operands, func(*operands, **options)
+    kept = operands[0].clone(), *operands[1:]
+    plain = next(getattr(torch, name) for name in ("add", "sub", "mul", "div", "neg") if name in func.__name__)
+    return kept, plain(*kept, **options)
+
+
 def _written(func: Any, input: Tensor, result: Tensor) -> Tensor:
     """Return a result, in the memory of the input where the function works in place."""
     return input.copy_(result) if _writes(func) else result
@@ -359,16 +336,12 @@ NAMES: tuple[tuple[Handler, str], ...] = (
     (unchanged, "where masked_fill masked_fill_ tril triu flip fliplr flipud rot90 roll"),
     (unchanged, "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle"),
     # winners take all
-    (unchanged, "max amax maximum min amin minimum topk sort"),
     (unchanged, "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"),
     (unchanged, "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices"),
     (unchanged, "adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices"),
-    (unchanged, "adaptive_max_pool3d_with_indices"),
+    (unchanged, "adaptive_max_pool3d_with_indices max amax maximum min amin minimum topk sort"),
     # shapes, copies, types
-    (
-        unchanged,
-        "flatten unflatten reshape reshape_as view view_as ravel squeeze squeeze_ unsqueeze unsqueeze_",
-    ),
+    (unchanged, "flatten unflatten reshape reshape_as view view_as ravel squeeze squeeze_ unsqueeze unsqueeze_"),
     (unchanged, "permute transpose transpose_ swapaxes swapaxes_ swapdims swapdims_ movedim moveaxis t t_ adjoint"),
     (unchanged, "expand expand_as repeat repeat_interleave tile broadcast_to clone contiguous positive __pos__"),
     (unchanged, "to type type_as float double half bfloat16 cpu cuda requires_grad_"),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
-from zennit.core import Hook
-from zennit.types import ConvolutionTranspose, Linear
+from zennit.core import Hook, RemovableHandle, RemovableHandleList
+from zennit.types import ConvolutionStandard, ConvolutionTranspose
 
 from zennit_isnet.errors import UnsupportedModelError
 from zennit_isnet.lrp.composite import Switched
@@ -45,33 +44,24 @@ class Affine:
         scale = inverse_std if norm.weight is None else norm.weight * inverse_std
         return scale, -mean * scale if norm.bias is None else norm.bias - mean * scale
 
-    def folded_after(
-        self, module: Any, parameters: Mapping[str, Tensor | None], input: Tensor
-    ) -> dict[str, Tensor | None]:
-        """Return the parameters of `module` followed by the BatchNorm, whose input is `input`."""
+    def folded_after(self, call: Call, input: Tensor) -> Call:
+        """Return the call of a layer followed by the BatchNorm, whose input is `input`."""
         scale, shift = self(input)
-        weight, bias = parameters["weight"], parameters.get("bias")
-        assert weight is not None
-        if isinstance(module, ConvolutionTranspose):
-            by_output = _of_groups(scale, weight, module.groups)
+        weight, bias = call.parameters["weight"], call.parameters.get("bias")
+        if isinstance(call.module, ConvolutionTranspose):
+            by_output = _of_groups(scale, weight, call.module.groups)
         else:
             by_output = scale.view(-1, *(1,) * (weight.ndim - 1))
-        return {**parameters, "weight": weight * by_output, "bias": shift if bias is None else bias * scale + shift}
+        return call.changed(weight=weight * by_output, bias=shift if bias is None else bias * scale + shift)
 
-    def folded_before(
-        self, module: Any, parameters: Mapping[str, Tensor | None], input: Tensor
-    ) -> dict[str, Tensor | None]:
-        """Return the parameters of `module` after the BatchNorm, whose input is `input`; see `exact_before`."""
-        scale, shift = self(input)
-        weight, bias = parameters["weight"], parameters.get("bias")
-        assert weight is not None
-        groups = getattr(module, "groups", 1)
+    def folded_before(self, call: Call) -> Call:
+        """Return the call of a layer after the BatchNorm, whose input it has; see `exact_before`."""
+        scale, shift = self(call.args[0])
+        weight, bias = call.parameters["weight"], call.parameters.get("bias")
+        groups = getattr(call.module, "groups", 1)
         constant = (weight * _of_groups(shift, weight, groups)).flatten(1).sum(1)
-        return {
-            **parameters,
-            "weight": weight * _of_groups(scale, weight, groups),
-            "bias": constant if bias is None else bias + constant,
-        }
+        weight = weight * _of_groups(scale, weight, groups)
+        return call.changed(weight=weight, bias=constant if bias is None else bias + constant)
 
 
 def exact_before(module: Any, input: Tensor) -> bool:
@@ -79,15 +69,11 @@ def exact_before(module: Any, input: Tensor) -> bool:
 
     Zeros that a convolution pads with are not shifted, and a transposed one adds fewer terms at the border.
     """
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or input.ndim != weight.ndim or isinstance(module, ConvolutionTranspose):
+    if not isinstance(module, (nn.Linear, ConvolutionStandard)) or input.ndim != module.weight.ndim:
         return False
-    if isinstance(module, nn.Linear):
-        return True
-    if not isinstance(module, nn.modules.conv._ConvNd):
-        return False
-    # on both sides of each dimension, whatever `padding` was given as
-    return module.padding_mode != "zeros" or not any(module._reversed_padding_repeated_twice)
+    # zeros on both sides of each dimension, whatever `padding` was given as
+    is_padded = not isinstance(module, nn.Linear) and any(module._reversed_padding_repeated_twice)
+    return not is_padded or module.padding_mode != "zeros"
 
 
 def _of_groups(values: Tensor, weight: Tensor, groups: int) -> Tensor:
@@ -97,20 +83,48 @@ def _of_groups(values: Tensor, weight: Tensor, groups: int) -> Tensor:
     return spread.view(*weight.shape[:2], *(1,) * (weight.ndim - 2))
 
 
-class LinearCall(NamedTuple):
-    """A call of a convolution or linear layer whose output a BatchNorm may read; no rule is the ordinary gradient."""
+class NormCall(NamedTuple):
+    """A call of a BatchNorm that was folded into no layer before it."""
 
-    version: int
-    switch: Switch | None
-    rule: Hook | None
-    module: nn.Module
+    affine: Affine
     input: Tensor
-    before: Affine | None
 
-    def parameters(self) -> dict[str, Tensor | None]:
-        """Return the layer's parameters, with a BatchNorm before it folded in."""
-        own: dict[str, Tensor | None] = dict(self.module.named_parameters(recurse=False))
-        return own if self.before is None else self.before.folded_before(self.module, own, self.input)
+
+class LayerCall(NamedTuple):
+    """A call of a convolution or linear layer whose output a BatchNorm may read.
+
+    Attributes
+    ----------
+    call : Call
+        Its first input is that of the BatchNorm before it.
+    before : Affine, optional
+        A BatchNorm before it that is folded into it.
+    rule : zennit.core.Hook, optional
+        None is the ordinary gradient.
+    """
+
+    call: Call
+    before: Affine | None = None
+    rule: Hook | None = None
+
+
+def with_rule(switch: Switch, layer: LayerCall, output: Tensor, after: NormCall | None = None) -> Tensor:
+    """Return an output with the relevance rule of the layer that made it, and of a BatchNorm after it, folded in."""
+    # not the calls themselves: autograd has to see their tensors, and whether one is overwritten
+    (module, parameters, args, kwargs), before, rule = layer
+    affine, norm_input = (None, None) if after is None else after
+    constants = [None if isinstance(a, Tensor) else (a,) for a in args]
+    names = tuple(parameters)
+
+    def propagate(relevance: Tensor, norm_input: Tensor, *operands: Tensor) -> tuple[Tensor | None, ...]:
+        tensors = iter(operands)
+        inputs = tuple(next(tensors) if constant is None else constant[0] for constant in constants)
+        call = Call(module, dict(zip(names, tensors, strict=True)), inputs, kwargs)
+        call = call if before is None else before.folded_before(call)
+        call = call if affine is None else affine.folded_after(call, norm_input)
+        return None, *apply_rule(rule, call, relevance), *(None for _ in names)
+
+    return substitute(switch, propagate, output, norm_input, *layer.call.tensors, *parameters.values())
 
 
 class Fusion:
@@ -124,81 +138,33 @@ class Fusion:
 
     def __init__(self, before: bool) -> None:
         self.before = before
-        self._linear: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self._norms: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._notes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
-    def note_linear(self, output: Tensor, call: LinearCall) -> None:
-        """Remember the layer that made `output`."""
-        if isinstance(call.module, Linear):
-            self._linear[output] = call
+    def note(self, output: Tensor, call: LayerCall | NormCall) -> None:
+        """Remember the call that made `output`."""
+        self._notes[output] = (output._version, call)
 
     def note_unruled(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         """Forward hook of a layer without a rule: a BatchNorm behind it acts on its gradient as a fused one would."""
         if torch.is_grad_enabled() and args and args[0].requires_grad:
-            self.note_linear(output, LinearCall(output._version, None, None, module, args[0], None))
-
-    def note_norm(self, output: Tensor, affine: Affine, input: Tensor) -> None:
-        """Remember the BatchNorm that made `output` and was folded into no layer before it."""
-        if self.before:
-            self._norms[output] = (output._version, affine, input)
+            self.note(output, LayerCall(Call(module, {}, args)))
 
     def note_copy(self, output: Tensor, copy: Tensor) -> None:
         """Treat a copy of an output, which is watched, as the output itself."""
         call = self.call_of(output)
         if call is not None:
-            self._linear[copy] = call._replace(version=copy._version)
-        version, affine, norm_input = _found(self._norms, output) or (None, None, None)
-        if version == output._version:
-            self._norms[copy] = (copy._version, affine, norm_input)
+            self.note(copy, call)
 
-    def norm_before(self, module: nn.Module, input: Tensor) -> tuple[Tensor, Affine | None]:
-        """Return the input of the BatchNorm that made `input`, and what it did; `input` itself if there is none."""
-        version, affine, norm_input = _found(self._norms, input) or (None, None, input)
-        if version != input._version or not exact_before(module, input):
-            return input, None
-        return norm_input, affine
-
-    def call_of(self, output: Tensor) -> LinearCall | None:
-        """Return the call of a layer that made `output`, or None."""
-        call = _found(self._linear, output)
+    def call_of(self, tensor: Tensor) -> LayerCall | NormCall | None:
+        """Return the call that made a tensor, or the one that PyTorch's backward hooks of modules made it from."""
+        found, node, index = self._notes.get(tensor), tensor.grad_fn, tensor.output_nr
+        while found is None and node is not None and node.name() == "BackwardHookFunctionBackward":
+            node, index = node.next_functions[index]
+            made = [note for other, note in self._notes.items() if (other.grad_fn, other.output_nr) == (node, index)]
+            found = made[0] if made else None
+        version, call = found or (None, None)
         # an in-place operation in between makes it another tensor
-        return None if call is None or call.version != output._version else call
-
-    def fold_after(self, affine: Affine, switch: Switch, input: Tensor, output: Tensor) -> Tensor | None:
-        """Return a BatchNorm's output with the fused layer's rule, or None if no layer made its input."""
-        call = self.call_of(input)
-        if call is None or input.ndim != call.module.weight.ndim:
-            return None
-        if call.rule is None or call.switch is None:
-
-            def scale(relevance: Tensor, norm_input: Tensor) -> tuple[Tensor]:
-                return (Scaled.apply(relevance, affine(norm_input)[0]),)
-
-            return substitute(switch, scale, output, input)
-        names = [name for name, _ in call.module.named_parameters(recurse=False)]
-        # not the call itself, which holds tensors that autograd has to see
-        rule, module, before = call.rule, call.module, call.before
-
-        def propagate(relevance: Tensor, *operands: Tensor) -> tuple[Tensor | None, ...]:
-            layer_input, norm_input, *values = operands
-            parameters: Mapping[str, Tensor | None] = dict(zip(names, values, strict=True))
-            if before is not None:
-                parameters = before.folded_before(module, parameters, layer_input)
-            parameters = affine.folded_after(module, parameters, norm_input)
-            (result,) = apply_rule(rule, Call(module, parameters, (layer_input,)), relevance)
-            return result, *(None for _ in operands[1:])
-
-        values = [getattr(module, name) for name in names]
-        return substitute(call.switch, propagate, output, call.input, input, *values)
-
-
-def _found(notes: WeakTensorKeyDictionary, tensor: Tensor) -> Any:
-    """Return what is noted of a tensor, or of the one that PyTorch's backward hooks of modules made it from."""
-    found, node, index = notes.get(tensor), tensor.grad_fn, tensor.output_nr
-    while found is None and node is not None and node.name() == "BackwardHookFunctionBackward":
-        node, index = node.next_functions[index]
-        found = next((note for other, note in notes.items() if (other.grad_fn, other.output_nr) == (node, index)), None)
-    return found
+        return call if version == tensor._version else None
 
 
 class FusedBatchNorm(Switched):
@@ -228,25 +194,23 @@ class FusedBatchNorm(Switched):
             )
         self.where, self.fusion, self.rule = where, fusion, rule
 
-    def hook_on(self, module: nn.Module) -> list[Any]:
+    def register(self, module: nn.Module) -> RemovableHandleList:
         """Hook the BatchNorm."""
-        return [module.register_forward_hook(self._after)]
+        return RemovableHandleList([RemovableHandle(self), module.register_forward_hook(self._after)])
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if not torch.is_grad_enabled() or not args or not args[0].requires_grad:
             return None
-        affine = Affine(module)
-        fused = self.fusion.fold_after(affine, self, args[0], output)
-        if fused is not None:
-            return fused
-        if self.rule is not None:
-            passed = substitute(self, None, output, args[0])
-        elif affine.synchronized:
-            passed = substitute(self, self._refuse, output, args[0])
-        else:
-            passed = output
-        self.fusion.note_norm(passed, affine, args[0])
-        return passed
+        input, affine, layer = args[0], Affine(module), self.fusion.call_of(args[0])
+        if isinstance(layer, LayerCall) and input.ndim == layer.call.module.weight.ndim:
+            if layer.rule is not None:
+                return with_rule(self, layer, output, NormCall(affine, input))
+            return substitute(self, lambda relevance, x: (Scaled.apply(relevance, affine(x)[0]),), output, input)
+        if self.rule is not None or affine.synchronized:
+            output = substitute(self, self._refuse if self.rule is None else None, output, input)
+        if self.fusion.before:
+            self.fusion.note(output, NormCall(affine, input))
+        return output
 
     def _refuse(self, relevance: Tensor, input: Tensor) -> tuple[Tensor]:
         """Raise where relevance arrives."""

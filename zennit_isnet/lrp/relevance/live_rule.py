@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from zennit.core import BasicHook, Hook
+from zennit.core import BasicHook, Hook, RemovableHandle, RemovableHandleList
+from zennit.types import Linear
 
 from zennit_isnet.errors import UnsupportedModelError
 from zennit_isnet.lrp.composite import Switched
-from zennit_isnet.lrp.relevance.evaluation import Call, apply_rule, copied, is_pass, see_forward
-from zennit_isnet.lrp.relevance.fusion import Fusion, LinearCall
+from zennit_isnet.lrp.relevance.evaluation import Call, copied, is_pass, see_forward
+from zennit_isnet.lrp.relevance.fusion import Fusion, LayerCall, NormCall, exact_before, with_rule
 from zennit_isnet.lrp.signal.substitute import Switch, substitute
 
 
@@ -32,28 +32,22 @@ class LiveRule(Switched):
     def __init__(self, where: str, rule: Hook, fusion: Fusion | None = None) -> None:
         super().__init__()
         self.where, self.rule, self.fusion = where, rule, fusion
-        self._calls: list[tuple[Any, ...]] = []
+        self.stored_tensors["calls"] = []
 
-    def hook_on(self, module: nn.Module) -> list[Any]:
+    def register(self, module: nn.Module) -> RemovableHandleList:
         """Hook the module."""
-        return [
-            module.register_forward_pre_hook(self._before, with_kwargs=True),
-            module.register_forward_hook(self._after, with_kwargs=True),
-        ]
-
-    def remove(self) -> None:
-        """Switch the rule off, for graphs that still exist too."""
-        self._calls.clear()
-        super().remove()
+        before = module.register_forward_pre_hook(self._before, with_kwargs=True)
+        after = module.register_forward_hook(self._after, with_kwargs=True)
+        return RemovableHandleList([RemovableHandle(self), before, after])
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # the rule needs the input as it was; the model, and what shares its memory, the one that is written to
         overwrites = getattr(module, "inplace", False) and torch.is_grad_enabled()
         with torch._C.DisableTorchFunction():  # no operation of the model, so that no mode takes it for one
-            self._calls.append(copied(args) if overwrites else args)
+            self.stored_tensors["calls"].append(copied(args) if overwrites else args)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        args = self._calls.pop()
+        args = self.stored_tensors["calls"].pop()
         if not torch.is_grad_enabled():
             return None
         if any(isinstance(value, Tensor) and value.requires_grad for value in kwargs.values()):
@@ -94,9 +88,8 @@ def attached(
     output : Tensor
         What it returned.
     """
-    tensors = call.tensors
     if is_pass(rule):
-        sources = [t for t in tensors if t.requires_grad]
+        sources = [t for t in call.tensors if t.requires_grad]
         shapes = [tuple(t.shape) for t in sources]
         if shapes != [tuple(output.shape)]:
             raise UnsupportedModelError(
@@ -105,23 +98,13 @@ def attached(
             )
         return substitute(switch, None, output, sources[0])
     see_forward(rule, call, output)
-    affine = None
-    if fusion is not None and isinstance(rule, BasicHook):
-        tensors[0], affine = fusion.norm_before(call.module, tensors[0])
-    # tensors are saved by autograd, which sees if one is overwritten
-    module, names, kwargs = call.module, tuple(call.parameters), call.kwargs
-    others = [None if isinstance(a, Tensor) else (a,) for a in call.args]
-    count = len(tensors)
-
-    def propagate(relevance: Tensor, *operands: Tensor) -> tuple[Tensor | None, ...]:
-        fresh = iter(operands[:count])
-        inputs = tuple(next(fresh) if other is None else other[0] for other in others)
-        parameters: Mapping[str, Tensor | None] = dict(zip(names, operands[count:], strict=True))
-        if affine is not None:
-            parameters = affine.folded_before(module, parameters, operands[0])
-        return *apply_rule(rule, Call(module, parameters, inputs, kwargs), relevance), *(None for _ in names)
-
-    ruled = substitute(switch, propagate, output, *tensors, *call.parameters.values())
-    if fusion is not None:
-        fusion.note_linear(ruled, LinearCall(ruled._version, switch, rule, module, tensors[0], affine))
+    input, before = call.args[0], None
+    if fusion is not None and isinstance(rule, BasicHook) and exact_before(call.module, input):
+        norm = fusion.call_of(input)
+        if isinstance(norm, NormCall):
+            before, input = norm
+    layer = LayerCall(call._replace(args=(input, *call.args[1:])), before, rule)
+    ruled = with_rule(switch, layer, output)
+    if fusion is not None and isinstance(call.module, Linear):
+        fusion.note(ruled, layer)
     return ruled

@@ -15,7 +15,8 @@ from zennit.types import Activation, AvgPool, BatchNorm, Linear
 from zennit_isnet.checks import check_epsilon
 from zennit_isnet.lrp.composite import Bound, as_box
 from zennit_isnet.lrp.relevance.composite import DifferentiableComposite, FuseBatchNorm, MakeFunctionsVisible
-from zennit_isnet.lrp.relevance.evaluation import Call, modified_parameters
+from zennit_isnet.lrp.relevance.evaluation import modified
+from zennit_isnet.lrp.relevance.fusion import LayerCall
 
 
 class PositiveParts(BasicHook):
@@ -34,7 +35,6 @@ class PositiveParts(BasicHook):
         super().__init__(
             input_modifiers=[torch.relu],
             param_modifiers=[lambda parameter, name: torch.relu(parameter)],
-            output_modifiers=[lambda output: output],
             gradient_mapper=lambda upper, outputs: upper / (outputs[0] + stabilizer),
             reducer=lambda inputs, gradients: inputs[0] * gradients[0],
         )
@@ -159,9 +159,10 @@ class ZPlus(_Ready):
 
     def start(self, logits: Tensor, seed: Tensor) -> Tensor:
         """Return ``z⁺ ⊙ seed``."""
-        call = None if self.fusion is None else self.fusion.call_of(logits)
-        if call is None or call.rule is None:
+        layer = None if self.fusion is None else self.fusion.call_of(logits)
+        if not isinstance(layer, LayerCall) or layer.rule is None:
             return super().start(logits, seed)
         with torch.enable_grad():
-            positive = modified_parameters(call.rule.param_modifiers[0], call.module, call.parameters())
-            return Call(call.module, positive, (call.rule.input_modifiers[0](call.input),)).output() * seed
+            call = layer.call if layer.before is None else layer.before.folded_before(layer.call)
+            positive = modified(layer.rule.param_modifiers[0], call)
+            return positive._replace(args=(layer.rule.input_modifiers[0](call.args[0]),)).output() * seed
