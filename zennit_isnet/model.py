@@ -21,7 +21,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def uncompiled() -> AbstractContextManager[Any]:
-    """Run as it was written what the model has compiled by `torch.compile`, since PyTorch 2.6.
+    """Run as it was written what the model has compiled by `torch.compile`.
 
     A compiled function has no second derivative, or a wrong one where our functions are in it.
     """
@@ -29,10 +29,7 @@ def uncompiled() -> AbstractContextManager[Any]:
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
     # after an interruption hooks end later than what is around them, and would leave the stance of theirs behind
     is_on = getattr(getattr(dynamo, "_stance", None), "stance", None) == "force_eager"
-    if dynamo is None or is_on or not hasattr(torch.compiler, "set_stance"):
-        return nullcontext()
-    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return stance
+    return nullcontext() if dynamo is None or is_on else torch.compiler.set_stance("force_eager")
 
 
 def detached(output: Any) -> Any:

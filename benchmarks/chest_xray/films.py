@@ -1,7 +1,7 @@
 """Chest films with lung masks from a folder of tables, and what is done to them before a test.
 
-The folder holds one CSV file for each source, with the columns ``file``, ``mask``, ``label``, ``split`` and ``patient``;
-paths start from the folder. See the page of this benchmark in the documentation for where the films come from.
+The folder holds one CSV file for each source, with the columns ``file``, ``mask``, ``label``, ``split`` and
+``patient``; paths start from the folder.
 """
 
 from __future__ import annotations

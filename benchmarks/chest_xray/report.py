@@ -75,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> str:
     if not settings:
         parser.error(f"no results in {options.results}; run study.py first")
     parts = [
-        "Balanced accuracy in %, mean of the seeds and in brackets the worst. The checkpoint and the threshold are chosen "
-        "on validation films with the same shortcut and on backgrounds of the other class."
+        "Balanced accuracy in %, mean of the seeds and in brackets the worst. The checkpoint and the threshold are "
+        "chosen on validation films with the same shortcut and on backgrounds of the other class."
     ]
     for setting, ways in settings.items():
         parts += [f"## {setting}", summary(ways)]

@@ -82,7 +82,8 @@ def test_a_scaled_signal_has_the_same_derivatives_when_the_weights_carry_the_sca
     def folded(signal, scale, weight):
         return transposed_signal(Scaled.apply(signal, scale), weight, images, geometry)
 
-    assert folded(*operands).grad_fn.next_functions[0][0].variable is signal
+    result = folded(*operands)
+    assert result.grad_fn.next_functions[0][0].variable is signal
     direction = seeded(2, 4, 5, 5)
     expected = torch.autograd.grad(plain(*operands), operands, direction)
     torch.testing.assert_close(torch.autograd.grad(folded(*operands), operands, direction), expected)

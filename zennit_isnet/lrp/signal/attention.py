@@ -36,8 +36,7 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """``softmax(q kᵀ · scale + mask) v`` with held weights."""
     if attn_mask is not None and (is_causal or not _is_mask(attn_mask)):
-        # PyTorch's own error
-        return func(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
+        return _refused(mode, func, query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
     if enable_gqa:
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
         with mode:
@@ -86,8 +85,7 @@ def multi_head_attention(mode: FrozenGateMode, func: Any, /, *args: Any, **kwarg
         mode.report(func, "is given keys or values that are projected already", "give static_k=None, static_v=None")
     batched = query.ndim == 3
     if _is_refused(given, batched):
-        # PyTorch's own error
-        return func(*args, **kwargs)
+        return _refused(mode, func, *args, **kwargs)
     # without weights to return, PyTorch computes by `scaled_dot_product_attention`, and takes the hint for the mask
     hint = given.is_causal and given.key_padding_mask is None and not given.need_weights
     with mode:
@@ -126,6 +124,12 @@ def multi_head_attention(mode: FrozenGateMode, func: Any, /, *args: Any, **kwarg
 
 def _is_mask(mask: Tensor) -> bool:
     return mask.dtype == torch.bool or mask.is_floating_point()
+
+
+def _refused(mode: FrozenGateMode, func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Raise PyTorch's own error, which some versions and kernels do not."""
+    mode.refuse(func, "is given a mask that PyTorch does not allow", "give a boolean or floating mask of a legal shape")
+    return func(*args, **kwargs)
 
 
 def _is_refused(given: SimpleNamespace, batched: bool) -> bool:
