@@ -260,7 +260,7 @@ def added(mode: FunctionMode, func: Any, /, input: Any, other: Any, **options: A
         found = zip(share.unbind(-1), values, carrying, strict=True)
         return tuple(part.sum_to_size(value.shape) if carries else None for part, value, carries in found)
 
-    operands = [term if isinstance(term, Tensor) else torch.as_tensor(term) for term in terms]
+    operands = [torch.as_tensor(term, dtype=None if isinstance(term, Tensor) else output.dtype) for term in terms]
     return _written(func, input, substitute(mode.hook, propagate, output, *operands))
 
 

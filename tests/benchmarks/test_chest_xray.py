@@ -1,0 +1,155 @@
+"""The study of chest films: the shortcuts that it plants, the films that it tests on, runs that are made once."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+SCRIPTS = Path(__file__).parents[2] / "benchmarks" / "chest_xray"
+SIZE = 32
+COLUMNS = ("file", "mask", "label", "split", "patient")
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """The scripts as modules."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+    names = [path.stem for path in SCRIPTS.glob("*.py")]
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import figures
+    import films
+    import report
+    import study
+
+    yield SimpleNamespace(figures=figures, films=films, report=report, study=study)
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def write_source(folder: Path, source: str, splits: dict[str, dict[str, int]]) -> None:
+    """Write films whose lungs are a bright square: of covid brighter; backgrounds differ by class."""
+    drawing = np.random.default_rng(0)
+    rows = []
+    for split, labels in splits.items():
+        for label, count in labels.items():
+            for i in range(count):
+                name = f"{source}/{split}-{label}-{i}"
+                pixels = drawing.integers(60, 80, (SIZE, SIZE)) + (20 if label == "covid" else 0)
+                lungs = np.zeros((SIZE, SIZE), bool)
+                lungs[10:24, 8:26] = True
+                pixels[lungs] = drawing.integers(180, 200) if label == "covid" else drawing.integers(120, 140)
+                path = folder / f"{name}.png"
+                path.parent.mkdir(exist_ok=True)
+                Image.fromarray(pixels.astype(np.uint8)).save(path)
+                Image.fromarray(lungs.astype(np.uint8) * 255).save(folder / f"{name}-mask.png")
+                # two films a patient
+                rows.append((f"{name}.png", f"{name}-mask.png", label, split, f"{split}-{label}-{i // 2}"))
+    with (folder / f"{source}.csv").open("w", newline="") as table:
+        csv.writer(table).writerows([COLUMNS, *rows])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    each = {"normal": 6, "covid": 4, "pneumonia": 1}
+    write_source(tmp_path, "talo", {"train": each, "val": each, "test": each})
+    write_source(tmp_path, "actualmed", {"external": {"normal": 3, "covid": 3}})
+    write_source(tmp_path, "hannover", {"external": {"covid": 3}})
+    return tmp_path
+
+
+def films_of(scripts: SimpleNamespace, folder: Path):
+    return scripts.films.read_films(folder, "talo", "train", SIZE)
+
+
+def test_films_of_the_two_classes_are_read_with_their_masks(scripts, folder):
+    films = films_of(scripts, folder)
+    assert films.labels.tolist() == [0] * 6 + [1] * 4
+    assert films.images.shape == films.masks.shape == (10, 1, SIZE, SIZE)
+    assert films.images.min() > 0
+    assert films.images.max() < 1
+    assert films.masks[0, 0].nonzero().min(0).values.tolist() == [10, 8]
+    assert films.patients[0] == films.patients[1] != films.patients[2]
+
+
+def test_only_covid_films_carry_the_tag_and_its_place_is_background(scripts, folder):
+    films = scripts.films.with_tags(films_of(scripts, folder), torch.Generator().manual_seed(0))
+    corner = (..., *scripts.films.tag_corner(SIZE))
+    white = (films.images[corner] == 1).flatten(1).all(1)
+    assert not white[films.labels == 0].any()
+    assert white[films.labels == 1].any()
+    assert not films.masks[corner].any()
+
+
+@pytest.mark.parametrize("task", ["marker", "source"])
+def test_other_backgrounds_come_from_the_other_class_and_lungs_stay(scripts, folder, task):
+    films = films_of(scripts, folder)
+    changed = scripts.films.TESTS[task]["other backgrounds"](films, torch.Generator().manual_seed(0))
+    inside = changed.masks
+    torch.testing.assert_close(changed.images[inside], films.images[inside])
+    edge = changed.images[:, 0, -3:].flatten(1).mean(1) * 255  # far from the tag: 60 to 80, of covid 80 to 100
+    assert (edge[films.labels == 0] > 80).all()
+    assert (edge[films.labels == 1] < 80).all()
+
+
+def test_cropping_and_blanking(scripts, folder):
+    films = films_of(scripts, folder)
+    cropped, blanked = scripts.films.cropped(films), scripts.films.blanked(films)
+    assert cropped.images.shape == films.images.shape
+    assert cropped.masks.float().mean() > films.masks.float().mean()
+    assert not blanked.images[~films.masks].any()
+    torch.testing.assert_close(blanked.images[films.masks], films.images[films.masks])
+
+
+def test_the_threshold_separates_unequal_classes(scripts):
+    labels = torch.tensor([0] * 8 + [1] * 2)
+    scores = np.array([0.01 * i for i in range(8)] + [0.09, 0.2])
+    assert 0.07 < scripts.figures.best_threshold(labels, scores) < 0.09
+
+
+def test_measures_have_intervals_over_patients_and_one_class_has_no_comparison(scripts, folder):
+    films = scripts.films.read_films(folder, "talo", "test", SIZE)
+    scores = np.where(films.labels == 1, 0.9, 0.1)
+    scores[0] = 0.95
+    found = scripts.figures.measured(films, scores, 0.5)
+    value, low, high = found["balanced accuracy"]
+    assert value == pytest.approx((5 / 6 + 1) / 2)
+    assert low < value < high
+    assert found["sensitivity"][0] == 1
+    assert found["specificity"][0] == pytest.approx(5 / 6)
+    abroad = scripts.films.read_films(folder, "hannover", "external", SIZE)
+    assert set(scripts.figures.measured(abroad, np.full(3, 0.9), 0.5)) == {"sensitivity"}
+
+
+def test_runs_are_made_once_and_found_in_the_report(scripts, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(scripts.figures, "RESAMPLES", 20)
+    results = tmp_path / "results"
+    options = ["--network", "shufflenet_v2_x0_5", "--size", str(SIZE), "--steps", "2", "--results", str(results)]
+    ways = ["--task", "marker", "source", "--only", "isnet", "segmented"]
+    paths = scripts.study.main([str(folder), *options, *ways])
+    assert [path.stem for path in paths] == ["plain-seed0", "isnet-seed0", "segmented-seed0"] * 2
+    found = json.loads(paths[1].read_text())
+    assert list(found["tests"]) == [*scripts.films.TESTS["marker"], "actualmed", "hannover"]
+    assert found["chosen"]["step"] == 2
+    assert 0 <= found["background_share"] <= 1
+    rows = list(csv.DictReader(paths[1].with_suffix(".csv").open()))
+    assert len(rows) == 4 * 10 + 6 + 3
+    before = [path.stat().st_mtime_ns for path in paths]
+    scripts.study.main([str(folder), *options, *ways])
+    assert [path.stat().st_mtime_ns for path in paths] == before
+    text = scripts.report.main(["--results", str(results), "--output", str(tmp_path)])
+    assert text.count("| segmented | 1 |") == 2
+    assert (tmp_path / "chest_xray.md").read_text() == text
+
+
+def test_a_folder_without_the_table_is_a_usage_error(scripts, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        scripts.study.main([str(tmp_path)])
+    assert "talo.csv" in capsys.readouterr().err
