@@ -129,6 +129,7 @@ def test_measures_have_intervals_over_patients_and_one_class_has_no_comparison(s
     assert set(scripts.figures.measured(abroad, np.full(3, 0.9), 0.5)) == {"sensitivity"}
 
 
+@pytest.mark.slow
 def test_runs_are_made_once_and_found_in_the_report(scripts, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(scripts.figures, "RESAMPLES", 20)
     results = tmp_path / "results"
