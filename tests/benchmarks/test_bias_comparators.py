@@ -16,6 +16,7 @@ def compare(scripts, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_table_has_each_method_with_the_weight_that_was_best_on_the_tuning_seeds(compare, tmp_path):
     text = compare("--only", "rrr", "isnet")
     (tuning,) = (tmp_path / "results" / "tuning").iterdir()
@@ -32,6 +33,7 @@ def test_table_has_each_method_with_the_weight_that_was_best_on_the_tuning_seeds
     assert (tmp_path / "out" / "comparators.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_tuning_does_not_enter_the_summary_of_the_study(compare, scripts, tmp_path):
     compare("--only", "rrr")
     (settings,) = scripts["summary"].read(tmp_path / "results").values()

@@ -82,6 +82,7 @@ def test_writes_table_figures_picture_and_weights(demo: ModuleType, tmp_path: Pa
         assert bias_training.accuracy(model, data) == results[row].accuracy["confounding"]
 
 
+@pytest.mark.slow
 def test_with_swap_isnet_stands_beside_cross_entropy_on_swapped_images(run: Run, results: dict[str, Any]) -> None:
     swapped = run("--swap", "1")
     assert list(swapped) == ["plain", "swap", "ISNet stochastic", "ceiling"]
