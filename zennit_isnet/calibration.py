@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from zennit_isnet.distributed import from_all_processes
 from zennit_isnet.errors import CalibrationError, InvalidTypeError, InvalidValueError, RelevanceRangeWarning
 from zennit_isnet.lrp.taps import Place, Places
-from zennit_isnet.model import unwrapped
+from zennit_isnet.model import main_head, unwrapped
 
 __all__ = ["RelevanceRange"]
 
@@ -164,7 +164,7 @@ class Maturity:
 
     def see(self, output: Any) -> None:
         """Look at the output for a batch."""
-        logits = output[0] if isinstance(output, tuple) else output
+        logits = main_head(output)
         if not (isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] > 1):
             return
         confidence, classes = logits.float().softmax(1).max(1)

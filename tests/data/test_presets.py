@@ -166,6 +166,7 @@ def test_illegal_options_are_named(preset: Any, options: dict[str, Any], error: 
     [
         ({"transform": "crop"}, "transform must be callable"),
         ({"fallback": 3}, "fallback must be callable"),
+        ({"fallback": None}, "fallback must be callable"),
         ({"attempts": True}, "attempts must be an int"),
     ],
 )

@@ -293,11 +293,13 @@ class TestWithoutTraining:
         with pytest.raises(InvalidValueError, match=r"input is zero: .*8\.weight is zero throughout"):
             on_images(model)(images, torch.ones(4, 1, 8, 8))
 
-    def test_logits_of_a_guess_that_name_one_class_draw_a_warning(self):
+    @pytest.mark.parametrize("wrap", [lambda logits: logits, lambda logits: {"logits": logits}], ids=["tensor", "dict"])
+    def test_logits_of_a_guess_that_name_one_class_draw_a_warning(self, wrap):
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4))
         with torch.no_grad():
             model[-1].weight.mul_(1e-3)
             model[-1].bias.copy_(torch.tensor([0.1, 0.0, 0.0, 0.0]))
+        model.register_forward_hook(lambda module, args, output: wrap(output))
         images = torch.rand(40, 3, 8, 8)
         with pytest.warns(
             RelevanceRangeWarning, match=r"looks untrained: it takes all 40 images for class 0"

@@ -61,6 +61,15 @@ def relevance_of(composite, model, images):
     return LRPAttribution(composite)(model, images, quantities.Target(1))[1]["input"]
 
 
+def test_a_shallow_copy_explains_by_its_own_settings():
+    composite, model, (images, _) = LRPFlex(), tiny_net().eval(), batch(2, 12)
+    expected = relevance_of(LRPFlex(), model, images)
+    twin = copy.copy(composite)
+    twin.epsilon = 5.0
+    assert torch.equal(relevance_of(twin, model, images), relevance_of(LRPFlex(epsilon=5.0), model, images))
+    assert torch.equal(relevance_of(composite, model, images), expected)
+
+
 @all_ways
 @pytest.mark.parametrize("name", COMPOSITES)
 @pytest.mark.parametrize("moment", ["new", "used", "registered"])

@@ -12,8 +12,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from zennit_isnet.checks import check_callable, check_count, check_number
-from zennit_isnet.errors import InvalidValueError
+from zennit_isnet.checks import check_count, check_number
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.lrp.flex import box_from_normalization
 
 Pair = tuple[tv_tensors.Image, tv_tensors.Mask]
@@ -96,7 +96,9 @@ class KeepForeground(nn.Module):
 
     def __init__(self, transform: Callable[..., Pair], fallback: Callable[..., Pair], attempts: int = 10) -> None:
         super().__init__()
-        check_callable(transform=transform, fallback=fallback)
+        for name, part in {"transform": transform, "fallback": fallback}.items():
+            if not callable(part):
+                raise InvalidTypeError(f"{name} must be callable, got {type(part).__name__}")
         check_count("attempts", attempts)
         self.transform, self.fallback, self.attempts = transform, fallback, attempts
 

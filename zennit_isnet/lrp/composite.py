@@ -224,8 +224,12 @@ class LRPComposite(Described, Composite):
         return {name: value for name, value in vars(self).items() if name not in ("handles", "hook_refs", "_model")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__init__(state["module_map"], state["canonizers"])
-        self.__dict__ |= state
+        module_map = state["module_map"]
+        if isinstance(getattr(module_map, "__self__", None), type(self)):
+            # by the settings of the copy, not of the original
+            module_map = getattr(self, module_map.__name__)
+        super().__init__(module_map, state["canonizers"])
+        self.__dict__ |= {**state, "module_map": module_map}
 
 
 class _GatedHook:
