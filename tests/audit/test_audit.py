@@ -31,7 +31,7 @@ def test_reader_of_the_background_relies_on_it(background_reader: nn.Module, dat
     assert (report.drop("swapped").value, report.drop("same_class").value) == (1, 0)
     assert report.share == 1
     assert report.area == pytest.approx(AREA)
-    assert report.majority == 0.5
+    assert report.chance == 0.5
     assert [report.images[row].share for row in report.worst.rows] == [1] * 8
 
 

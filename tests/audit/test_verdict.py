@@ -6,13 +6,18 @@ import math
 
 import pytest
 
-from zennit_isnet.audit import Drop, Proportion
-from zennit_isnet.audit.verdict import judge, percent, points
+from zennit_isnet.audit import Balanced, Drop, Proportion
+from zennit_isnet.audit.verdict import Verdict, judge, percent, points
 
 GOOD = Proportion(part=950, count=1000)
 HARMLESS = Drop(right=950, lost=5, gained=5, count=1000)
 HARM = Drop(right=950, lost=600, gained=0, count=1000)
 NONE = Drop(right=0, lost=0, gained=0, count=0)
+
+
+def judged(kept: Proportion, swapped: Drop, by_class: Drop, tolerance: float = 0.05, chance: float = 0.1) -> Verdict:
+    """The verdict on the images of one class."""
+    return judge(Balanced((kept,)), chance, Balanced((swapped,)), Balanced((by_class,)), tolerance)
 
 
 @pytest.mark.parametrize(
@@ -30,23 +35,24 @@ NONE = Drop(right=0, lost=0, gained=0, count=0)
         (GOOD, HARM, NONE, "undecided", "the seams of the swap may be the cause"),
         # accuracy stays where as many images turn right as wrong; that does not clear the model
         (GOOD, Drop(600, 200, 200, 1000), HARMLESS, "undecided", "40.0 % of the images turn"),
-        (GOOD, Drop(600, 45, 45, 1000), HARMLESS, "undecided", "more images would tell"),
+        (GOOD, Drop(600, 45, 45, 1000), HARMLESS, "undecided", "too few images: about"),
         (GOOD, Drop(950, 60, 10, 1000), HARMLESS, "undecided", "By chance"),
-        (GOOD, Drop(10, 0, 0, 10), HARMLESS, "undecided", "more images would tell"),
+        (GOOD, Drop(10, 0, 0, 10), HARMLESS, "undecided", "too few images: about 107 would tell"),
         (GOOD, NONE, HARMLESS, "undecided", "No image of another class"),
         (Proportion(115, 1000), HARM, HARM, "undecided", "not clearly better"),
         (Proportion(100, 1000), HARMLESS, HARMLESS, "undecided", "not clearly better"),
+        (Proportion(20, 1000), HARM, HARM, "undecided", "in another order"),
     ],
 )
 def test_outcome(kept: Proportion, swapped: Drop, by_class: Drop, outcome: str, reason: str) -> None:
-    verdict = judge(kept, majority=0.1, swapped=swapped, by_class=by_class, tolerance=0.05)
+    verdict = judged(kept, swapped, by_class)
     assert verdict.outcome == outcome
     assert reason in verdict.reason.replace("\u00a0", " ")
     assert len(verdict.criteria) == 3
 
 
 def test_criteria_give_every_figure_with_its_interval() -> None:
-    verdict = judge(GOOD, majority=0.1, swapped=HARM, by_class=NONE, tolerance=0.05)
+    verdict = judged(GOOD, HARM, NONE)
     good, swap, control = (criterion.replace("\u00a0", " ") for criterion in verdict.criteria)
     assert "above 10.0 %" in good
     low, high = (f"{100 * end:.1f}" for end in GOOD.interval)
@@ -61,13 +67,43 @@ def test_criteria_give_every_figure_with_its_interval() -> None:
 
 
 def test_forty_images_are_the_fewest_that_clear_a_model_without_any_error() -> None:
-    outcomes = [judge(Proportion(n, n), 0.5, Drop(n, 0, 0, n), Drop(n, 0, 0, n), 0.05).outcome for n in (30, 40)]
+    outcomes = [judged(Proportion(n, n), Drop(n, 0, 0, n), Drop(n, 0, 0, n)).outcome for n in (30, 40)]
     assert outcomes == ["undecided", "no reliance found"]
+
+
+def test_a_small_class_counts_as_much_as_a_large_one() -> None:
+    kept = Balanced((Proportion(495, 500), Proportion(48, 50)))
+    # a tenth of all images turns, but nearly all of the small class
+    swapped = Balanced((Drop(495, 5, 0, 500), Drop(48, 45, 0, 50)))
+    assert swapped.value == pytest.approx((5 / 500 + 45 / 50) / 2)
+    verdict = judge(kept, 0.5, swapped, swapped, 0.05)
+    assert verdict.outcome == "relies on the background"
+    # naming the large class always is right for 91 % of all images, and worth nothing
+    constant = Balanced((Proportion(500, 500), Proportion(0, 50)))
+    assert judge(constant, 0.5, swapped, swapped, 0.05).outcome == "undecided"
+
+
+def test_the_interval_over_classes_joins_theirs_and_leaves_out_those_without_images() -> None:
+    one, two = Proportion(180, 200), Proportion(14, 20)
+    joined = Balanced((one, two, Proportion(0, 0)))
+    assert joined.value == pytest.approx(0.8)
+    low = joined.value - math.hypot(0.9 - one.interval[0], 0.7 - two.interval[0]) / 2
+    assert joined.interval[0] == pytest.approx(low)
+    assert Balanced((one,)).interval == pytest.approx(one.interval)
+    assert Balanced((Proportion(0, 0),)).interval == (0, 1)
+
+
+def test_the_number_of_images_that_is_said_to_tell_does() -> None:
+    few = Drop(right=57, lost=1, gained=1, count=60)
+    reason = judged(Proportion(58, 60), few, few).reason
+    needed = math.ceil(int(reason.partition("about ")[2].split()[0]) / 60)
+    many = Drop(57 * needed, needed, needed, 60 * needed)
+    assert judged(Proportion(58 * needed, 60 * needed), many, many).outcome == "no reliance found"
 
 
 def test_tolerance_moves_the_verdict() -> None:
     drop = Drop(right=950, lost=100, gained=0, count=1000)
-    outcomes = [judge(GOOD, 0.1, drop, drop, tolerance).outcome for tolerance in (0.05, 0.1, 0.2)]
+    outcomes = [judged(GOOD, drop, drop, tolerance).outcome for tolerance in (0.05, 0.1, 0.2)]
     assert outcomes == ["relies on the background", "undecided", "no reliance found"]
 
 

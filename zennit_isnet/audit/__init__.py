@@ -5,6 +5,16 @@ As a command: ``zennit-isnet audit --help``. Verdicts and pages need the extra `
 
 from zennit_isnet.audit.report import AuditReport, ClassResult, Examples, ImageResult
 from zennit_isnet.audit.run import audit
-from zennit_isnet.audit.verdict import Drop, Proportion, Verdict
+from zennit_isnet.audit.verdict import Balanced, Drop, Proportion, Verdict
 
-__all__ = ["AuditReport", "ClassResult", "Drop", "Examples", "ImageResult", "Proportion", "Verdict", "audit"]
+__all__ = [
+    "AuditReport",
+    "Balanced",
+    "ClassResult",
+    "Drop",
+    "Examples",
+    "ImageResult",
+    "Proportion",
+    "Verdict",
+    "audit",
+]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from torch import Tensor
 
-from zennit_isnet.audit.verdict import Drop, Proportion, Verdict, judge, percent, points
+from zennit_isnet.audit.verdict import Balanced, Drop, Proportion, Verdict, judge, percent, points
 from zennit_isnet.errors import import_optional
 from zennit_isnet.plotting import heatmap_panel, share_by_class, share_histogram
 
@@ -158,26 +158,29 @@ class AuditReport:
         return sum(row.share is None for row in self.images)
 
     @property
-    def majority(self) -> float:
-        """Share of the most frequent class: the accuracy of always naming it."""
-        labels = [row.label for row in self.images]
-        return max(labels.count(label) for label in set(labels)) / len(labels)
+    def chance(self) -> float:
+        """Balanced accuracy of always naming one class."""
+        return 1 / len({row.label for row in self.images})
 
-    def accuracy(self, version: Version) -> Proportion:
-        """Accuracy on one version of the images, over those for which it could be made."""
-        rights = [right for row in self.images if (right := row.right(version)) is not None]
-        return Proportion(sum(rights), len(rights))
+    def accuracy(self, version: Version) -> Balanced:
+        """Accuracy on one version of the images, over those for which it could be made; each class counts alike."""
+        of_classes = [[row.right(version) for row in rows] for rows in self._rows_of_classes]
+        return Balanced(tuple(Proportion(found.count(True), len(found) - found.count(None)) for found in of_classes))
 
-    def drop(self, version: Version, since: Version = "kept") -> Drop:
+    def drop(self, version: Version, since: Version = "kept") -> Balanced:
         """Loss of accuracy from one version of the images to another, over those for which both could be made."""
-        pairs = [(row.right(since), row.right(version)) for row in self.images]
-        return Drop.of([(before, after) for before, after in pairs if before is not None and after is not None])
+        of_classes = [[(row.right(since), row.right(version)) for row in rows] for rows in self._rows_of_classes]
+        return Balanced(tuple(Drop.of(pairs) for pairs in of_classes))
+
+    @property
+    def _rows_of_classes(self) -> list[list[ImageResult]]:
+        return [[row for row in self.images if row.label == label] for label in sorted({r.label for r in self.images})]
 
     @property
     def verdict(self) -> Verdict:
         """Whether the model relies on the background, and why we say so."""
         swapped, by_class = self.drop("swapped"), self.drop("swapped", since="same_class")
-        return judge(self.accuracy("kept"), self.majority, swapped, by_class, self.tolerance)
+        return judge(self.accuracy("kept"), self.chance, swapped, by_class, self.tolerance)
 
     @property
     def by_class(self) -> tuple[ClassResult, ...]:
@@ -206,7 +209,7 @@ class AuditReport:
                 }
                 for version in VERSIONS
             },
-            "majority": self.majority,
+            "chance": self.chance,
             "tolerance": self.tolerance,
             "background_share": self.share,
             "background_area": self.area,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal, TypeAlias
 
 from zennit_isnet.errors import import_optional
@@ -87,10 +88,11 @@ class Drop:
     count: int
 
     @classmethod
-    def of(cls, pairs: Sequence[tuple[bool, bool]]) -> Drop:
-        """Compare outcomes before and after, one pair for each image."""
+    def of(cls, pairs: Sequence[tuple[bool | None, bool | None]]) -> Drop:
+        """Compare outcomes before and after, one pair for each image; those with a None do not count."""
         lost, gained = pairs.count((True, False)), pairs.count((False, True))
-        return cls(pairs.count((True, True)) + lost, lost, gained, len(pairs))
+        right, wrong = pairs.count((True, True)) + lost, pairs.count((False, False)) + gained
+        return cls(right, lost, gained, right + wrong)
 
     @property
     def turned(self) -> Proportion:
@@ -119,6 +121,59 @@ class Drop:
 
 
 @dataclass(frozen=True)
+class Balanced:
+    """Mean of a share, or of a drop, over the classes: each counts alike, however many images it has.
+
+    Of shares that are right this is the balanced accuracy. It makes small classes count, of which an accuracy over all
+    images hardly speaks, and always naming the most frequent class is worth no more than chance.
+
+    Parameters
+    ----------
+    parts : tuple of Proportion, or tuple of Drop
+        One for each class; those without images do not count.
+
+    Examples
+    --------
+    >>> accuracy = Balanced((Proportion(part=180, count=200), Proportion(part=14, count=20)))
+    >>> round(accuracy.value, 3), [round(end, 3) for end in accuracy.interval]
+    (0.8, [0.689, 0.879])
+    """
+
+    parts: tuple[Proportion, ...] | tuple[Drop, ...]
+
+    @property
+    def count(self) -> int:
+        """Images of all classes."""
+        return sum(part.count for part in self.parts)
+
+    @property
+    def value(self) -> float | None:
+        """The mean; None without images."""
+        values = [part.value for part in self.parts if part.value is not None]
+        return fmean(values) if values else None
+
+    @property
+    def turned(self) -> Balanced:
+        """Of drops, the share of images that turn from right to wrong or back."""
+        return Balanced(tuple(part.turned for part in self.parts if isinstance(part, Drop)))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval, from those of the classes: the squares of their distances from the value add up.
+
+        References
+        ----------
+        Zou, Donner: Construction of confidence limits about effect measures: a general approach. Stat. Med. 27, 2008.
+        """
+        tested = [part for part in self.parts if part.count]
+        if not tested or self.value is None:
+            return 0.0, 1.0
+        below = [(part.value or 0.0) - part.interval[0] for part in tested]
+        above = [part.interval[1] - (part.value or 0.0) for part in tested]
+        return self.value - math.hypot(*below) / len(tested), self.value + math.hypot(*above) / len(tested)
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The outcome of an audit.
 
@@ -136,23 +191,23 @@ class Verdict:
     criteria: tuple[str, ...]
 
 
-def judge(kept: Proportion, majority: float, swapped: Drop, by_class: Drop, tolerance: float) -> Verdict:
-    """Decide by the accuracy on swapped backgrounds; the relevance takes no part.
+def judge(kept: Balanced, chance: float, swapped: Balanced, by_class: Balanced, tolerance: float) -> Verdict:
+    """Decide by the balanced accuracy on swapped backgrounds; the relevance takes no part.
 
     A share of relevance is no evidence: relevance with constant gates does not see a background that acts through the
     gates, and a model with clean heatmaps may still follow the background.
 
     Parameters
     ----------
-    kept : Proportion
+    kept : Balanced
         Accuracy on unchanged images.
-    majority : float
-        Share of the most frequent class.
-    swapped : Drop
-        From unchanged images to the background of another class.
-    by_class : Drop
-        From another background of the same class to the background of another class. Both have the seams of a swap,
-        so this part of the change is due to what the background says about the class.
+    chance : float
+        Balanced accuracy of always naming one class.
+    swapped : Balanced
+        Drop from unchanged images to the background of another class.
+    by_class : Balanced
+        Drop from another background of the same class to the background of another class. Both have the seams of a
+        swap, so this part of the change is due to what the background says about the class.
     tolerance : float
         The largest change of accuracy that counts as none. The outcomes of twice as many images may turn, because
         seams turn some outcomes of any model, both ways.
@@ -164,8 +219,7 @@ def judge(kept: Proportion, majority: float, swapped: Drop, by_class: Drop, tole
         tolerance both from that on unchanged images and from that on another background of the same class, each with
         its whole 95 % interval. A rise counts as much as a fall: then the images' own backgrounds mislead. *No
         reliance found* if accuracy changes by at most the tolerance, and at most twice as many outcomes turn, each with
-        its whole interval. Else *undecided*, as where the model is not clearly better than naming the most frequent
-        class.
+        its whole interval. Else *undecided*, as where the model is not clearly better than chance.
 
     Notes
     -----
@@ -174,18 +228,19 @@ def judge(kept: Proportion, majority: float, swapped: Drop, by_class: Drop, tole
 
     Examples
     --------
-    >>> kept = Proportion(part=95, count=100)
-    >>> swapped, by_class = Drop(95, lost=60, gained=0, count=100), Drop(93, lost=59, gained=1, count=100)
-    >>> judge(kept, majority=0.1, swapped=swapped, by_class=by_class, tolerance=0.05).outcome
+    >>> kept = Balanced((Proportion(part=95, count=100), Proportion(part=19, count=20)))
+    >>> swapped = Balanced((Drop(95, lost=60, gained=0, count=100), Drop(19, lost=12, gained=0, count=20)))
+    >>> judge(kept, chance=0.5, swapped=swapped, by_class=swapped, tolerance=0.05).outcome
     'relies on the background'
     """
-    outcome, reason = _decide(kept, majority, swapped, by_class, tolerance)
+    outcome, reason = _decide(kept, chance, swapped, by_class, tolerance)
     return Verdict(
         outcome,
         reason,
         criteria=(
-            f"Is the model good enough to judge? Its accuracy must lie above {percent(majority)}, the share of the "
-            f"most frequent class, with its whole 95 % interval: it is {_with_interval(kept)}.",
+            f"Is the model good enough to judge? Its accuracy, the mean over the classes, must lie above "
+            f"{percent(chance)}, that of always naming one class, with its whole 95 % interval: it is "
+            f"{_with_interval(kept)}.",
             "What does the background of an image of another class change? Accuracy may move by up to "
             f"{points(tolerance)} either way, and up to {percent(2 * tolerance)} of the images may turn from right to "
             f"wrong or back, each with its whole interval: {_change(swapped)}.",
@@ -196,13 +251,20 @@ def judge(kept: Proportion, majority: float, swapped: Drop, by_class: Drop, tole
     )
 
 
-def _decide(kept: Proportion, majority: float, swapped: Drop, by_class: Drop, tolerance: float) -> tuple[Outcome, str]:
+def _decide(
+    kept: Balanced, chance: float, swapped: Balanced, by_class: Balanced, tolerance: float
+) -> tuple[Outcome, str]:
     if swapped.value is None:
         return "undecided", "No image of another class could lend its background, so nothing was tested."
-    if kept.interval[0] <= majority:
+    if kept.interval[1] < chance:
         return "undecided", (
-            "The model is not clearly better than always naming the most frequent class, so it has no accuracy that a "
-            "changed background could take away. If one class has most of the images, audit as many of each class."
+            f"The model is clearly worse than chance: its accuracy is {percent(kept.value)}, where always naming one "
+            f"class has {percent(chance)}. Are its classes in another order than those of the images?"
+        )
+    if kept.interval[0] <= chance:
+        return "undecided", (
+            "The model is not clearly better than always naming one class, so it has no accuracy that a changed "
+            "background could take away."
         )
     change, turned = _sign(swapped, tolerance), swapped.turned
     if change == 0 and turned.interval[1] <= 2 * tolerance:
@@ -220,8 +282,10 @@ def _decide(kept: Proportion, majority: float, swapped: Drop, by_class: Drop, to
                 f"{found} {DISTURBED}. It may read classes from backgrounds that do not go with the classes of these "
                 "images: audit images whose backgrounds are like those it was trained on."
             )
-        sides = f"{points(tolerance)} and {percent(2 * tolerance)}"
-        return "undecided", f"{found} By chance this may lie on either side of {sides}; more images would tell."
+        sides = f"By chance this may lie on either side of {points(tolerance)} and {percent(2 * tolerance)}"
+        needed = max(_needed(swapped, tolerance), _needed(turned, 2 * tolerance))
+        more = f"too few images: about {needed:.0f} would tell" if needed < math.inf else "more images would tell"
+        return "undecided", f"{found} {sides}; {more}."
     moved = f"Accuracy {_moves(swapped)} when the background comes from an image of another class and the object stays"
     if by_class.value is None:
         return "undecided", f"{moved}. No image of its class lent a background; the seams of the swap may be the cause."
@@ -234,7 +298,14 @@ def _decide(kept: Proportion, majority: float, swapped: Drop, by_class: Drop, to
     return "relies on the background", f"{moved}{misled}."
 
 
-def _sign(drop: Drop, tolerance: float) -> int | None:
+def _needed(found: Balanced, limit: float) -> float:
+    """Number of images with which the interval would lie within a limit if the value stayed; infinite outside of it."""
+    room, (low, high) = limit - abs(found.value or 0.0), found.interval
+    # an interval narrows with the root of the number
+    return math.inf if room <= 0 else found.count * max(1.0, ((high - low) / 2 / room) ** 2)
+
+
+def _sign(drop: Balanced, tolerance: float) -> int | None:
     """1 for a fall of more than the tolerance, −1 for a rise, 0 for neither; None where the interval allows several."""
     low, high = drop.interval
     if low > tolerance:
@@ -244,14 +315,16 @@ def _sign(drop: Drop, tolerance: float) -> int | None:
     return 0 if -tolerance <= low and high <= tolerance else None
 
 
-def _moves(drop: Drop) -> str:
-    before, after = drop.right / drop.count, (drop.right - drop.lost + drop.gained) / drop.count
+def _moves(drop: Balanced) -> str:
+    tested = [part for part in drop.parts if isinstance(part, Drop) and part.count]
+    before = fmean(part.right / part.count for part in tested)
+    after = fmean((part.right - part.lost + part.gained) / part.count for part in tested)
     if before == after:
         return f"stays at {percent(before)}"
     return f"{'falls' if after < before else 'rises'} from {percent(before)} to {percent(after)}"
 
 
-def _change(drop: Drop) -> str:
+def _change(drop: Balanced) -> str:
     if drop.value is None:
         return "no image could be tested"
     low, high = drop.interval
@@ -261,7 +334,7 @@ def _change(drop: Drop) -> str:
     )
 
 
-def _with_interval(share: Proportion) -> str:
+def _with_interval(share: Balanced) -> str:
     low, high = share.interval
     return f"{percent(share.value)} ({percent(low)} to {percent(high)})"
 
