@@ -238,3 +238,14 @@ def test_refuses_models_without_rules_or_finite_logits(data: Cued) -> None:
     broken[1].bias.data[0] = torch.nan
     with pytest.raises(InvalidValueError, match="logits must be finite"):
         run(broken, data)
+
+
+def test_objects_of_one_class_that_are_larger_are_named_for_no_background_test_shows_them(foreground_reader) -> None:
+    data = Cued()
+    assert run(foreground_reader, data).by_class[0].size_auc == 0.5
+    data.masks[data.labels == 1, :, 2:5, 2:4] = True
+    report = run(foreground_reader, data, classes=["cat", "dog"])
+    assert [row.size_auc for row in report.by_class] == [0, 1]
+    for text in (report.to_markdown(), report.to_html()):
+        assert "Objects of class dog are larger than those of the others" in text
+        assert "AUC of 1.00" in text

@@ -34,6 +34,9 @@ VERSIONS: dict[Version, str] = {
 }
 """What each version is called in a report."""
 
+TELLING = 0.2
+"""Distance of an AUC from 0.5 from which on the report mentions that objects of a class differ in size."""
+
 COLUMNS = 4
 """Images in a panel: few enough to be seen on a phone."""
 
@@ -102,6 +105,9 @@ class ClassResult:
         Mean share of |relevance| on the background; None where it is undefined for all of them.
     background_area : float
         Mean share of the background in the images' area.
+    size_auc : float or None
+        Probability that an image of this class has a larger object than one of another class, ties counted half; 0.5
+        where the size tells nothing, None without other classes.
     """
 
     name: str
@@ -110,6 +116,7 @@ class ClassResult:
     swapped_accuracy: float | None
     background_share: float | None
     background_area: float
+    size_auc: float | None
 
 
 @dataclass(frozen=True)
@@ -189,8 +196,17 @@ class AuditReport:
         for label in sorted({row.label for row in self.images}):
             part = replace(self, images=tuple(row for row in self.images if row.label == label))
             kept, swapped = part.accuracy("kept").value, part.accuracy("swapped").value
-            found.append(ClassResult(self.classes[label], len(part.images), kept, swapped, part.share, part.area))
+            figures = len(part.images), kept, swapped, part.share, part.area, self._size_auc(label)
+            found.append(ClassResult(self.classes[label], *figures))
         return tuple(found)
+
+    def _size_auc(self, label: int) -> float | None:
+        own = [1 - row.area for row in self.images if row.label == label]
+        others = [1 - row.area for row in self.images if row.label != label]
+        if not others:
+            return None
+        statistic = import_optional("scipy.stats", "scipy", extra="audit").mannwhitneyu(own, others).statistic
+        return float(statistic / (len(own) * len(others)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the pictures as plain numbers, strings, lists and dictionaries; undefined is None."""
@@ -269,7 +285,7 @@ def _rendered(report: AuditReport, template: str) -> str:
         keep_trailing_newline=True,
     )
     environment.filters.update(percent=percent, points=points, cell=_escaped_cell)
-    environment.globals.update(share_pictures=_share_pictures, panels=_panels)
+    environment.globals.update(share_pictures=_share_pictures, panels=_panels, telling_sizes=_telling_sizes)
     text: str = environment.get_template(template).render(
         report=report,
         versions=[(key, name, report.accuracy(key), report.drop(key)) for key, name in VERSIONS.items()],
@@ -281,6 +297,11 @@ def _rendered(report: AuditReport, template: str) -> str:
 def _escaped_cell(text: str) -> str:
     """Return a name such that it stays one plain cell of a Markdown table."""
     return " ".join(re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", text).split())
+
+
+def _telling_sizes(report: AuditReport) -> list[ClassResult]:
+    """Return the classes whose objects are clearly larger or smaller than those of the others."""
+    return [row for row in report.by_class if row.size_auc is not None and abs(row.size_auc - 0.5) >= TELLING]
 
 
 def _share_pictures(report: AuditReport) -> Iterator[tuple[str, str]]:

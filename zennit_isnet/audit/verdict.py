@@ -136,7 +136,7 @@ class Balanced:
     --------
     >>> accuracy = Balanced((Proportion(part=180, count=200), Proportion(part=14, count=20)))
     >>> round(accuracy.value, 3), [round(end, 3) for end in accuracy.interval]
-    (0.8, [0.689, 0.879])
+    (0.8, [0.688, 0.879])
     """
 
     parts: tuple[Proportion, ...] | tuple[Drop, ...]
