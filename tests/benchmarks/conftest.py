@@ -26,6 +26,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch, few_digits: tuple[torch.Tensor, tor
     names = [path.stem for path in SCRIPTS.glob("*.py")]
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
+    import attention
     import comparators
     import methods
     import runs
@@ -33,6 +34,13 @@ def scripts(monkeypatch: pytest.MonkeyPatch, few_digits: tuple[torch.Tensor, tor
     import summary
 
     monkeypatch.setattr(runs, "digits", lambda: few_digits)
-    yield {"comparators": comparators, "methods": methods, "runs": runs, "study": study, "summary": summary}
+    yield {
+        "attention": attention,
+        "comparators": comparators,
+        "methods": methods,
+        "runs": runs,
+        "study": study,
+        "summary": summary,
+    }
     for name in names:
         sys.modules.pop(name, None)

@@ -114,3 +114,14 @@ def test_grad_cam_is_guided_on_a_map_on_which_digits_leave_a_background(scripts)
     regularizer = scripts["methods"].PENALTIES["gradcam"].make(model, torch.Generator())
     heatmap = regularizer.attribution(model, torch.rand(2, 3, 32, 32), lambda y: y[:, None])[1]
     assert [relevance.shape[-2:] for relevance in heatmap.values()] == [(8, 8)]
+
+
+def test_images_with_their_own_attention_weights_are_read_as_by_the_model_itself(scripts):
+    runs, attention = scripts["runs"], scripts["attention"]
+    torch.manual_seed(0)
+    model = runs.make_model("small-vit").eval()
+    images, others = torch.rand(2, 6, 3, 32, 32)
+    own = attention.predict_with_attention_of(model, images, images)
+    with torch.no_grad():
+        torch.testing.assert_close(own, model(images), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(attention.predict_with_attention_of(model, others, images), own, rtol=1e-3)
