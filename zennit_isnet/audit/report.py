@@ -167,21 +167,25 @@ class AuditReport:
     @property
     def chance(self) -> float:
         """Balanced accuracy of always naming one class."""
-        return 1 / len({row.label for row in self.images})
+        return 1 / len(self._by_label)
 
     def accuracy(self, version: Version) -> Balanced:
         """Accuracy on one version of the images, over those for which it could be made; each class counts alike."""
-        of_classes = [[row.right(version) for row in rows] for rows in self._rows_of_classes]
+        of_classes = [[row.right(version) for row in rows] for rows in self._by_label.values()]
         return Balanced(tuple(Proportion(found.count(True), len(found) - found.count(None)) for found in of_classes))
 
     def drop(self, version: Version, since: Version = "kept") -> Balanced:
         """Loss of accuracy from one version of the images to another, over those for which both could be made."""
-        of_classes = [[(row.right(since), row.right(version)) for row in rows] for rows in self._rows_of_classes]
+        of_classes = [[(row.right(since), row.right(version)) for row in rows] for rows in self._by_label.values()]
         return Balanced(tuple(Drop.of(pairs) for pairs in of_classes))
 
     @property
-    def _rows_of_classes(self) -> list[list[ImageResult]]:
-        return [[row for row in self.images if row.label == label] for label in sorted({r.label for r in self.images})]
+    def _by_label(self) -> dict[int, list[ImageResult]]:
+        """The rows of each class that has images, in the order of the classes."""
+        found: dict[int, list[ImageResult]] = {}
+        for row in sorted(self.images, key=lambda row: row.label):
+            found.setdefault(row.label, []).append(row)
+        return found
 
     @property
     def verdict(self) -> Verdict:
@@ -193,8 +197,8 @@ class AuditReport:
     def by_class(self) -> tuple[ClassResult, ...]:
         """One row for each class that has images."""
         found = []
-        for label in sorted({row.label for row in self.images}):
-            part = replace(self, images=tuple(row for row in self.images if row.label == label))
+        for label, rows in self._by_label.items():
+            part = replace(self, images=tuple(rows))
             kept, swapped = part.accuracy("kept").value, part.accuracy("swapped").value
             figures = len(part.images), kept, swapped, part.share, part.area, self._size_auc(label)
             found.append(ClassResult(self.classes[label], *figures))
