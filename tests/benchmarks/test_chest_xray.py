@@ -24,12 +24,13 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     names = [path.stem for path in SCRIPTS.glob("*.py")]
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
+    import explanations
     import figures
     import films
     import report
     import study
 
-    yield SimpleNamespace(figures=figures, films=films, report=report, study=study)
+    yield SimpleNamespace(explanations=explanations, figures=figures, films=films, report=report, study=study)
     for name in names:
         sys.modules.pop(name, None)
 
@@ -129,6 +130,31 @@ def test_measures_have_intervals_over_patients_and_one_class_has_no_comparison(s
     assert set(scripts.figures.measured(abroad, np.full(3, 0.9), 0.5)) == {"sensitivity"}
 
 
+class ReadsOnePart(torch.nn.Module):
+    """A classifier that reads the tag's corner only, or all but this corner."""
+
+    def __init__(self, scripts: SimpleNamespace, corner: bool) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(1, 2, bias=False)
+        seen = torch.zeros(SIZE, SIZE)
+        seen[scripts.films.tag_corner(SIZE)] = 1
+        self.seen = seen if corner else 1 - seen
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head((images * self.seen).mean((1, 2, 3)).unsqueeze(1))
+
+
+def test_reliance_is_what_painting_the_tag_over_moves_and_relevance_there_shows_it(scripts, folder):
+    films = scripts.films.without_corner(films_of(scripts, folder))
+    assert scripts.explanations.reliance(ReadsOnePart(scripts, corner=False), films) == 0
+    assert scripts.explanations.reliance(ReadsOnePart(scripts, corner=True), films) > 0.1
+    relevance = torch.zeros(1, 3, SIZE, SIZE)
+    relevance[(..., *scripts.films.tag_corner(SIZE))] = -1
+    assert scripts.explanations.share_on_tag(relevance, SIZE) == 1
+    # cells that the tag touches, of a coarser layer
+    assert scripts.explanations.share_on_tag(torch.ones(1, 8, 4, 4), SIZE) == 1 / 16
+
+
 @pytest.mark.slow
 def test_runs_are_made_once_and_found_in_the_report(scripts, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(scripts.figures, "RESAMPLES", 20)
@@ -150,6 +176,14 @@ def test_runs_are_made_once_and_found_in_the_report(scripts, folder, tmp_path, m
     text = scripts.report.main(["--results", str(results), "--output", str(tmp_path)])
     assert text.count("| segmented | 1 |") == 2
     assert (tmp_path / "chest_xray.md").read_text() == text
+    shape = ["--network", "shufflenet_v2_x0_5", "--size", str(SIZE), "--films", "4"]
+    text = scripts.explanations.main([str(folder), *shape, "--results", str(results), "--output", str(tmp_path)])
+    head, _, reliances, *rows = text.splitlines()[2:]
+    assert head.count("plain-seed0") == head.count("isnet-seed0") == 2
+    assert "segmented" not in head
+    values = [float(value) for value in reliances.split("|")[2:-2]]
+    assert values == sorted(values)
+    assert {"LRP-z⁺", "LRP-α2β1", "LRP-γ", "Grad-CAM"} <= {row.split("|")[1].strip() for row in rows}
 
 
 def test_a_folder_without_the_table_is_a_usage_error(scripts, tmp_path, capsys):
