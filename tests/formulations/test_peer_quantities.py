@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
-from zennit_isnet.formulations import Contrast, Label, LogProbabilities, Predicted
+from zennit_isnet.formulations import AllLogits, Contrast, Label, LogProbabilities, Predicted, SoftmaxGradient
 
 
 @pytest.mark.parametrize("classes", [2, 5, 100])
@@ -12,6 +12,16 @@ def test_log_probabilities_is_the_gradient_of_their_sum(classes, generator):
     logits = torch.randn(4, classes, dtype=torch.float64, generator=generator, requires_grad=True)
     (expected,) = torch.autograd.grad(logits.log_softmax(dim=1).sum(), logits)
     torch.testing.assert_close(LogProbabilities()(logits)[:, 0], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_softmax_gradient_is_the_gradient_of_the_highest_score(generator):
+    logits = torch.randn(4, 5, dtype=torch.float64, generator=generator, requires_grad=True)
+    (expected,) = torch.autograd.grad(logits.softmax(dim=1).amax(dim=1).sum(), logits)
+    torch.testing.assert_close(SoftmaxGradient()(logits), expected.unsqueeze(1), rtol=1e-9, atol=1e-12)
+
+
+def test_all_logits_is_the_gradient_of_their_sum():
+    assert torch.equal(AllLogits()(torch.randn(2, 3)), torch.ones(2, 1, 3))
 
 
 def test_log_probabilities_is_differentiable_in_the_logits(generator):
