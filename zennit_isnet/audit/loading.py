@@ -5,7 +5,7 @@ import pickle
 import pkgutil
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +56,11 @@ def load_model(name: str, classes: int, checkpoint: str | Path | None = None) ->
     1000
     """
     if ":" in name:
-        model = _from_function(name)
+        model = model_of_function(name)
     else:
-        known = models.list_models(module=models)
-        if name not in known:
-            close = ", ".join(difflib.get_close_matches(name, known, n=5, cutoff=0.3)) or "none"
-            legal = "a torchvision classifier or module:function"
-            raise InvalidValueError(f"model must be {legal}; got {name!r}; close matches: {close}")
+        check_known(
+            "model must be a torchvision classifier or module:function", name, models.list_models(module=models)
+        )
         if checkpoint is None:
             raise InvalidValueError(f"{name} needs a checkpoint; without one its weights are random")
         model = models.get_model(name, weights=None, num_classes=classes)
@@ -100,14 +98,28 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise InvalidValueError(f"{path} holds weights of another model, or number of classes: {found}") from error
 
 
-def _from_function(name: str) -> nn.Module:
+def check_known(kind: str, name: str, known: Sequence[str]) -> None:
+    """Raise `InvalidValueError` with close matches unless a name is known."""
+    if name not in known:
+        close = ", ".join(difflib.get_close_matches(name, known, n=5, cutoff=0.3)) or "none"
+        raise InvalidValueError(f"{kind}; got {name!r}; close matches: {close}")
+
+
+def model_of_function(name: str, **options: Any) -> nn.Module:
+    """Return what ``module:function`` makes; the module is looked for in the current folder first.
+
+    Raises
+    ------
+    InvalidValueError, InvalidTypeError
+        If it cannot be imported, or returns no module.
+    """
     sys.path.insert(0, "")  # the current folder first
     try:
         try:
             make = pkgutil.resolve_name(name)
         except (ImportError, AttributeError, ValueError) as error:
             raise InvalidValueError(f"model {name!r} cannot be imported: {error}") from error
-        model = make()
+        model = make(**options)
     finally:
         sys.path.remove("")
     if not isinstance(model, nn.Module):

@@ -9,9 +9,9 @@ import os
 import sys
 from typing import Any, get_args
 
-from zennit_isnet.data import MaskedImageFolder, MaskedImageTable, check_masks
+from zennit_isnet.data import check_masks
 from zennit_isnet.data.decoding import Binarization, Binarize
-from zennit_isnet.data.files import MaskedFiles
+from zennit_isnet.data.files import MaskedFiles, open_masked
 from zennit_isnet.data.mask_check import ProblemKind
 from zennit_isnet.errors import InvalidValueError
 
@@ -69,10 +69,9 @@ def check_source(options: argparse.Namespace) -> None:
 
 def open_source(options: argparse.Namespace, **more: Any) -> MaskedFiles:
     """Return the data set; `more` goes to both kinds. A class folder may be empty, an image may have no mask."""
-    shared = {"missing": "skip-penalty", "binarize": options.binarize, "resize_masks": options.resize_masks, **more}
-    if options.masks is None:
-        return MaskedImageTable(options.images, options.root, **shared)
-    return MaskedImageFolder(options.images, options.masks, mask_suffix=options.mask_suffix, allow_empty=True, **shared)
+    where = {"root": options.root, "mask_suffix": options.mask_suffix}
+    how = {"missing": "skip-penalty", "binarize": options.binarize, "resize_masks": options.resize_masks}
+    return open_masked(options.images, options.masks, **where, **how, **more)
 
 
 def _binarize(text: str) -> Binarize:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -72,6 +72,7 @@ class MaskedFiles(MaskedDataset):
             raise InvalidValueError(f'{problem}; missing="skip-penalty" or "drop" allows this')
         kept = [index for index, found in enumerate(has_mask) if found or policy.missing != "drop"]
         self._files = [(files[index][0], files[index][1] if has_mask[index] else None) for index in kept]
+        self._kept = kept
         self.dropped = without if policy.missing == "drop" else []
         super().__init__(classes, targets[kept], transform, policy)
 
@@ -218,6 +219,8 @@ class MaskedImageTable(MaskedFiles):
     root : path, optional
         The folder that paths in the file start from. Default: the folder of the CSV file. Absolute paths, ``..`` and
         links are followed wherever they lead, so look into a table that you did not write.
+    columns : mapping of str to str, optional
+        What the file calls the columns ``image``, ``mask`` and ``label``, such as ``{"image": "file"}``.
     classes : sequence of str, optional
         Names of the classes, in the order of the logits; integer labels are indices into them. Default: the columns
         of classes, or the sorted names that occur, or ``"0"``, ``"1"``, ... up to the largest integer. Give a
@@ -274,6 +277,7 @@ class MaskedImageTable(MaskedFiles):
         table: Path,
         root: Path | None = None,
         *,
+        columns: Mapping[str, str] | None = None,
         classes: Sequence[str] | None = None,
         multi_label: bool | None = None,
         transform: PairTransform | None = None,
@@ -283,20 +287,50 @@ class MaskedImageTable(MaskedFiles):
         resize_masks: bool = False,
     ) -> None:
         policy = MaskPolicy(missing, empty, binarize, resize_masks)
-        rows = _read_rows(table)
+        rows = _read_rows(table, columns or {})
         classes, targets = read_labels(rows, classes, multi_label)
         folder = os.path.dirname(table) if root is None else os.fspath(root)
         cells = [(row["image"], row["mask"]) for row in rows.values()]
         files = [(os.path.join(folder, image), os.path.join(folder, mask) if mask else None) for image, mask in cells]
+        self._rows = list(rows.values())
         super().__init__(files, classes, targets, transform, policy)
 
+    def column(self, name: str) -> list[str]:
+        """Return the cells of any column of the file, one for each image of the data set.
 
-def _read_rows(table: Path) -> dict[str, dict[str, str]]:
+        Raises
+        ------
+        InvalidValueError
+            If the file has no such column.
+        """
+        if name not in self._rows[0]:
+            raise InvalidValueError(f"column must be one of {', '.join(self._rows[0])}; got {name!r}")
+        return [self._rows[index][name] for index in self._kept]
+
+
+def open_masked(
+    images: Path,
+    masks: Path | None = None,
+    *,
+    root: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    mask_suffix: str = "",
+    **options: Any,
+) -> MaskedImageFolder | MaskedImageTable:
+    """Open a folder of images and one of masks, or a CSV file; `options` are those of both."""
+    if masks is None:
+        return MaskedImageTable(images, root, columns=columns, **options)
+    return MaskedImageFolder(images, masks, mask_suffix=mask_suffix, allow_empty=True, **options)
+
+
+def _read_rows(table: Path, names: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Rows by their place in the file, which messages name."""
     try:
         with open(table, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            reader.fieldnames = columns = [column.strip() for column in reader.fieldnames or ()]
+            ours = {theirs: our for our, theirs in names.items()}
+            found = [column.strip() for column in reader.fieldnames or ()]
+            reader.fieldnames = columns = [ours.get(column, column) for column in found if column]
             rows = {f"{table}, line {reader.line_num}": row for row in reader}
     except (OSError, UnicodeError, csv.Error) as error:
         raise InvalidValueError(f"table {table} cannot be read: {error}") from error

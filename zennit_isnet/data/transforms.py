@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -12,12 +12,13 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from zennit_isnet.checks import check_count, check_number
+from zennit_isnet.checks import check_choice, check_count, check_number
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.lrp.flex import box_from_normalization
 
 Pair = tuple[tv_tensors.Image, tv_tensors.Mask]
 Statistics = float | Sequence[float]
+Fit: TypeAlias = Literal["crop", "whole"]
 
 # torchvision's reference scripts crop 224 of 256 pixels.
 RESIZED_PER_CROPPED = 256 / 224
@@ -240,7 +241,7 @@ def training_transform(
 
 
 def evaluation_transform(
-    size: int = 224, mean: Statistics | None = None, std: Statistics | None = None
+    size: int = 224, mean: Statistics | None = None, std: Statistics | None = None, *, fit: Fit = "crop"
 ) -> MaskedPreset:
     """Resize and central crop, as in torchvision's references: 256 pixels of the shorter side for a crop of 224.
 
@@ -253,6 +254,9 @@ def evaluation_transform(
         Height and width of the result in pixels.
     mean, std : float or sequence of float, optional
         As for `training_transform`.
+    fit : {"crop", "whole"}, default "crop"
+        ``"whole"`` squeezes the whole image into the square instead. The crop lacks the corners, where markers and
+        tags of medical images are: a classifier that reads them looks better or worse without.
 
     Returns
     -------
@@ -275,5 +279,8 @@ def evaluation_transform(
     (torch.Size([3, 32, 32]), 1.0, True)
     """
     check_count("size", size)
-    geometry = v2.Compose([v2.Resize(round(size * RESIZED_PER_CROPPED), antialias=True), v2.CenterCrop(size)])
+    check_choice("fit", fit, Fit)
+    geometry: nn.Module = v2.Resize((size, size), antialias=True)
+    if fit == "crop":
+        geometry = v2.Compose([v2.Resize(round(size * RESIZED_PER_CROPPED), antialias=True), v2.CenterCrop(size)])
     return MaskedPreset(MaskFollows(geometry), mean, std)

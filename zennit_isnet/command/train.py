@@ -1,0 +1,144 @@
+"""Train a classifier on images with foreground masks so that it does not use their backgrounds, and test it.
+
+  zennit-isnet train --data.images photos --data.masks masks --model.architecture resnet50 --model.weights DEFAULT
+  zennit-isnet train --data.images films.csv --data.group patient --output results/films --config films.yaml
+  zennit-isnet train --data.benchmark patch --trainer.max_epochs 10
+  zennit-isnet train --config results/train/config.yaml --resume
+  zennit-isnet test --config results/train/config.yaml --data.tests '{other hospital: [other.csv]}'
+
+A copy is trained plainly first, to measure the range of the relevance. Written to OUTPUT: config.yaml, last.ckpt,
+best.ckpt, log.csv, curves.png, heatmaps/, and for each test set its figures (tests.md, tests.json) and the scores of
+its images (scores.csv). The epoch is chosen on validation images with the backgrounds of other classes.
+
+Exit status: 0 when it is done, 1 when it was interrupted and can be resumed, 2 after wrong usage or data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import DefaultHelpFormatter
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from zennit_isnet.errors import InvalidValueError, ISNetError
+from zennit_isnet.training.callbacks import BestAndLast, Heatmaps, History
+from zennit_isnet.training.classifier import ISNetClassifier, calibrate
+from zennit_isnet.training.data import MaskedImages
+from zennit_isnet.training.models import make_model
+from zennit_isnet.training.report import table, write_results
+
+logger = logging.getLogger(__name__)
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Leaves the lines of the description as they are."""
+
+
+class NamedClassifier(ISNetClassifier):
+    """`ISNetClassifier` of a model by name.
+
+    Parameters
+    ----------
+    classes : sequence of str
+        Names of the classes.
+    architecture : str, default "resnet18"
+        See `make_model`: of torchvision, ``timm:name`` or ``module:function``.
+    weights : str, optional
+        See `make_model`: ``DEFAULT``, the name of torchvision's weights, or a file.
+    channels : int, default 3
+        Of the images.
+    **options
+        Of `ISNetClassifier`.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        architecture: str = "resnet18",
+        weights: str | None = None,
+        channels: int = 3,
+        **options: Any,
+    ) -> None:
+        super().__init__(make_model(architecture, len(classes), weights, channels=channels), **options)
+
+
+class TrainCommand(LightningCLI):
+    """Lightning's command line with our classifier and data, and the options of a whole run."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of the run, and tie those of its parts together."""
+        parser.add_argument("--output", type=str, default="results/train", help="folder for all that is written")
+        parser.add_argument("--resume", action="store_true", help="go on from OUTPUT/last.ckpt; without one, begin")
+        parser.add_argument("--plain_epochs", type=int, default=5, help="of the copy that is measured; 0: the model")
+        parser.add_argument("--panel", type=int, default=8, help="images drawn with heatmaps after each epoch; 0: none")
+        parser.link_arguments("output", "trainer.default_root_dir")
+        parser.link_arguments("data.channels", "model.channels")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+        parser.link_arguments("data.classes", "model.classes", apply_on="instantiate")
+
+    def trainer_in(self, folder: Path, **options: Any) -> Trainer:
+        """Return a trainer that writes to a folder."""
+        callbacks = [*(self.config_init.trainer.callbacks or []), History(folder), BestAndLast(folder)]
+        callbacks.append(Heatmaps(folder / "heatmaps", self.config.panel))
+        trainer: Trainer = self.instantiate_trainer(default_root_dir=folder, callbacks=callbacks, **options)
+        return trainer
+
+
+def main(arguments: Sequence[str], *, testing: bool = False) -> int:
+    """Train and test, or test only, and return the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        with warnings.catch_warnings():
+            # Lightning takes arguments for those of a notebook
+            warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+            cli = TrainCommand(
+                NamedClassifier,
+                MaskedImages,
+                run=False,
+                args=list(arguments),
+                seed_everything_default=0,
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                trainer_defaults={"max_epochs": 20, "gradient_clip_val": 1.0, "num_sanity_val_steps": 0},
+                parser_kwargs={"description": __doc__, "formatter_class": _Formatter, "prog": "zennit-isnet train"},
+            )
+        folder = Path(cli.config.output)
+        trainer = cli.trainer_in(folder)
+        if not testing:
+            _train(cli, folder, trainer)
+        if cli.datamodule.tests:
+            trainer.test(cli.model, cli.datamodule, ckpt_path=folder / "best.ckpt", verbose=False)
+            if trainer.is_global_zero:
+                sys.stdout.write(table(write_results(folder, cli.model.results, cli.datamodule)))
+    except (SIGTERMException, KeyboardInterrupt):
+        sys.stderr.write("interrupted; the same command with --resume goes on from the last finished epoch\n")
+        return 1
+    except (ISNetError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+def _train(cli: TrainCommand, folder: Path, trainer: Trainer) -> None:
+    last, plain_last = folder / "last.ckpt", folder / "plain" / "last.ckpt"
+    resume = bool(cli.config.resume)
+    if not resume and (last.exists() or plain_last.exists()):
+        raise InvalidValueError(f"{folder} holds an earlier run: add --resume, or choose another --output")
+    if trainer.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        cli.parser.save(cli.config, folder / "config.yaml", overwrite=True, skip_check=True)
+    begun = resume and last.exists()
+    if cli.model.weight > 0 and not begun:
+        epochs = cli.config.plain_epochs
+        plain = cli.trainer_in(folder / "plain", max_epochs=epochs) if epochs else None
+        calibrate(cli.model, cli.datamodule, plain, ckpt_path=plain_last if resume and plain_last.exists() else None)
+    trainer.fit(cli.model, cli.datamodule, ckpt_path=last if begun else None)

@@ -1,0 +1,148 @@
+"""What is written down while a classifier trains: figures of each epoch, and heatmaps to look at."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from zennit_isnet.model import eval_mode
+from zennit_isnet.plotting import heatmap_panel, training_curves
+from zennit_isnet.training.classifier import labels_of
+
+CURVES = {
+    "loss": {"classification": "classification", "penalty": "penalty"},
+    "balanced accuracy, validation": {
+        "own backgrounds": "val_balanced_accuracy",
+        "of other classes": "val_swapped_balanced_accuracy",
+    },
+    "relevance on the background": {"validation": "val_background_share"},
+}
+
+
+class BestAndLast(ModelCheckpoint):
+    """``last.ckpt`` of each epoch, and ``best.ckpt`` of the best one on backgrounds of other classes.
+
+    Of equal epochs the later one is kept: the penalty has acted for longer.
+
+    Parameters
+    ----------
+    folder : path
+        Where to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            folder,
+            "best",
+            monitor="val_score",
+            mode="max",
+            save_last=True,
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+        )
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether the epoch is at least as good as the best."""
+        known = self.best_model_score
+        equal = known is not None and current is not None and bool(current == known)
+        return equal or bool(super().check_monitor_top_k(trainer, current))
+
+
+class History(Callback):
+    """Keeps the figures of each epoch, also over an interruption, as ``log.csv`` and ``curves.png``.
+
+    Parameters
+    ----------
+    folder : path
+        Where to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add an epoch."""
+        found = {name: float(value) for name, value in trainer.callback_metrics.items() if not name.endswith("_step")}
+        wanted = {name: value for name, value in found.items() if not name.endswith("_epoch")}
+        self.rows = [*self.rows[: trainer.current_epoch], {"epoch": trainer.current_epoch, **wanted}]
+        if trainer.is_global_zero:
+            write_csv(self.folder / "log.csv", self.rows)
+            panels = {
+                title: {name: [row.get(key, math.nan) for row in self.rows] for name, key in lines.items()}
+                for title, lines in CURVES.items()
+            }
+            training_curves(panels).savefig(self.folder / "curves.png", dpi=120)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the epochs so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them over."""
+        self.rows = state_dict["rows"]
+
+
+class Heatmaps(Callback):
+    """Draws images of the validation set, their masks and their heatmaps after each epoch.
+
+    Parameters
+    ----------
+    folder : path
+        Gets ``epoch-000.png`` and so on.
+    count : int
+        Images that are drawn; 0 for none.
+    """
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder, self.count = folder, count
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw."""
+        if not (self.count and trainer.is_global_zero):
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        classifier: Any = pl_module
+        images, masks, labels, has_mask, _ = next(iter(data.calibration_dataloader()))
+        chosen = has_mask.nonzero()[: self.count, 0]
+        if not len(chosen):
+            return
+        images, masks, labels = images[chosen], masks[chosen], labels[chosen]
+        with eval_mode(classifier.model), torch.no_grad():
+            shown = images.to(pl_module.device)
+            seeds = labels_of(labels.to(pl_module.device))
+            _, relevance = classifier.explainer()(classifier.model, shown, seeds, create_graph=False)
+        heatmaps = relevance["input"].detach().sum((1, 2)).float().cpu()
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
+        titles = [names_of(label, data.classes) for label in labels]
+        panel = heatmap_panel((images * std + mean).clamp(0, 1), masks, {"relevance": heatmaps}, titles)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        panel.savefig(self.folder / f"epoch-{trainer.current_epoch:03}.png", dpi=120)
+
+
+def names_of(label: Tensor, classes: Sequence[str]) -> str:
+    """Return the name of a class, or the names of several labels."""
+    if not label.is_floating_point():
+        return classes[int(label)]
+    return ", ".join(classes[index] for index in label.nonzero()[:, 0].tolist()) or "none"
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with all their columns; an interruption leaves the former file."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(part, path)

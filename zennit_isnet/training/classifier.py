@@ -1,0 +1,323 @@
+"""A classifier with the heatmap loss as a `LightningModule`, and the plain training that its range is measured on."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD
+from torch.optim.lr_scheduler import OneCycleLR
+
+from zennit_isnet.checks import check_number
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.formulations import Formulation, Stochastic
+from zennit_isnet.functional import background_share
+from zennit_isnet.functional.heatmap import HeatmapLoss
+from zennit_isnet.lrp.composite import LRPComposite
+from zennit_isnet.lrp.flex import LRPFlex
+from zennit_isnet.lrp.propagation import LRPAttribution
+from zennit_isnet.model import main_logits
+from zennit_isnet.regularizer import ISNetRegularizer
+from zennit_isnet.swap import BackgroundFade, BackgroundSwap, swap_backgrounds
+from zennit_isnet.training.data import MaskedData
+from zennit_isnet.training.figures import donors_of_other_classes, figures
+from zennit_isnet.training.seeding import seed_of
+
+AUXILIARY_WEIGHT = 0.3
+"""Of the loss of each auxiliary head (Szegedy et al., Going deeper with convolutions, CVPR 2015, section 5)."""
+
+
+class ISNetClassifier(LightningModule):
+    """A classifier that is trained with the heatmap loss.
+
+    Batches are ``(images, masks, labels, has_mask, indices)``, as `MaskedData` makes them. Logged are ``loss``,
+    ``classification``, ``penalty`` and the factor of the penalty, and for validation and test images the figures of
+    `zennit_isnet.training.figures`, with ``swapped_`` before those on the backgrounds of other classes.
+
+    Parameters
+    ----------
+    model : Module
+        Returns logits ``(N, C)``, or a named tuple with auxiliary heads after them.
+    formulation : callable, optional
+        See `ISNetRegularizer`; by default `Stochastic`, whose draws depend on `seed` and epoch.
+    composite : LRPComposite, optional
+        See `ISNetRegularizer`.
+    loss : HeatmapLoss, optional
+        See `ISNetRegularizer`.
+    layers : "auto" or sequence of str, default "auto"
+        See `ISNetRegularizer`.
+    every : int, default 1
+        See `ISNetRegularizer`.
+    weight : float, default 0.7
+        P, weight of the penalty; the classification loss has the rest. 0 trains plainly, at plain cost.
+    swap : float, default 0
+        Chance of a training image to get the background of another one, see `BackgroundSwap`.
+    fade : float, default 0
+        Chance of a training image to have its background faded, see `BackgroundFade`.
+    class_weights : sequence of float, optional
+        Weights of the classes in the cross-entropy, such as the inverse of their frequencies.
+    optimizer : callable, optional
+        ``optimizer(parameters) -> Optimizer``. Default: SGD with learning rate 0.05, Nesterov momentum 0.9 and weight
+        decay 5e-4. Its learning rate is the highest of a one-cycle schedule.
+    seed : int, default 0
+        Of all that is drawn in training.
+
+    Attributes
+    ----------
+    results : dict
+        Of the latest validation or test, by name of the set: ``logits``, ``swapped`` (those on the backgrounds of
+        other classes), ``changed`` (whether there was one), ``labels``, ``share`` of the relevance on the background,
+        and ``indices``, each of all images.
+    regularizer : ISNetRegularizer
+        Of the model. It is not a module: Lightning neither moves nor saves it, its state is a part of the checkpoint.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If an argument is not allowed. From the training: if the loss is no longer finite.
+
+    References
+    ----------
+    Bassi, Dertkigil, Cavalli, Nat. Commun. 15 (2024) 291; Bassi, Decherchi, Cavalli, IEEE Access 12 (2024) 155151.
+
+    Examples
+    --------
+    >>> from torchvision.models import resnet18
+    >>> from zennit_isnet.training import ISNetClassifier
+    >>> classifier = ISNetClassifier(resnet18(num_classes=10), fade=0.5)
+    >>> classifier(torch.rand(1, 3, 32, 32)).shape
+    torch.Size([1, 10])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        formulation: Formulation | None = None,
+        composite: LRPComposite | None = None,
+        loss: HeatmapLoss | None = None,
+        layers: Sequence[str] | str = "auto",
+        every: int = 1,
+        weight: float = 0.7,
+        swap: float = 0.0,
+        fade: float = 0.0,
+        class_weights: Sequence[float] | None = None,
+        optimizer: OptimizerCallable = lambda parameters: SGD(
+            parameters, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True
+        ),
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_number("weight", weight, high=1.0, include_low=True)
+        if not isinstance(model, nn.Module):
+            raise InvalidTypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
+        self.model = model
+        self.weight, self.optimizer, self.seed = weight, optimizer, seed
+        self._drawing = torch.Generator()
+        self.regularizer = ISNetRegularizer(
+            model,
+            composite=composite,
+            formulation=Stochastic(self._drawing) if formulation is None else formulation,
+            loss=loss,
+            layers=layers,
+            every=every,
+        )
+        self.swap = BackgroundSwap(swap, generator=self._drawing)
+        self.fade = BackgroundFade(fade, generator=self._drawing)
+        self.class_weights = None if class_weights is None else torch.tensor(list(class_weights))
+        self.results: dict[str, dict[str, Tensor]] = {}
+        self._collected: dict[str, list[dict[str, Tensor]]] = {}
+        self._losses: Tensor | float = 0.0  # of the epoch, without a wait for the device
+
+    def forward(self, images: Tensor) -> Any:
+        """Return what the model returns."""
+        return self.model(images)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Let all random numbers of an epoch start from seed, epoch and process."""
+        if batch_idx == 0:
+            seed = seed_of(self.seed, self.current_epoch, self.global_rank)
+            torch.manual_seed(seed)
+            self._drawing.manual_seed(seed)
+            self._losses = 0.0
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        """Return the loss, which Lightning scales, differentiates and clips as a whole."""
+        images, masks, labels, has_mask, _ = batch
+        images = self.fade(self.swap(images, masks, has_mask), masks, has_mask)
+        if self.weight == 0:
+            loss = classification = self.classification_loss(self.model(images), labels)
+        else:
+            output, penalty = self.regularizer(images, masks, has_mask)
+            classification = self.classification_loss(output, labels)
+            loss = self.regularizer.balanced(classification, penalty, self.weight)
+            self._log("penalty", penalty, len(images))
+        self._log("classification", classification, len(images))
+        self._log("loss", loss, len(images))
+        self._losses = self._losses + loss.detach()
+        return loss
+
+    def on_validation_start(self) -> None:
+        """Refuse to go on after a loss that was not finite, before its weights are tested and saved."""
+        if not bool(torch.as_tensor(self._losses).isfinite()):
+            found = f"in epoch {self.current_epoch}; lower the learning rate, or clip the gradient"
+            raise InvalidValueError(f"the loss was no longer finite {found}")
+
+    def on_train_epoch_end(self) -> None:
+        """Log the factor that keeps the penalty's gradient in proportion."""
+        if self.weight > 0:
+            self.log("penalty_factor", self.regularizer.balance.factor)
+
+    def classification_loss(self, output: Any, labels: Tensor) -> Tensor:
+        """Return the cross-entropy, of several labels the binary one, with that of auxiliary heads where there are any.
+
+        Parameters
+        ----------
+        output : Tensor or tuple of Tensor
+            Logits ``(N, C)``; auxiliary heads may be None.
+        labels : Tensor
+            Classes ``(N,)``, or floating 0 and 1 ``(N, C)``.
+        """
+        weights = None if self.class_weights is None else self.class_weights.to(labels.device)
+
+        def loss(logits: Tensor) -> Tensor:
+            if labels.is_floating_point():
+                return F.binary_cross_entropy_with_logits(logits.float(), labels, weights)
+            return F.cross_entropy(logits.float(), labels, weights)
+
+        main, *others = output if isinstance(output, tuple) else (output,)
+        return loss(main) + AUXILIARY_WEIGHT * sum(loss(other) for other in others if other is not None)
+
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Collect what the model does with a batch."""
+        self._collect("val", batch, batch_idx)
+
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Collect what the model does with a batch of one of the test sets."""
+        self._collect(list(self.trainer.datamodule.tests)[dataloader_idx], batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures of all validation images."""
+        self._log_results("val_")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the figures of all test images."""
+        self._log_results("")
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer with a one-cycle schedule."""
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        rates = [group["lr"] for group in optimizer.param_groups]
+        schedule = OneCycleLR(optimizer, rates, total_steps=int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the regularizer keeps."""
+        checkpoint["regularizer"] = self.regularizer.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it over. The schedule is that of this run, which may be longer than the one that was interrupted."""
+        self.regularizer.load_state_dict(checkpoint["regularizer"])
+        kept = ("last_epoch", "_step_count", "_last_lr")
+        states = checkpoint.get("lr_schedulers", [])
+        checkpoint["lr_schedulers"] = [{name: state[name] for name in kept} for state in states]
+
+    def _log(self, name: str, value: Tensor, count: int) -> None:
+        several = self.trainer.world_size > 1
+        self.log(name, value.detach(), prog_bar=True, on_step=False, on_epoch=True, batch_size=count, sync_dist=several)
+
+    def _collect(self, name: str, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Keep logits on the images' own backgrounds and on those of other classes, and the share on the background."""
+        images, masks, labels, has_mask, indices = batch
+        donors = donors_of_other_classes(labels, has_mask, torch.Generator().manual_seed(batch_idx))
+        changed = donors != torch.arange(len(images), device=donors.device)
+        # Lightning may test in inference mode, which keeps no graph for an explanation
+        with torch.inference_mode(False), torch.no_grad():
+            images = images.clone()
+            masks = torch.where(has_mask.view(-1, 1, 1, 1), masks, torch.ones_like(masks))
+            swapped = main_logits(self.model(swap_backgrounds(images, masks, donors)), len(images))
+            output, relevance = self.explainer()(self.model, images, labels_of(labels), create_graph=False)
+            share = background_share(relevance["input"].detach()[:, 0], masks, undefined="skip")
+        found = {
+            "logits": main_logits(output, len(images)).float(),
+            "swapped": swapped.float(),
+            "labels": labels,
+            "changed": changed,
+            "share": share.where(has_mask, torch.nan),
+            "indices": indices,
+        }
+        self._collected.setdefault(name, []).append({key: value.detach() for key, value in found.items()})
+
+    def explainer(self) -> LRPAttribution:
+        """Return the attribution that validation, tests and pictures show: the rules of training, at the images."""
+        attribution = self.regularizer.attribution
+        composites = attribution.composites if isinstance(attribution, LRPAttribution) else None
+        return LRPAttribution(LRPFlex(reference="darkest") if composites is None else composites[0])
+
+    def _log_results(self, prefix: str) -> None:
+        """Gather the results of all processes, log their figures and keep them until the next time."""
+        collected, self._collected, self.results = self._collected, {}, {}
+        for name, parts in collected.items():
+            values = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+            if self.trainer.world_size > 1:
+                values = {key: self.all_gather(value).flatten(0, 1) for key, value in values.items()}
+            # a process whose share was smaller has repeated some images
+            places = {index: at for at, index in enumerate(values["indices"].tolist())}
+            done = {key: value.cpu()[list(places.values())] for key, value in values.items()}
+            rows = {**figures(done["logits"], done["labels"]), "background_share": done["share"].nanmean().item()}
+            changed = done["changed"]
+            on_swapped = figures(done["swapped"][changed], done["labels"][changed])
+            rows |= {f"swapped_{key}": value for key, value in on_swapped.items()}
+            # by which the best epoch is chosen: a clean heatmap alone would be no evidence
+            rows["score"] = rows.get("swapped_balanced_accuracy", rows["balanced_accuracy"])
+            self.results[name] = done
+            where = prefix or f"{name}/"
+            self.log_dict({f"{where}{key}": value for key, value in rows.items() if math.isfinite(value)})
+
+
+def calibrate(classifier: ISNetClassifier, data: MaskedData, plain: Trainer | None, *, ckpt_path: Any = None) -> None:
+    """Measure the relevance range of a classifier on the validation images.
+
+    It means something on a model that classifies already. One with a new head is trained plainly for some epochs
+    first: a copy, for a model that has learnt the background keeps it.
+
+    Parameters
+    ----------
+    classifier : ISNetClassifier
+        Its regularizer gets the ranges.
+    data : MaskedData
+        The data.
+    plain : Trainer, optional
+        Trains the copy; None where the classifier is trained already.
+    ckpt_path : path, optional
+        Checkpoint from which the plain training goes on.
+
+    Raises
+    ------
+    CalibrationError
+        If the range cannot be measured.
+    """
+    measured = classifier
+    if plain is not None:
+        measured = copy.deepcopy(classifier)
+        measured.weight = 0.0
+        plain.fit(measured, data, ckpt_path=ckpt_path)
+        measured.to(plain.strategy.root_device)
+    classifier.regularizer.ranges = dict(measured.regularizer.calibrate(data.calibration_dataloader()))
+
+
+def labels_of(labels: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the formulation that explains the sum of the labels' logits, one logit where an image has one label."""
+
+    def seeds(logits: Tensor) -> Tensor:
+        weights = labels if labels.is_floating_point() else F.one_hot(labels, logits.shape[1])
+        return weights.to(logits).unsqueeze(1)
+
+    return seeds

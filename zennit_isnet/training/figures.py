@@ -1,0 +1,72 @@
+"""What is measured of a classifier's logits; every class counts alike, however many images it has."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.functional import classification as measures
+
+
+def figures(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return balanced accuracy and further measures.
+
+    Parameters
+    ----------
+    logits : Tensor
+        ``(n, C)`` of images.
+    labels : Tensor
+        Classes ``(n,)``, or 0 and 1 ``(n, C)`` for several labels an image.
+
+    Returns
+    -------
+    dict of str to float
+        ``balanced_accuracy`` (the mean of the classes' recalls, of several labels that of each label's sensitivity and
+        specificity), ``macro_f1`` and ``auroc``, and of two classes ``sensitivity`` and ``specificity``. Classes
+        without an image are left out; empty without images.
+    """
+    if not len(labels):
+        return {}
+    several, count = labels.is_floating_point(), logits.shape[1]
+    kind = "multilabel" if several else "multiclass"
+    size = {"num_labels" if several else "num_classes": count}
+    scores = logits.float().sigmoid() if several else logits.float().softmax(1)
+    target = labels.long()
+    of_class = target if several else F.one_hot(target, count)
+    present = of_class.any(0)
+    both = present & ~of_class.all(0)
+
+    def measured(name: str) -> Tensor:
+        value: Tensor = getattr(measures, f"{kind}_{name}")(scores, target, average=None, **size)
+        return value
+
+    recall, specificity = measured("recall"), measured("specificity")
+    accuracies = (recall + specificity)[both] / 2 if several else recall[present]
+    found = {"balanced_accuracy": accuracies.mean(), "macro_f1": measured("f1_score")[present].mean()}
+    if both.any():
+        found["auroc"] = measured("auroc")[both].mean()
+    if not several and count == 2:
+        found |= {name: recall[label] for name, label in (("sensitivity", 1), ("specificity", 0)) if present[label]}
+    return {name: value.item() for name, value in found.items() if value.isfinite()}
+
+
+def donors_of_other_classes(labels: Tensor, takes_part: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw for each image of a batch another one with other labels, which lends its background.
+
+    Parameters
+    ----------
+    labels : Tensor
+        ``(N,)`` or ``(N, C)``.
+    takes_part : Tensor of bool
+        ``(N,)``, images that have a mask.
+    generator : Generator
+        On the CPU.
+
+    Returns
+    -------
+    Tensor
+        ``(N,)``; the image itself where no other one can lend.
+    """
+    rows = labels.view(len(labels), -1)
+    lends = (rows.unsqueeze(0) != rows.unsqueeze(1)).any(2) & takes_part & takes_part.unsqueeze(1)
+    draws = torch.rand(lends.shape, generator=generator).to(lends.device).masked_fill(~lends, -1)
+    own = torch.arange(len(labels), device=labels.device)
+    return torch.where(lends.any(1), draws.argmax(1), own)

@@ -1,0 +1,111 @@
+"""Figures of the test sets with intervals, and the scores of all images."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from zennit_isnet.training.callbacks import names_of, write_csv
+from zennit_isnet.training.figures import figures
+
+RESAMPLES = 200
+"""Bootstrap samples of the groups, from which the intervals come."""
+
+SHOWN = {
+    "images": "images",
+    "balanced_accuracy": "balanced accuracy",
+    "swapped_balanced_accuracy": "… on backgrounds of other classes",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "macro_f1": "macro F1",
+    "auroc": "AUROC",
+    "background_share": "relevance on the background",
+}
+
+
+def with_intervals(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> dict[str, list[float]]:
+    """Return each of `figures` with the ends of its 95 % interval, by drawing groups with replacement.
+
+    Parameters
+    ----------
+    logits, labels : Tensor
+        See `figures`.
+    groups : sequence of str
+        What belongs together, such as the patient of each image.
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, group in enumerate(groups):
+        members[group].append(index)
+    names, drawing = list(members), np.random.default_rng(0)
+    values = figures(logits, labels)
+    samples: dict[str, list[float]] = {name: [] for name in values}
+    for _ in range(RESAMPLES):
+        drawn = [index for i in drawing.integers(len(names), size=len(names)) for index in members[names[i]]]
+        for name, value in figures(logits[drawn], labels[drawn]).items():
+            if name in samples:
+                samples[name].append(value)
+    return {name: [value, *np.quantile(samples[name], [0.025, 0.975]).tolist()] for name, value in values.items()}
+
+
+def write_results(folder: Path, results: Mapping[str, Mapping[str, Tensor]], data: Any) -> dict[str, Any]:
+    """Write ``tests.json``, ``tests.md`` and ``scores.csv`` of the test sets.
+
+    Parameters
+    ----------
+    folder : path
+        Where to.
+    results : mapping
+        `ISNetClassifier.results` after a test, by name of the set.
+    data : MaskedData
+        What was tested.
+
+    Returns
+    -------
+    dict
+        What ``tests.json`` has: by test set each figure, with the ends of its interval.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    scores = []
+    for name, result in results.items():
+        images = [data.describe(name, index) for index in result["indices"].tolist()]
+        logits, labels, changed = result["logits"], result["labels"], result["changed"]
+        groups = [group for _, group in images]
+        swapped_groups = [group for group, is_changed in zip(groups, changed.tolist(), strict=True) if is_changed]
+        rows: dict[str, Any] = {"images": len(labels), **with_intervals(logits, labels, groups)}
+        swapped = with_intervals(result["swapped"][changed], labels[changed], swapped_groups) if changed.any() else {}
+        rows |= {f"swapped_{key}": value for key, value in swapped.items()}
+        share = result["share"].nanmean()
+        if share.isfinite():
+            rows["background_share"] = share.item()
+        found[name] = rows
+        probabilities = logits.sigmoid() if labels.is_floating_point() else logits.softmax(1)
+        for (file, group), label, row in zip(images, labels, probabilities.tolist(), strict=True):
+            of_classes = {f"p({one})": f"{value:.6f}" for one, value in zip(data.classes, row, strict=True)}
+            label_text = names_of(label, data.classes)
+            scores.append({"test": name, "image": file, "group": group, "label": label_text, **of_classes})
+    write_csv(folder / "scores.csv", scores)
+    (folder / "tests.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (folder / "tests.md").write_text(table(found), encoding="utf-8")
+    return found
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return figures by test set as Markdown, in percent, with their intervals in brackets."""
+    columns = {key: title for key, title in SHOWN.items() if any(key in row for row in found.values())}
+    lines = [["test", *columns.values()], ["---", *["---:"] * len(columns)]]
+    lines += [[name, *(_cell(row.get(key)) for key in columns)] for name, row in found.items()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, list):
+        return f"{100 * value[0]:.1f} ({100 * value[1]:.1f} to {100 * value[2]:.1f})"
+    return str(value) if isinstance(value, int) else f"{100 * value:.1f}"

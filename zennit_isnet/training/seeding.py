@@ -1,0 +1,68 @@
+"""Random numbers that depend on the place in the training alone, so that a resumed run draws what it would have."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, DistributedSampler
+
+Key = tuple[int, int]
+"""Epoch and index of an image."""
+
+
+def seed_of(*place: int) -> int:
+    """Return a seed for a place, such as seed, epoch and index."""
+    return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0])
+
+
+@contextmanager
+def random_numbers_of(*place: int) -> Iterator[None]:
+    """Seed the CPU generators of Python, NumPy and PyTorch by a place; afterwards they go on as if nothing had been."""
+    former = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seed = seed_of(*place)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators too
+    try:
+        yield
+    finally:
+        random.setstate(former[0])
+        np.random.set_state(former[1])
+        torch.set_rng_state(former[2])
+
+
+class EpochOrder(DistributedSampler[Any]):
+    """Keys of this process's share of some indices, shuffled by seed and epoch alone unless ``shuffle=False``."""
+
+    def __iter__(self) -> Iterator[Key]:
+        indices: Any = self.dataset
+        for position in super().__iter__():
+            yield self.epoch, indices[position]
+
+
+class Keyed(Dataset[tuple[Any, ...]]):
+    """Items ``(image, mask, label, has_mask, index)`` by key; random transforms depend on seed, epoch and index alone.
+
+    Parameters
+    ----------
+    data : Dataset
+        Items ``(image, mask, label)`` or ``(image, mask, label, has_mask)``.
+    seed : int
+        Of the transforms.
+    """
+
+    def __init__(self, data: Any, seed: int) -> None:
+        self.data, self.seed = data, seed
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, key: Key) -> tuple[Any, ...]:
+        epoch, index = key
+        with random_numbers_of(self.seed, epoch, index):
+            image, mask, label, *has_mask = self.data[index]
+        plain = (part.as_subclass(torch.Tensor) for part in (image, mask))
+        return *plain, label, bool(has_mask[0]) if has_mask else True, index
