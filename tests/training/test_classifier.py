@@ -1,4 +1,4 @@
-"""`ISNetClassifier`: its loss is the regularizer's, its figures those of the images, and it resumes as if nothing was."""
+"""`ISNetClassifier`: its loss is the regularizer's, its figures are those of the images, and it resumes exactly."""
 
 import pytest
 import torch

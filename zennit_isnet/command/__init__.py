@@ -1,9 +1,19 @@
 """The command ``zennit-isnet`` with its subcommands."""
 
 import argparse
+import sys
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
 
-from zennit_isnet.command import audit, check_data
+from zennit_isnet.errors import MissingDependencyError
+
+COMMANDS = {
+    "audit": "report whether a model looks at the background",
+    "check-data": "check images and their masks before a training",
+    "train": "train a classifier with the heatmap loss, and test it",
+    "test": "test a trained classifier, also on other data",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,14 +48,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     >>> status
     0
     """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    name = next(iter(arguments), "")
+    if name in ("train", "test"):
+        # Lightning parses what follows
+        try:
+            train = import_module("zennit_isnet.command.train")
+        except MissingDependencyError as error:
+            sys.stderr.write(f"{error}\n")
+            return 2
+        return int(train.main(arguments[1:], testing=name == "test"))
     parser = argparse.ArgumentParser(prog="zennit-isnet", description="Tools for training with the ISNet heatmap loss.")
+    parser.add_argument("--version", action="version", version=f"zennit-isnet {version('zennit-isnet')}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, module, purpose in (
-        ("audit", audit, "report whether a model looks at the background"),
-        ("check-data", check_data, "check images and their masks before a training"),
-    ):
+    for command, purpose in COMMANDS.items():
+        if command != name:
+            subparsers.add_parser(command, help=purpose)
+            continue
+        module = import_module(f"zennit_isnet.command.{command.replace('-', '_')}")
         subparser = subparsers.add_parser(
-            name, help=purpose, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+            command, help=purpose, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run, parser=subparser)

@@ -42,7 +42,8 @@ def figures(logits: Tensor, labels: Tensor) -> dict[str, float]:
     accuracies = (recall + specificity)[both] / 2 if several else recall[present]
     found = {"balanced_accuracy": accuracies.mean(), "macro_f1": measured("f1_score")[present].mean()}
     if both.any():
-        found["auroc"] = measured("auroc")[both].mean()
+        areas = [measures.binary_auroc(scores[:, one], of_class[:, one]) for one in both.nonzero()[:, 0].tolist()]
+        found["auroc"] = torch.stack(areas).mean()
     if not several and count == 2:
         found |= {name: recall[label] for name, label in (("sensitivity", 1), ("specificity", 0)) if present[label]}
     return {name: value.item() for name, value in found.items() if value.isfinite()}

@@ -1,0 +1,142 @@
+"""`MaskedImages`: who trains, validates and tests, and batches that do not depend on how they are read."""
+
+import csv
+
+import pytest
+import torch
+from PIL import Image
+
+from zennit_isnet.errors import InvalidValueError
+from zennit_isnet.training import MaskedData, MaskedImages
+
+COLUMNS = ("file", "mask", "label", "part", "patient")
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Twelve images of six patients and three classes, in a table with names of its own."""
+    rows = []
+    for index in range(12):
+        for kind, level in (("image", 20 * index), ("mask", 255)):
+            picture = Image.new("L", (20, 10), level if kind == "image" else 0)
+            picture.paste(255 if kind == "mask" else level + 10, (2, 2, 12, 8))
+            picture.save(tmp_path / f"{kind}{index}.png")
+        part = ("train", "train", "val", "test")[index % 4]
+        label = ("normal", "covid", "other")[index // 2 % 3]
+        rows.append((f"image{index}.png", f"mask{index}.png", label, part, f"p{index // 2}"))
+    with (tmp_path / "films.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+    return str(tmp_path / "films.csv")
+
+
+def opened(table, **options):
+    return MaskedImages(table, columns={"image": "file"}, size=8, fit="whole", batch_size=2, **options)
+
+
+def names(data, part):
+    """The images of a part by their numbers."""
+    part = getattr(data, part)
+    found = []
+    for index in range(len(part)):
+        inner, at = part, index
+        while hasattr(inner, "indices"):
+            inner, at = inner.dataset, inner.indices[at]
+        found.append(int(inner.name(at).rpartition("image")[2].removesuffix(".png")))
+    return found
+
+
+def test_a_column_says_who_trains_validates_and_tests(table):
+    data = opened(table, split="part")
+    assert names(data, "train") == [0, 1, 4, 5, 8, 9]
+    assert names(data, "val") == [2, 6, 10]
+    assert data.describe("test", 0) == (table.replace("films.csv", "image3.png"),) * 2
+
+
+def test_a_group_stays_together(table):
+    data = opened(table, group="patient", val_share=0.3)
+    train, val = ({number // 2 for number in names(data, part)} for part in ("train", "val"))
+    assert train | val == set(range(6))
+    assert not train & val
+    assert len(names(data, "val")) == 4
+    assert opened(table, group="patient", val_share=0.3, seed=1).val.indices != data.val.indices
+
+
+def test_classes_have_the_order_that_is_given_and_others_are_left_out(table):
+    data = opened(table, classes=["normal", "covid"])
+    assert data.classes == ["normal", "covid"]
+    assert set(names(data, "train")) | set(names(data, "val")) == {0, 1, 2, 3, 6, 7, 8, 9}
+    labels = {number: int(data.train[at][2]) for at, number in enumerate(names(data, "train"))}
+    assert all(label == (number // 2 % 3 == 1) for number, label in labels.items())
+
+
+def test_another_table_tests_with_the_classes_of_the_training(table):
+    data = opened(table, classes=["normal", "covid"], tests={"abroad": [table]}, group="patient")
+    images, masks, labels, has_mask, _ = next(iter(data.test_dataloader()[0]))
+    assert images.shape == (2, 3, 8, 8)
+    assert masks.dtype == torch.bool
+    assert has_mask.all()
+    assert data.describe("abroad", 2)[1] == "p1"
+    assert set(labels.tolist()) <= {0, 1}
+
+
+def test_grey_images_have_one_channel(table):
+    data = opened(table, channels=1)
+    assert data.train[0][0].shape == (1, 8, 8)
+    assert data.mean == [pytest.approx(0.449)]
+
+
+@pytest.mark.parametrize(("fit", "sees"), [("crop", False), ("whole", True)])
+def test_only_the_whole_image_has_its_corners(tmp_path, fit, sees):
+    for kind in ("images", "masks"):
+        for name in ("a", "b"):
+            (tmp_path / kind / name).mkdir(parents=True)
+            for number in range(3):
+                picture = Image.new("L", (64, 64), 0)
+                if kind == "images":
+                    picture.paste(255, (0, 0, 4, 4))
+                picture.paste(128 if kind == "images" else 255, (24, 24, 40, 40))
+                picture.save(tmp_path / kind / name / f"{number}.png")
+    folders = str(tmp_path / "images"), str(tmp_path / "masks")
+    data = MaskedImages(*folders, size=32, fit=fit, mean=[0.0], std=[1.0])
+    assert (data.val[0][0][:, :2, :2].max() > 0.9).item() is sees
+
+
+def test_order_and_transforms_depend_on_seed_and_epoch_alone(table):
+    def epoch(number, **options):
+        data = opened(table, **options)
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(number)
+        torch.manual_seed(options.get("workers", 7))
+        return [batch[0] for batch in loader]
+
+    first, again = epoch(0), epoch(0)
+    assert all(map(torch.equal, first, again))
+    assert not all(map(torch.equal, first, epoch(1)))
+    assert not all(map(torch.equal, first, epoch(0, seed=1)))
+
+
+def test_the_benchmark_is_tested_on_four_backgrounds():
+    data = MaskedImages(benchmark="patch")
+    assert list(data.tests) == [f"{kind} backgrounds" for kind in ("biased", "unbiased", "confounding", "none")]
+    assert data.train[0][0].shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"images": None}, "give images, or benchmark"),
+        ({"mean": [0.5]}, "mean and std"),
+        ({"split": "part", "val": ["x.csv"]}, "give val, or the column split"),
+        ({"split": "nowhere"}, r"one of .*part.*'nowhere'"),
+        ({"classes": ["cat"]}, "must have the classes cat; got covid, normal, other"),
+        ({"columns": {"image": "picture"}}, "image, mask"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(table, options, says):
+    with pytest.raises(InvalidValueError, match=says):
+        MaskedImages(**{"images": table, "columns": {"image": "file"}, **options})
+
+
+def test_a_batch_larger_than_the_data_is_refused(data):
+    with pytest.raises(InvalidValueError, match="18 training images in 1 process"):
+        MaskedData(data().train, data().val, batch_size=19).train_dataloader()

@@ -1,0 +1,119 @@
+"""``zennit-isnet train`` and ``test``: one command from a folder to a tested model, and again after an interruption."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from zennit_isnet.command import main
+
+NET = """
+from torch import nn
+
+def net(num_classes):
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3, padding=1),
+        nn.ReLU(), nn.Dropout(0.2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes),
+    )
+"""
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::zennit_isnet.errors.RelevanceRangeWarning"),
+    pytest.mark.filterwarnings("ignore:Starting from v"),
+]
+
+
+@pytest.fixture
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A folder of images of two classes, a small network, and the options of a short run on them."""
+    for index in range(16):
+        name, level = ("dark", "bright")[index % 2], 60 + 120 * (index % 2)
+        for kind in ("images", "masks"):
+            picture = Image.new("RGB" if kind == "images" else "L", (20, 20), 30 + level if kind == "images" else 0)
+            picture.paste((level, 2 * index, 90) if kind == "images" else 255, (5, 5, 15, 15))
+            (tmp_path / kind / name).mkdir(parents=True, exist_ok=True)
+            picture.save(tmp_path / kind / name / f"{index}.png")
+    (tmp_path / "nets.py").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    images = ["--data.images", "images", "--data.masks", "masks", "--data.size", "16", "--data.batch_size", "4"]
+    quiet = ["--trainer.enable_progress_bar", "false", "--trainer.logger", "false", "--trainer.accelerator", "cpu"]
+    run = ["--model.architecture", "nets:net", "--model.fade", "0.5", "--plain_epochs", "1", "--panel", "2"]
+    return [*images, *quiet, *run, "--data.tests", "{abroad: [images, masks]}"]
+
+
+def weights(folder: str) -> dict[str, torch.Tensor]:
+    return torch.load(Path(folder) / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_one_command_trains_and_tests(options: list[str], capsys: pytest.CaptureFixture[str]):
+    assert main(["train", *options, "--trainer.max_epochs", "2", "--output", "run"]) == 0
+    written = {path.name for path in Path("run").iterdir()}
+    assert written >= {"best.ckpt", "last.ckpt", "config.yaml", "log.csv", "curves.png", "heatmaps", "plain"}
+    assert {path.name for path in Path("run/heatmaps").iterdir()} == {"epoch-000.png", "epoch-001.png"}
+    assert capsys.readouterr().out.endswith(Path("run/tests.md").read_text())
+    found = json.loads(Path("run/tests.json").read_text())["abroad"]
+    assert found["images"] == 16
+    low, high = found["balanced_accuracy"][1:]
+    assert 0 <= low <= found["balanced_accuracy"][0] <= high <= 1
+    with Path("run/scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 16
+    assert rows[0].keys() == {"test", "image", "group", "label", "p(bright)", "p(dark)"}
+    assert all(row["label"] in row["image"] for row in rows)
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["model"]["architecture"] == "nets:net"
+
+    # another table of the same model, from the configuration of the run
+    Path("more.csv").write_text("image,mask,label\nimages/dark/0.png,masks/dark/0.png,dark\n")
+    assert main(["test", "--config", "run/config.yaml", "--data.tests", "{one: [more.csv]}"]) == 0
+    assert json.loads(Path("run/tests.json").read_text())["one"]["images"] == 1
+
+
+def test_an_earlier_run_is_not_overwritten_and_can_be_extended(options: list[str], capsys: pytest.CaptureFixture[str]):
+    assert main(["train", *options, "--trainer.max_epochs", "1", "--output", "run"]) == 0
+    assert main(["train", *options, "--trainer.max_epochs", "2", "--output", "run"]) == 2
+    assert "run holds an earlier run: add --resume" in capsys.readouterr().err
+    assert main(["train", "--config", "run/config.yaml", "--trainer.max_epochs", "2", "--resume"]) == 0
+    assert len(Path("run/log.csv").read_text().splitlines()) == 3
+
+
+def test_wrong_data_end_with_two_and_our_message(options: list[str], capsys: pytest.CaptureFixture[str]):
+    assert main(["train", *options, "--data.images", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT], ids=lambda one: one.name)
+def test_a_run_that_is_killed_ends_as_one_that_is_not(options: list[str], how: signal.Signals):
+    command = [sys.executable, "-m", "zennit_isnet", "train", *options, "--trainer.max_epochs", "40"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    assert subprocess.run([*command, "--output", "whole"], env=environment, check=False).returncode == 0
+    run = subprocess.Popen([*command, "--output", "killed"], env=environment)
+    while not Path("killed/last.ckpt").exists() and run.poll() is None:
+        time.sleep(0.01)
+    run.send_signal(how)
+    assert run.wait(60) == (-signal.SIGKILL if how == signal.SIGKILL else 1)
+    assert torch.load("killed/last.ckpt", weights_only=True)["epoch"] < 39
+    again = subprocess.run([*command, "--output", "killed", "--resume"], env=environment, check=False)
+    assert again.returncode == 0
+    whole, killed = weights("whole"), weights("killed")
+    assert whole.keys() == killed.keys()
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_model(options: list[str]):
+    several = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.max_epochs", "2"]
+    command = [sys.executable, "-m", "zennit_isnet", "train", *options, *several, "--output", "run"]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    assert done.returncode == 0
+    assert json.loads(Path("run/tests.json").read_text())["abroad"]["images"] == 16
+    assert len(Path("run/log.csv").read_text().splitlines()) == 3
