@@ -16,6 +16,8 @@ from PIL import Image
 
 from zennit_isnet.command import main
 
+PRESET = Path(__file__).parents[2] / "examples" / "chest_films.yaml"
+
 NET = """
 from torch import nn
 
@@ -88,6 +90,13 @@ def test_an_earlier_run_is_not_overwritten_and_can_be_extended(options: list[str
 def test_wrong_data_end_with_two_and_our_message(options: list[str], capsys: pytest.CaptureFixture[str]):
     assert main(["train", *options, "--data.images", "nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_the_settings_for_chest_films_are_settings_of_the_command(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--config", str(PRESET), "--print_config"])
+    assert ended.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["fit"] == "whole"
 
 
 @pytest.mark.slow

@@ -1,1 +1,0 @@
-"""The parts of ``examples/train.py``, one concept each."""
