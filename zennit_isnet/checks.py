@@ -256,8 +256,8 @@ def check_masks(masks: Any, images: Tensor) -> Tensor:
         legal = f"(N, 1, H, W) or (N, H, W) with N = {shape[0]} (and T for videos)"
         raise InvalidValueError(f"masks must have shape {legal} for images of shape {shape}, got {came}")
     if looks_turned(result.shape, images.shape):
-        legal = f"height and width of the images of shape {shape}, or in their proportion"
-        raise InvalidValueError(f"masks must have {legal}; got {came}, which looks transposed: swap its last dimensions")
+        problem = f"masks must not be turned against images of shape {shape}"
+        raise InvalidValueError(f"{problem}; got {came}, which looks transposed: swap its last two dimensions")
     if images.ndim == 5 and result.shape[2] != images.shape[2]:
         legal = f"one frame or T = {shape[2]} of them for videos of shape {shape}"
         raise InvalidValueError(f"masks of videos must have {legal}, got {result.shape[2]} in {came}")

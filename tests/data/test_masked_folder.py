@@ -148,7 +148,9 @@ def test_mask_that_is_turned_against_its_image_is_refused(
     exif[ORIENTATION] = 6
     saved(Image.new("RGB", (30, 20)), layout.images / layout.files[0], exif=exif)
     saved(Image.new("1", size, 1), layout.masks / layout.files[0])
-    with pytest.raises(InvalidValueError, match=f"{layout.files[0]} has 30×20 .*{size[1]}×{size[0]}; .*EXIF orientation"):
+    with pytest.raises(
+        InvalidValueError, match=f"{layout.files[0]} has 30×20 .*{size[1]}×{size[0]}; .*EXIF orientation"
+    ):
         folder(layout, **policy)[0]
 
 
