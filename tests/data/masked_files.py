@@ -11,7 +11,6 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from zennit_isnet.data import BackgroundBias
 
-
 ORIENTATION = 0x0112
 """The EXIF tag; 6 turns an image by 90°."""
 

@@ -136,12 +136,10 @@ def _looked_for(mask: str | None, others: Sequence[str] | None) -> str:
         name, own = os.path.basename(wanted), os.path.basename(found)
         return name == own, name in own, sum(map(eq, wanted, found)), -len(found)
 
-    if others is None:
-        others = [os.path.join(folder, name) for name in _shown(os.listdir(folder))] if os.path.isdir(folder) else []
-    if not others:
-        return f" (looked for {mask})"
-    nearest = max(others, key=likeness)
-    return f" (looked for {mask}, nearest is {nearest}{'' if is_image_file(nearest) else ', which is not read'})"
+    beside = [os.path.join(folder, name) for name in _shown(os.listdir(folder))] if os.path.isdir(folder) else []
+    nearest = max(beside if others is None else others, key=likeness, default="")
+    unread = ", which is not read" if others is not None and nearest and not is_image_file(nearest) else ""
+    return f" (looked for {mask}{nearest and f', nearest is {nearest}'}{unread})"
 
 
 def _plain(path: str) -> str:
