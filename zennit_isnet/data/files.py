@@ -136,10 +136,13 @@ def _looked_for(mask: str | None, others: Sequence[str] | None) -> str:
         name, own = os.path.basename(wanted), os.path.basename(found)
         return name == own, name in own, sum(map(eq, wanted, found)), -len(found)
 
-    beside = [os.path.join(folder, name) for name in _shown(os.listdir(folder))] if os.path.isdir(folder) else []
-    nearest = max(beside if others is None else others, key=likeness, default="")
-    unread = ", which is not read" if others is not None and nearest and not is_image_file(nearest) else ""
-    return f" (looked for {mask}{nearest and f', nearest is {nearest}'}{unread})"
+    if others is not None:
+        nearest = max(others, key=likeness, default="")
+        unread = "" if is_image_file(nearest) else ", which is not read"
+    else:
+        beside = _shown(os.listdir(folder)) if os.path.isdir(folder) else []
+        nearest, unread = max((os.path.join(folder, name) for name in beside), key=likeness, default=""), ""
+    return f" (looked for {mask}, nearest is {nearest}{unread})" if nearest else f" (looked for {mask})"
 
 
 def _plain(path: str) -> str:
@@ -249,22 +252,23 @@ class MaskedImageFolder(MaskedFiles):
         classes, unread = _class_folders(images_root, masks_root, mask_suffix)
         images, labels = [], []
         for label, name in enumerate(classes):
-            found, others = _files_below(os.path.join(images_root, name))
+            found, other_files = _files_below(os.path.join(images_root, name))
             if not found and not allow_empty:
                 endings = f"with one of the extensions {', '.join(IMG_EXTENSIONS)}"
                 raise InvalidValueError(f"class {name} has no image {endings}; allow_empty=True allows this")
             images += found
             labels += [label] * len(found)
-            unread += others
-        masks, others = _files_below(masks_root)
+            unread += other_files
+        masks, other_files = _files_below(masks_root)
         mask_of = _by_stem(masks_root, masks)
         files = []
         for stem, image in _by_stem(images_root, images).items():
             stem = normalize("NFC", stem + mask_suffix)
             files.append((image, mask_of.pop(stem, os.path.join(masks_root, f"{stem}.*"))))
         self.unused_masks = sorted(mask_of.values())
-        super().__init__(files, classes, torch.tensor(labels), transform, policy, [*self.unused_masks, *others])
-        if unread := unread + others:
+        targets = torch.tensor(labels, dtype=torch.int64)
+        super().__init__(files, classes, targets, transform, policy, [*self.unused_masks, *other_files])
+        if unread := unread + other_files:
             endings = f"in no class folder, or with none of the extensions {', '.join(IMG_EXTENSIONS)}"
             self.notes.append(f"files that are not read ({len(unread)}), {endings}: {listed(unread, EXAMPLES)}")
 
@@ -355,6 +359,8 @@ class MaskedImageTable(MaskedFiles):
         As for `MaskedDataset`.
     dropped : list of str
         Images that ``missing="drop"`` left out.
+    notes : list of str
+        Images without a mask, for the report of `check_masks`.
 
     Raises
     ------

@@ -197,13 +197,13 @@ def check_masks(dataset: MaskedDataset, *, workers: int | None = None, progress:
     check_count("workers", workers, low=0)
     bar = {"desc": "checking masks", "unit": "image", "disable": not progress}
     findings = thread_map(partial(_inspect, dataset), range(len(dataset)), max_workers=max(workers, 1), **bar)
-    names = [dataset.name(index) for index, finding in enumerate(findings) if finding.swapped]
-    problems = []
-    if look_swapped := 2 * len(names) > len(findings):
-        detail = f"images and masks look swapped: images have two values, their masks many: {listed(names, EXAMPLES)}"
-        problems.append(MaskProblem("swapped", names[0], detail))
-    told = [finding for finding in findings if not (look_swapped and finding.swapped)]
-    problems += [problem for finding in told for problem in finding.problems]
+    swapped = [dataset.name(index) for index, finding in enumerate(findings) if finding.swapped]
+    all_are = 2 * len(swapped) > len(findings)
+    told = [finding for finding in findings if not (all_are and finding.swapped)]
+    problems = [problem for finding in told for problem in finding.problems]
+    if all_are:
+        detail = f"images and masks look swapped: images have two values, their masks many: {listed(swapped, EXAMPLES)}"
+        problems.append(MaskProblem("swapped", swapped[0], detail))
     shares = torch.tensor([math.nan if finding.share is None else finding.share for finding in findings])
     known = ~shares.isnan()
     ranks = size_ranks(shares[known])
@@ -224,8 +224,8 @@ def check_masks(dataset: MaskedDataset, *, workers: int | None = None, progress:
     if resized := [dataset.mask_name(index) for index, finding in enumerate(findings) if finding.resized]:
         notes.append(f"masks of another resolution than their images are resized: {listed(resized, EXAMPLES)}")
     if telling:
-        remark = "the size of the mask tells classes from the others, and the heatmap loss does not hide it"
-        notes.append(f"{remark}; AUC, where 0.5 tells nothing: {listed(telling)}")
+        remark = "the size of the mask alone tells classes from the others, a confound that the heatmap loss leaves"
+        notes.append(f"{remark}; AUC (0.5 tells nothing): {listed(telling)}")
     return MaskReport(tuple(rows), _coverage("all", findings), tuple(problems), tuple(notes))
 
 
@@ -241,19 +241,20 @@ class Finding(NamedTuple):
 def _inspect(dataset: MaskedDataset, index: int) -> Finding:
     name, mask_name = dataset.name(index), dataset.mask_name(index)
     found: dict[ProblemKind, str] = {}
-    share, resized, swapped = None, False, False
+    share, two_valued, swapped, resized = None, False, False, False
     kind: ProblemKind = "unreadable"
     try:
         image = dataset.load_image(index)
-        low, high = image.min().item(), image.max().item()
-        if image.dtype == torch.uint8 and high - low <= TOP_8 // 4 + 1:
-            cause = "12 bits in a file of 16 look so: save it with 8, or scaled to all 16"
-            found["contrast"] = f"image {name} has values from {low} to {high} only, of 0 to {TOP_8}; {cause}"
+        if image.dtype == torch.uint8:
+            low, high = int(image.min()), int(image.max())
+            two_valued = bool(((image == low) | (image == high)).all())
+            if high - low <= TOP_8 // 4 + 1:
+                cause = "12 bits in a file of 16 look so: save it with 8, or scaled to all 16"
+                found["contrast"] = f"image {name} has values from {low} to {high} only, of 0 to {TOP_8}; {cause}"
         levels = dataset.load_levels(index, image)
         if levels is None:
             found["missing"] = f"image {name} has no mask"
         else:
-            two_valued = bool(((image == low) | (image == high)).all())
             swapped = two_valued and len(levels.values.unique()) > NAMED
             kind = "values"
             mask = dataset.foreground(index, levels)
