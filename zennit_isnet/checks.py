@@ -234,14 +234,14 @@ def check_masks(masks: Any, images: Tensor) -> Tensor:
     """Return foreground masks as a plain tensor ``(N, 1, H, W)``, or ``(N, 1, T, H, W)`` for videos.
 
     A video's mask ``(N, 1, H, W)`` or ``(N, H, W)`` holds for all its frames. Masks may have another resolution than
-    the images, but not another number of frames.
+    the images, but neither their proportions turned by 90° nor another number of frames.
 
     Raises
     ------
     InvalidTypeError
         If `masks` is no tensor.
     InvalidValueError
-        If their number, dimensions, frames or device do not fit the images.
+        If their number, dimensions, orientation, frames or device do not fit the images.
     """
     if not isinstance(masks, Tensor):
         raise InvalidTypeError(f"masks must be a Tensor (N, 1, H, W) or (N, H, W), got {type(masks).__name__}")
@@ -255,12 +255,20 @@ def check_masks(masks: Any, images: Tensor) -> Tensor:
     if result.ndim != images.ndim or result.shape[1] != 1 or result.shape[0] != images.shape[0]:
         legal = f"(N, 1, H, W) or (N, H, W) with N = {shape[0]} (and T for videos)"
         raise InvalidValueError(f"masks must have shape {legal} for images of shape {shape}, got {came}")
+    if looks_turned(result.shape, images.shape):
+        problem = f"masks must not be turned against images of shape {shape}"
+        raise InvalidValueError(f"{problem}; got {came}, which looks transposed: swap its last two dimensions")
     if images.ndim == 5 and result.shape[2] != images.shape[2]:
         legal = f"one frame or T = {shape[2]} of them for videos of shape {shape}"
         raise InvalidValueError(f"masks of videos must have {legal}, got {result.shape[2]} in {came}")
     if result.device != images.device:
         raise InvalidValueError(f"masks must be on the images' device {images.device}, got {result.device}")
     return result
+
+
+def looks_turned(mask: Sequence[int], image: Sequence[int]) -> bool:
+    """Whether a mask has the proportions of its image turned by 90°; both shapes end with height and width."""
+    return mask[-2] != mask[-1] and mask[-2] * image[-2] == mask[-1] * image[-1]
 
 
 def fitted_bound(bound: Tensor, images: Tensor) -> Tensor:

@@ -269,7 +269,7 @@ class ISNetRegularizer:
             ``(N, C, H, W)`` or ``(N, C, T, H, W)``, as the model takes them.
         masks : Tensor
             Foreground masks, 1 on the object and 0 elsewhere, boolean or numbers: ``(N, 1, H, W)`` or ``(N, H, W)``,
-            with ``T`` for videos. All-foreground is allowed.
+            with ``T`` for videos. All-foreground is allowed, and so is another resolution than that of the images.
         has_mask : Tensor of bool, optional
             ``(N,)``; images without a mask train the classifier only, and what stands in `masks` for them is ignored.
         labels : Tensor, optional

@@ -114,7 +114,7 @@ def test_audits_a_part_of_the_built_in_digits_with_weights_from_a_file(
         (["resnet19", "images", "masks"], "close matches: resnet18"),
         (["resnet18", "images", "masks"], "needs a checkpoint"),
         (["resnet18", "images", "masks", "--checkpoint", "none.pt"], "none.pt cannot be read"),
-        (["audited_models:linear", "images", "images"], "images/cat/0.png"),
+        (["audited_models:linear", "masks", "images"], "images/cat/0.png"),
         (["audited_models:grey", "images", "masks", "--classes", "none.txt"], "none.txt"),
         (["audited_models:grey", "images", "masks", "--classes", "audited_models.py"], "it lacks cat, dog"),
         (["audited_models:grey", "images", "masks", "--classes", "twice.txt"], "it names a class twice"),

@@ -11,6 +11,9 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from zennit_isnet.data import BackgroundBias
 
+ORIENTATION = 0x0112
+"""The EXIF tag; 6 turns an image by 90°."""
+
 
 class Layout(NamedTuple):
     """Two parallel folders and what their files show, in the files' order."""

@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
-from masked_files import Layout, save_mask
+from masked_files import Layout, save_mask, saved
+from PIL import Image
 from torch.utils.data import TensorDataset
 
 from zennit_isnet.data import BackgroundBias, MaskedImageFolder, check_masks, with_masks
@@ -56,7 +58,28 @@ def test_all_problems_are_found_in_one_go(layout: Layout, workers: int) -> None:
     assert [(row.images, row.missing, row.empty, row.full) for row in report.classes] == [(2, 1, 1, 0), (2, 0, 0, 1)]
 
 
+def plant_turned(layout: Layout) -> None:
+    for root, turn in ((layout.images, None), (layout.masks, Image.Transpose.ROTATE_90)):
+        with Image.open(root / layout.files[0]) as picture:
+            cut = picture.crop((0, 0, 40, 36))
+        saved(cut if turn is None else cut.transpose(turn), root / layout.files[0])
+
+
+def plant_contrast(layout: Layout) -> None:
+    with Image.open(layout.images / layout.files[0]) as picture:
+        saved(Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 16), layout.images / layout.files[0])
+
+
+def plant_swapped(layout: Layout) -> None:
+    layout.images.rename(layout.images.with_name("photographs"))
+    layout.masks.rename(layout.images)
+    layout.images.with_name("photographs").rename(layout.masks)
+
+
 PLANTED = {
+    "turned": plant_turned,
+    "contrast": plant_contrast,
+    "swapped": plant_swapped,
     "unreadable": lambda layout: (layout.masks / layout.files[0]).write_bytes(b"damaged"),
     "missing": lambda layout: (layout.masks / layout.files[0]).unlink(),
     "values": lambda layout: shutil.copy(layout.images / layout.files[0], layout.masks / layout.files[0]),

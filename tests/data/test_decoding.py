@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from masked_files import saved
+from masked_files import ORIENTATION, saved
 from PIL import Image
 
 from zennit_isnet.data.decoding import read_image, read_levels
 from zennit_isnet.errors import InvalidValueError
 
 HEIGHT, WIDTH = 6, 8
-ORIENTATION = 0x0112
 # EXIF's orientations, each with what undoes it.
 UPRIGHT = {
     1: lambda pixels: pixels,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from masked_files import Layout, save_mask, saved
+from masked_files import ORIENTATION, Layout, save_mask, saved
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
@@ -138,11 +138,20 @@ def test_masks_of_another_size_are_an_error_that_names_files_and_sizes(layout: L
         folder(layout)[0]
 
 
-def test_mask_that_is_turned_against_its_image_is_recognised(layout: Layout) -> None:
-    saved(Image.new("RGB", (30, 20)), layout.images / layout.files[0])
-    save_mask(layout.masks / layout.files[0], torch.ones(1, 30, 20))
-    with pytest.raises(InvalidValueError, match="EXIF orientation"):
-        folder(layout)[0]
+@pytest.mark.parametrize("policy", [{}, {"resize_masks": True}, {"missing": "skip-penalty", "empty": "skip-penalty"}])
+@pytest.mark.parametrize("size", [(30, 20), (60, 40)])
+def test_mask_that_is_turned_against_its_image_is_refused(
+    layout: Layout, size: tuple[int, int], policy: dict[str, object]
+) -> None:
+    """As the masks of phone photographs that were drawn on what the sensor saw."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    saved(Image.new("RGB", (30, 20)), layout.images / layout.files[0], exif=exif)
+    saved(Image.new("1", size, 1), layout.masks / layout.files[0])
+    with pytest.raises(
+        InvalidValueError, match=f"{layout.files[0]} has 30×20 .*{size[1]}×{size[0]}; .*EXIF orientation"
+    ):
+        folder(layout, **policy)[0]
 
 
 def test_resized_masks_call_no_foreground_background(layout: Layout) -> None:

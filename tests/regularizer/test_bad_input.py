@@ -91,6 +91,25 @@ CASES: list[Case] = [
     ("coloured masks", with_masks(lambda m: m.repeat(1, 3, 1, 1)), InvalidValueError, [ALLOWED_MASKS, "(4, 3, 8, 8)"]),
     ("one mask", with_masks(lambda m: m[0, 0]), InvalidValueError, [ALLOWED_MASKS, "got (8, 8)"]),
     ("masks of a video", with_masks(lambda m: m[:, :, None]), InvalidValueError, [ALLOWED_MASKS, "(4, 1, 1, 8, 8)"]),
+    *[
+        (
+            f"transposed masks: {name}",
+            lambda model, images, masks, make=make: ISNetRegularizer(model)(images[..., :6], make(masks[..., :6].mT)),
+            InvalidValueError,
+            ["(4, 3, 8, 6)", f"got {came}, which looks transposed"],
+        )
+        for name, make, came in [
+            ("of the same size", lambda m: m, (4, 1, 6, 8)),
+            ("without channel", lambda m: m[:, 0], (4, 6, 8)),
+            ("of another resolution", lambda m: m.repeat(1, 1, 2, 2), (4, 1, 12, 16)),
+        ]
+    ],
+    (
+        "transposed masks of videos",
+        lambda model, images, masks: ISNetRegularizer(model)(images[:, :, None, :, :6], masks[:, :, None, :, :6].mT),
+        InvalidValueError,
+        ["(4, 3, 1, 8, 6)", "looks transposed"],
+    ),
     ("masks in a list", with_masks(lambda m: list(m)), InvalidTypeError, [ALLOWED_MASKS, "got list"]),
     ("no masks", with_masks(lambda m: None), InvalidTypeError, [ALLOWED_MASKS, "got NoneType"]),
     ("complex masks", with_masks(lambda m: m + 0j), InvalidTypeError, ["bool, integer or floating", "complex64"]),

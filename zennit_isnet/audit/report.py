@@ -13,9 +13,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor
 
 from zennit_isnet.audit.verdict import Balanced, Drop, Proportion, Verdict, judge, percent, points
+from zennit_isnet.data.mask_check import TELLING, size_auc, size_ranks
 from zennit_isnet.errors import import_optional
 from zennit_isnet.plotting import heatmap_panel, share_by_class, share_histogram
 
@@ -33,9 +35,6 @@ VERSIONS: dict[Version, str] = {
     "removed": "background alone, object painted over",
 }
 """What each version is called in a report."""
-
-TELLING = 0.2
-"""Distance of an AUC from 0.5 from which on the report mentions that objects of a class differ in size."""
 
 COLUMNS = 4
 """Images in a panel: few enough to be seen on a phone."""
@@ -205,12 +204,9 @@ class AuditReport:
         return tuple(found)
 
     def _size_auc(self, label: int) -> float | None:
-        own = [1 - row.area for row in self.images if row.label == label]
-        others = [1 - row.area for row in self.images if row.label != label]
-        if not others:
-            return None
-        statistic = import_optional("scipy.stats", "scipy", extra="audit").mannwhitneyu(own, others).statistic
-        return float(statistic / (len(own) * len(others)))
+        sizes = torch.tensor([1 - row.area for row in self.images], dtype=torch.float64)
+        own = torch.tensor([row.label == label for row in self.images])
+        return None if own.all() else size_auc(size_ranks(sizes), own)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the pictures as plain numbers, strings, lists and dictionaries; undefined is None."""

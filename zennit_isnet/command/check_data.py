@@ -1,4 +1,4 @@
-"""Read all images and masks; print the foreground's share of the images by class, and all problems.
+"""Read all images and masks; print the foreground's share of the images by class, notes, and what is wrong.
 
 Exit status: 0 without problems, 1 with problems, 2 after wrong usage.
 """

@@ -24,6 +24,9 @@ TOP_8, TOP_16 = 255, 65535
 NAMED = 8
 """Names or values of which a message lists no more."""
 
+EXAMPLES = 3
+"""Of what is long, or has one cause, a message lists no more."""
+
 
 class Levels(NamedTuple):
     """The values of a mask before they are called foreground or background.
@@ -207,7 +210,7 @@ def binarized(levels: Levels, binarize: Binarize, name: str) -> Tensor:
     return foreground.unsqueeze(0)
 
 
-def listed(names: Sequence[object]) -> str:
+def listed(names: Sequence[object], most: int = NAMED) -> str:
     """Return the first few names or values, for a message."""
-    more = f", ... ({len(names)} in all)" if len(names) > NAMED else ""
-    return ", ".join(map(str, names[:NAMED])) + more
+    more = f", ... ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more

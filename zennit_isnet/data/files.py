@@ -4,25 +4,46 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Mapping, Sequence
+from operator import eq
 from typing import Any, Literal, TypeAlias
+from unicodedata import normalize
 
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.datasets import OxfordIIITPet
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, is_image_file, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS, is_image_file
 
 from zennit_isnet.checks import check_choice
-from zennit_isnet.data.decoding import Binarize, Levels, Path, listed, read_image, read_levels
+from zennit_isnet.data.decoding import EXAMPLES, Binarize, Levels, Path, listed, read_image, read_levels
 from zennit_isnet.data.masked import Empty, MaskedDataset, MaskPolicy, Missing, PairTransform
 from zennit_isnet.errors import InvalidValueError
 
 PetSplit: TypeAlias = Literal["trainval", "test"]
 PetLabels: TypeAlias = Literal["breed", "species"]
 
+BINARY = {"0": False, "1": True, "False": False, "True": True}
+"""Cells of a column of a class."""
+
+NOT_NAMES = re.compile(r"-\d+(\.\d*)?|\d*\.\d+|nan|<na>", re.IGNORECASE)
+"""Cells of a column of labels that are numbers of nothing, unless `classes` lists them."""
+
 SEPARATOR = "|"
 """Between several labels of an image in a CSV file."""
+
+HELPERS = {
+    *("__MACOSX", "__pycache__", "@eaDir", "@Recycle", "#recycle", "#snapshot", "$RECYCLE.BIN", "lost+found"),
+    *("System Volume Information", "Thumbs.db", "desktop.ini"),
+}
+"""Folders and files that programs leave between those of users; so are all that begin with a dot."""
+
+PARTS = {
+    *("train", "training", "val", "valid", "validation", "dev", "test", "testing"),
+    *("image", "images", "img", "imgs", "mask", "masks"),
+}
+"""Folders in the one above that of the classes."""
 
 FOREGROUND = {1, 3}
 """Values of a trimap: the animal and its border, so that the loss never punishes relevance on the animal's own fur."""
@@ -41,16 +62,21 @@ class MaskedFiles(MaskedDataset):
         Labels, as for `MaskedDataset`.
     transform, policy
         As for `MaskedDataset`. Masks that do not exist are missing.
+    others : sequence of str, optional
+        Files that may be masks and belong to no image. Default: unknown.
 
     Attributes
     ----------
     dropped : list of str
         Images that ``missing="drop"`` left out.
+    notes : list of str
+        What is legal, and worth knowing: sentences for the report of `check_masks`.
 
     Raises
     ------
     InvalidValueError
-        If an image does not exist, a mask does not exist and that is an error, or no image remains.
+        If an image does not exist, a mask does not exist and that is an error, all masks seem to be called otherwise,
+        or no image remains.
     """
 
     def __init__(
@@ -60,20 +86,26 @@ class MaskedFiles(MaskedDataset):
         targets: Tensor,
         transform: PairTransform | None,
         policy: MaskPolicy,
+        others: Sequence[str] | None = None,
     ) -> None:
         absent = [image for image, _ in files if not os.path.isfile(image)]
         if absent:
             raise InvalidValueError(f"{len(absent)} of {len(files)} images do not exist: {listed(absent)}")
         has_mask = [mask is not None and os.path.isfile(mask) for _, mask in files]
-        pairs = zip(files, has_mask, strict=True)
-        without = [image if mask is None else f"{image} (mask {mask})" for (image, mask), found in pairs if not found]
-        if without and policy.missing == "error":
-            problem = f"{len(without)} of {len(files)} images have no mask: {listed(without)}"
-            raise InvalidValueError(f'{problem}; missing="skip-penalty" or "drop" allows this')
+        without = [pair for pair, found in zip(files, has_mask, strict=True) if not found]
+        self.notes = []
+        if without:
+            told = [f"{image}{_looked_for(mask, others)}" for image, mask in without[:EXAMPLES]]
+            more = ", ..." if len(without) > EXAMPLES else ""
+            self.notes.append(f"{len(without)} of {len(files)} images have no mask: {', '.join(told)}{more}")
+            if others and len(without) == len(files):
+                raise InvalidValueError(f"{self.notes[0]}; masks must have the paths and names of their images")
+            if policy.missing == "error":
+                raise InvalidValueError(f'{self.notes[0]}; missing="skip-penalty" or "drop" allows this')
         kept = [index for index, found in enumerate(has_mask) if found or policy.missing != "drop"]
         self._files = [(files[index][0], files[index][1] if has_mask[index] else None) for index in kept]
         self._kept = kept
-        self.dropped = without if policy.missing == "drop" else []
+        self.dropped = [image for image, _ in without] if policy.missing == "drop" else []
         super().__init__(classes, targets[kept], transform, policy)
 
     def name(self, index: int) -> str:
@@ -94,11 +126,54 @@ class MaskedFiles(MaskedDataset):
         return None if mask is None else read_levels(mask)
 
 
+def _looked_for(mask: str | None, others: Sequence[str] | None) -> str:
+    """Say where a missing mask was looked for, and which other file, or else which beside it, is nearest."""
+    if mask is None:
+        return ""
+    folder, wanted = os.path.dirname(mask) or ".", _plain(mask)
+
+    def likeness(file: str) -> tuple[bool, bool, int, int]:
+        found = _plain(file)
+        name, own = os.path.basename(wanted), os.path.basename(found)
+        return name == own, name in own, sum(map(eq, wanted, found)), -len(found)
+
+    if others is not None:
+        nearest = max(others, key=likeness, default="")
+        unread = "" if is_image_file(nearest) else ", which is not read"
+    else:
+        beside = _shown(os.listdir(folder)) if os.path.isdir(folder) else []
+        nearest, unread = max((os.path.join(folder, name) for name in beside), key=likeness, default=""), ""
+    return f" (looked for {mask}, nearest is {nearest}{unread})" if nearest else f" (looked for {mask})"
+
+
+def _plain(path: str) -> str:
+    """A path without extensions, in one case and one Unicode form."""
+    folder, name = os.path.split(normalize("NFC", path).casefold())
+    return os.path.join(folder, name.split(".")[0])
+
+
+def _shown(names: Sequence[str]) -> list[str]:
+    """Names of files and folders in their order, without those that are hidden or a program's own."""
+    return sorted(name for name in names if not name.startswith(".") and name not in HELPERS)
+
+
+def _files_below(root: str) -> tuple[list[str], list[str]]:
+    """Files of images, and other ones, by folder and name."""
+    files = []
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = _shown(folders)
+        files += [os.path.join(folder, name) for name in _shown(names)]
+    files.sort(key=os.path.split)
+    return [file for file in files if is_image_file(file)], [file for file in files if not is_image_file(file)]
+
+
 class MaskedImageFolder(MaskedFiles):
     """Images in one folder a class, as for `torchvision.datasets.ImageFolder`, with masks in a parallel folder.
 
     The image ``images_root/CLASS/.../NAME.jpg`` has the mask ``masks_root/CLASS/.../NAME.png``: the same relative
-    path; the extensions may be any of torchvision's image extensions. Classes are the sorted names of the folders.
+    path, in any Unicode form; the extensions may be any of torchvision's image extensions. Classes are the sorted names
+    of the folders. Hidden files and folders, and those that programs leave behind, such as ``.ipynb_checkpoints``,
+    ``__MACOSX`` and ``@eaDir``, are left out.
 
     Parameters
     ----------
@@ -127,13 +202,16 @@ class MaskedImageFolder(MaskedFiles):
         Images that ``missing="drop"`` left out.
     unused_masks : list of str
         Mask files that belong to no image.
+    notes : list of str
+        Images without a mask and files that are not read, for the report of `check_masks`.
 
     Raises
     ------
     InvalidValueError
-        If a folder does not exist or has no classes, a class has no image, an image has several masks or a mask
-        several images, or an image has no mask and `missing` is ``"error"``. At reading: if a file cannot be read, a
-        mask has another size than its image, illegal values or no foreground. Messages name the files.
+        If a folder does not exist, has no classes or looks like the one above, a class has no image, an image has
+        several masks or a mask several images, no mask belongs to an image, or an image has no mask and `missing` is
+        ``"error"``. At reading: if a file cannot be read, a mask is turned against its image or has another size,
+        illegal values or no foreground. Messages name the files.
     InvalidTypeError
         If an option has the wrong type.
 
@@ -172,26 +250,63 @@ class MaskedImageFolder(MaskedFiles):
         images_root, masks_root = os.fspath(images_root), os.fspath(masks_root)
         if not os.path.isdir(masks_root):
             raise InvalidValueError(f"masks_root must be an existing folder; got {masks_root!r}")
-        try:
-            classes, class_index = find_classes(images_root)
-            samples = make_dataset(images_root, class_index, IMG_EXTENSIONS, allow_empty=allow_empty)
-        except OSError as error:
-            raise InvalidValueError(f"images_root must hold a folder of images for each class: {error}") from error
-        image_of = _by_stem(images_root, [path for path, _ in samples])
-        walk = os.walk(masks_root, followlinks=True)
-        masks = sorted(os.path.join(folder, name) for folder, _, names in walk for name in names if is_image_file(name))
+        classes, unread = _class_folders(images_root, masks_root, mask_suffix)
+        images, labels = [], []
+        for label, name in enumerate(classes):
+            found, other_files = _files_below(os.path.join(images_root, name))
+            if not found and not allow_empty:
+                endings = f"with one of the extensions {', '.join(IMG_EXTENSIONS)}"
+                raise InvalidValueError(f"class {name} has no image {endings}; allow_empty=True allows this")
+            images += found
+            labels += [label] * len(found)
+            unread += other_files
+        masks, other_files = _files_below(masks_root)
         mask_of = _by_stem(masks_root, masks)
-        files = [(image, mask_of.pop(stem + mask_suffix, None)) for stem, image in image_of.items()]
+        files = []
+        for stem, image in _by_stem(images_root, images).items():
+            stem = normalize("NFC", stem + mask_suffix)
+            files.append((image, mask_of.pop(stem, os.path.join(masks_root, f"{stem}.*"))))
         self.unused_masks = sorted(mask_of.values())
-        targets = torch.tensor([label for _, label in samples], dtype=torch.int64)
-        super().__init__(files, classes, targets, transform, policy)
+        targets = torch.tensor(labels, dtype=torch.int64)
+        super().__init__(files, classes, targets, transform, policy, [*self.unused_masks, *other_files])
+        if unread := unread + other_files:
+            endings = f"in no class folder, or with none of the extensions {', '.join(IMG_EXTENSIONS)}"
+            self.notes.append(f"files that are not read ({len(unread)}), {endings}: {listed(unread, EXAMPLES)}")
+
+
+def _class_folders(images_root: str, masks_root: str, mask_suffix: str) -> tuple[list[str], list[str]]:
+    """Names of the folders of classes, and files beside them."""
+    try:
+        names = _shown(os.listdir(images_root))
+    except OSError as error:
+        raise InvalidValueError(f"images_root must be an existing folder: {error}") from error
+    paths = {name: os.path.join(images_root, name) for name in names}
+    classes = [name for name, path in paths.items() if os.path.isdir(path)]
+    needed = "images_root must hold a folder of images for each class"
+    if not classes:
+        raise InvalidValueError(f"{needed}; got {images_root!r}, which holds no folder")
+    if {name.casefold() for name in classes} <= PARTS:
+        remedy = "which look like parts of a data set: give the folder below that holds the classes"
+        raise InvalidValueError(f"{needed}; got {images_root!r} with {listed(classes, EXAMPLES)}, {remedy}")
+    of_masks = os.path.join(os.path.realpath(masks_root), "")
+    for name in classes:
+        if of_masks.startswith(os.path.join(os.path.realpath(paths[name]), "")):
+            raise InvalidValueError(
+                f"{needed}; got {images_root!r}, whose folder {name} holds masks_root {masks_root!r}"
+            )
+    if of_masks == os.path.join(os.path.realpath(images_root), "") and not mask_suffix:
+        raise InvalidValueError(
+            f"masks_root must be another folder than images_root, or have a mask_suffix; got {masks_root!r}"
+        )
+    return classes, [path for name, path in paths.items() if name not in classes]
 
 
 def _by_stem(root: str, files: Sequence[str]) -> dict[str, str]:
     """Files by their relative paths without extension, in their order."""
     grouped: dict[str, list[str]] = {}
     for file in files:
-        grouped.setdefault(os.path.splitext(os.path.relpath(file, root))[0], []).append(file)
+        # composed, as most programs write names; macOS writes them decomposed
+        grouped.setdefault(normalize("NFC", os.path.splitext(os.path.relpath(file, root))[0]), []).append(file)
     doubles = [" and ".join(same) for same in grouped.values() if len(same) > 1]
     if doubles:
         raise InvalidValueError(f"images and masks are paired by name without extension, shared by {listed(doubles)}")
@@ -209,8 +324,10 @@ class MaskedImageTable(MaskedFiles):
         1.jpg,1.png,cat         1.jpg,1.png,cat|dog         1.jpg,1.png,1,1
         2.jpg,,dog              2.jpg,2.png,dog             2.jpg,2.png,0,1
 
-    Labels are names, or integers from 0. An empty ``mask`` means that the image has none. Beside ``label`` other
-    columns are ignored.
+    Labels are names, or integers from 0, also as ``1.0``; columns of classes hold 0 and 1, also as ``0.0`` or
+    ``True``. Labels that are negative, fractions or NaN are errors, as are cells of classes that are blank: they may
+    mean no or unknown. An empty ``mask`` means that the image has none. Beside ``label`` other columns are ignored, and
+    so is one without a name, such as the index of pandas.
 
     Parameters
     ----------
@@ -245,6 +362,8 @@ class MaskedImageTable(MaskedFiles):
         As for `MaskedDataset`.
     dropped : list of str
         Images that ``missing="drop"`` left out.
+    notes : list of str
+        Images without a mask, for the report of `check_masks`.
 
     Raises
     ------
@@ -291,7 +410,7 @@ class MaskedImageTable(MaskedFiles):
         classes, targets = read_labels(rows, classes, multi_label)
         folder = os.path.dirname(table) if root is None else os.fspath(root)
         cells = [(row["image"], row["mask"]) for row in rows.values()]
-        files = [(os.path.join(folder, image), os.path.join(folder, mask) if mask else None) for image, mask in cells]
+        files = [(_existing(folder, image), _existing(folder, mask) if mask else None) for image, mask in cells]
         self._rows = list(rows.values())
         super().__init__(files, classes, targets, transform, policy)
 
@@ -323,6 +442,12 @@ def open_masked(
     return MaskedImageFolder(images, masks, mask_suffix=mask_suffix, allow_empty=True, **options)
 
 
+def _existing(folder: str, name: str) -> str:
+    """A path in the Unicode form in which it exists, or as it is."""
+    paths = [os.path.join(folder, form) for form in (name, normalize("NFC", name), normalize("NFD", name))]
+    return next(filter(os.path.isfile, paths), paths[0])
+
+
 def _read_rows(table: Path, names: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Rows by their place in the file, which messages name."""
     try:
@@ -330,11 +455,11 @@ def _read_rows(table: Path, names: Mapping[str, str]) -> dict[str, dict[str, str
             reader = csv.DictReader(file)
             ours = {theirs: our for our, theirs in names.items()}
             found = [column.strip() for column in reader.fieldnames or ()]
-            reader.fieldnames = columns = [ours.get(column, column) for column in found if column]
+            reader.fieldnames = columns = [ours.get(column, column) for column in found]
             rows = {f"{table}, line {reader.line_num}": row for row in reader}
     except (OSError, UnicodeError, csv.Error) as error:
         raise InvalidValueError(f"table {table} cannot be read: {error}") from error
-    if not {"image", "mask"} < set(columns) or len(set(columns)) < len(columns):
+    if not {"image", "mask"} < {*columns} - {""} or len(set(columns)) < len(columns):
         needed = "image, mask, and label or one for each class, once"
         raise InvalidValueError(f"table {table} must have the columns {needed}; got {', '.join(columns) or 'none'}")
     if not rows:
@@ -381,16 +506,23 @@ def read_labels(
         raise InvalidValueError(f"classes must be different names; got {classes!r}")
     columns = next(iter(rows.values()))
     if "label" in columns:
-        words = [[word.strip() for word in row["label"].split(SEPARATOR) if word.strip()] for row in rows.values()]
+        words = []
+        for place, row in rows.items():
+            cells = [word.strip() for word in row["label"].split(SEPARATOR) if word.strip()]
+            words.append([cell if cell in (classes or ()) else _integer(cell) for cell in cells])
+            if classes is None and (wrong := [word for word in words[-1] if NOT_NAMES.fullmatch(word)]):
+                problem = f"column label must hold names, or integers from 0; got {wrong[0]!r}"
+                raise InvalidValueError(f"{place}: {problem}; leave the row out, or name all classes by classes=")
         names = _occurring(words) if classes is None else list(classes)
         several = any(SEPARATOR in row["label"] for row in rows.values()) if multi_label is None else multi_label
     else:
-        names = [column for column in columns if column not in ("image", "mask")] if classes is None else list(classes)
+        named = [column for column in columns if column not in ("image", "mask", "")]
+        names = named if classes is None else list(classes)
         for place, row in rows.items():
-            if wrong := [name for name in names if row.get(name) not in ("0", "1")]:
+            if wrong := [name for name in names if _integer(row.get(name, "")) not in BINARY]:
                 problem = f"column {wrong[0]} must hold 0 or 1, got {row.get(wrong[0], 'no such column')!r}"
                 raise InvalidValueError(f"{place}: {problem}; without a column label, each is a class of classes=")
-        words = [[name for name in names if row[name] == "1"] for row in rows.values()]
+        words = [[name for name in names if BINARY[_integer(row[name])]] for row in rows.values()]
         several = multi_label is None or multi_label
     index = {name: position for position, name in enumerate(names)}
     if not any(name.isdecimal() for name in names):  # else integers are names, whose order may be another
@@ -408,6 +540,12 @@ def read_labels(
     for target, positions in zip(targets, indices, strict=True):
         target[positions] = 1
     return names, targets
+
+
+def _integer(cell: str) -> str:
+    """A cell as an integer where pandas made it a float, else as it is."""
+    whole, _, fraction = cell.partition(".")
+    return whole if whole.isdecimal() and not fraction.strip("0") else cell
 
 
 def _occurring(words: Sequence[Sequence[str]]) -> list[str]:

@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 from statistics import fmean
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from tqdm.contrib.concurrent import thread_map
 
-from zennit_isnet.checks import check_count
-from zennit_isnet.data.files import MaskedImageFolder
+from zennit_isnet.checks import check_count, looks_turned
+from zennit_isnet.data.decoding import EXAMPLES, NAMED, TOP_8, listed
+from zennit_isnet.data.files import MaskedFiles, MaskedImageFolder
 from zennit_isnet.data.masked import MaskedDataset
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 
-# Foreground's share of an image, None where it could not be read, and what is wrong.
-Finding: TypeAlias = tuple[float | None, list["MaskProblem"]]
 ProblemKind: TypeAlias = Literal[
-    "unreadable", "missing", "values", "size", "empty", "all-foreground", "inverted", "unused-mask", "empty-class"
+    "unreadable",
+    "contrast",
+    "missing",
+    "values",
+    "size",
+    "turned",
+    "empty",
+    "all-foreground",
+    "inverted",
+    "swapped",
+    "unused-mask",
+    "empty-class",
 ]
+
+TELLING = 0.2
+"""Distance of an AUC from 0.5 from which on reports mention that objects of a class differ in size."""
+
+CERTAIN = 3.0
+"""And in standard deviations of the AUC of a few images of one size, so that chance is not mentioned."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +50,13 @@ class MaskProblem:
     Attributes
     ----------
     kind : str
-        ``"unreadable"`` image or mask file; ``"missing"`` mask; ``"values"`` that the data set's `binarize` does not
-        allow; ``"size"`` other than the image's; ``"empty"`` mask without foreground; ``"all-foreground"`` mask, which
-        is legal, but teaches nothing; ``"inverted"``, if most of the border is foreground, and a larger share of it
-        than of the rest; ``"unused-mask"`` without an image; ``"empty-class"`` without images.
+        ``"unreadable"`` image or mask file; ``"contrast"``, if the bytes of an image span a quarter of their range at
+        most, as those of 12 bits in a file of 16 do; ``"missing"`` mask; ``"values"`` that the data set's `binarize`
+        does not allow; ``"size"`` other than the image's; ``"turned"`` by 90° against the image; ``"empty"`` mask
+        without foreground; ``"all-foreground"`` mask, which is legal, but teaches nothing; ``"inverted"``, if most of
+        the border is foreground, and a larger share of it than of the rest; ``"swapped"`` images and masks, which
+        stands for the other problems of these images; ``"unused-mask"`` without an image; ``"empty-class"`` without
+        images.
     name : str
         The image, or the mask or class if it is without images.
     detail : str
@@ -60,6 +80,8 @@ class ClassCoverage:
         Number of images, of those without a mask, with a mask without foreground, and with a mask without background.
     mean, lowest, highest : float
         Foreground's share of the image, in [0, 1], over the masks that could be read; NaN if there is none.
+    auc : float
+        How well this share alone tells the class from the others, see `size_auc`; NaN if there are no others.
     """
 
     name: str
@@ -70,6 +92,7 @@ class ClassCoverage:
     mean: float
     lowest: float
     highest: float
+    auc: float
 
 
 @dataclass(frozen=True)
@@ -84,11 +107,15 @@ class MaskReport:
         The same for all images.
     problems : tuple of MaskProblem
         In the order of the images.
+    notes : tuple of str
+        What is legal, and worth knowing: images without a mask, files that are not read, masks that are resized,
+        classes that the size of the mask gives away.
     """
 
     classes: tuple[ClassCoverage, ...]
     total: ClassCoverage
     problems: tuple[MaskProblem, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -96,14 +123,27 @@ class MaskReport:
         return not self.problems
 
     def __str__(self) -> str:
-        rows = [["class", "images", "missing", "empty", "full", "mean", "min", "max"]]
+        rows = [["class", "images", "missing", "empty", "full", "mean", "min", "max", "AUC"]]
         for row in (*self.classes, self.total):
-            rows.append([f"{value:.1%}" if isinstance(value, float) else str(value) for value in astuple(row)])
+            *values, auc = astuple(row)
+            cells = [f"{value:.1%}" if isinstance(value, float) else str(value) for value in values]
+            rows.append([*cells, "–" if math.isnan(auc) else f"{auc:.2f}"])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in rows]
-        found = [f"  - {problem.kind}: {problem.detail}" for problem in self.problems]
-        count = "no problems" if self.ok else f"{len(found)} problem{'s' if len(found) > 1 else ''}:"
-        return "\n".join([*lines, count, *found])
+        notes = [f"note: {note}" for note in self.notes]
+        total = len(self.problems)
+        count = "no problems" if self.ok else f"{total} problem{'s' if total > 1 else ''}:"
+        return "\n".join([*lines, *notes, count, *self._told()])
+
+    def _told(self) -> list[str]:
+        """Tell each problem, but of a kind that most images have, which has one cause, three examples."""
+        counts = Counter(problem.kind for problem in self.problems)
+        common = {kind for kind, count in counts.items() if count > max(NAMED, self.total.images / 2)}
+        told = [f"  - {problem.kind}: {problem.detail}" for problem in self.problems if problem.kind not in common]
+        for kind in sorted(common):
+            details = [problem.detail for problem in self.problems if problem.kind == kind]
+            told.append(f"  - {kind}: {listed(details, EXAMPLES)}")
+        return told
 
 
 def check_masks(dataset: MaskedDataset, *, workers: int | None = None, progress: bool = True) -> MaskReport:
@@ -144,10 +184,10 @@ def check_masks(dataset: MaskedDataset, *, workers: int | None = None, progress:
     >>> masks[0, 2:6, 2:6] = True
     >>> data = with_masks(images, masks, classes=["cat", "dog"], targets=[0, 1])
     >>> print(check_masks(data, progress=False))
-    class  images  missing  empty  full   mean    min    max
-    cat         1        0      0     0  25.0%  25.0%  25.0%
-    dog         1        0      1     0   0.0%   0.0%   0.0%
-    all         2        0      1     0  12.5%   0.0%  25.0%
+    class  images  missing  empty  full   mean    min    max   AUC
+    cat         1        0      0     0  25.0%  25.0%  25.0%  1.00
+    dog         1        0      1     0   0.0%   0.0%   0.0%  0.00
+    all         2        0      1     0  12.5%   0.0%  25.0%     –
     1 problem:
       - empty: mask of TensorDataset[1] has no foreground
     """
@@ -157,43 +197,82 @@ def check_masks(dataset: MaskedDataset, *, workers: int | None = None, progress:
     check_count("workers", workers, low=0)
     bar = {"desc": "checking masks", "unit": "image", "disable": not progress}
     findings = thread_map(partial(_inspect, dataset), range(len(dataset)), max_workers=max(workers, 1), **bar)
-    rows, problems = [], [problem for _, found in findings for problem in found]
+    swapped = [dataset.name(index) for index, finding in enumerate(findings) if finding.swapped]
+    all_are = 2 * len(swapped) > len(findings)
+    told = [finding for finding in findings if not (all_are and finding.swapped)]
+    problems = [problem for finding in told for problem in finding.problems]
+    if all_are:
+        detail = f"images and masks look swapped: images have two values, their masks many: {listed(swapped, EXAMPLES)}"
+        problems.append(MaskProblem("swapped", swapped[0], detail))
+    shares = torch.tensor([math.nan if finding.share is None else finding.share for finding in findings])
+    known = ~shares.isnan()
+    ranks = size_ranks(shares[known])
+    rows, telling = [], []
     for label, name in enumerate(dataset.classes):
         belongs = dataset.targets[:, label] == 1 if dataset.multi_label else dataset.targets == label
         of_class = [findings[index] for index in belongs.nonzero()[:, 0].tolist()]
         if not of_class:
             problems.append(MaskProblem("empty-class", name, f"no image has the class {name}"))
-        rows.append(_coverage(name, of_class))
+        auc = size_auc(ranks, belongs[known])
+        rows.append(_coverage(name, of_class, auc))
+        if _is_telling(auc, belongs[known]):
+            telling.append(f"{name} {auc:.2f}")
     if isinstance(dataset, MaskedImageFolder):
         for mask in dataset.unused_masks:
             problems.append(MaskProblem("unused-mask", mask, f"mask {mask} belongs to no image"))
-    return MaskReport(tuple(rows), _coverage("all", findings), tuple(problems))
+    notes = [*dataset.notes] if isinstance(dataset, MaskedFiles) else []
+    if resized := [dataset.mask_name(index) for index, finding in enumerate(findings) if finding.resized]:
+        notes.append(f"masks of another resolution than their images are resized: {listed(resized, EXAMPLES)}")
+    if telling:
+        remark = "the size of the mask alone tells classes from the others, a confound that the heatmap loss leaves"
+        notes.append(f"{remark}; AUC (0.5 tells nothing): {listed(telling)}")
+    return MaskReport(tuple(rows), _coverage("all", findings), tuple(problems), tuple(notes))
+
+
+class Finding(NamedTuple):
+    """What one image and its mask are like; `share` is None where it could not be read."""
+
+    share: float | None
+    problems: list[MaskProblem]
+    resized: bool
+    swapped: bool
 
 
 def _inspect(dataset: MaskedDataset, index: int) -> Finding:
     name, mask_name = dataset.name(index), dataset.mask_name(index)
+    found: dict[ProblemKind, str] = {}
+    share, two_valued, swapped, resized = None, False, False, False
     kind: ProblemKind = "unreadable"
     try:
         image = dataset.load_image(index)
+        if image.dtype == torch.uint8:
+            low, high = int(image.min()), int(image.max())
+            two_valued = bool(((image == low) | (image == high)).all())
+            if high - low <= TOP_8 // 4 + 1:
+                cause = "12 bits in a file of 16 look so: save it with 8, or scaled to all 16"
+                found["contrast"] = f"image {name} has values from {low} to {high} only, of 0 to {TOP_8}; {cause}"
         levels = dataset.load_levels(index, image)
         if levels is None:
-            return None, [MaskProblem("missing", name, f"image {name} has no mask")]
-        kind = "values"
-        mask = dataset.foreground(index, levels)
+            found["missing"] = f"image {name} has no mask"
+        else:
+            swapped = two_valued and len(levels.values.unique()) > NAMED
+            kind = "values"
+            mask = dataset.foreground(index, levels)
+            share, size, own = float(mask.float().mean()), tuple(image.shape[-2:]), tuple(mask.shape[-2:])
+            sizes = f"image {name} has {size[0]}×{size[1]} pixels, its mask {own[0]}×{own[1]}"
+            if looks_turned(own, size):
+                found["turned"] = f"{sizes}, so that it looks turned"
+            elif size != own and not (resized := dataset.policy.resize_masks):
+                found["size"] = sizes
+            if share == 0:
+                found["empty"] = f"mask {mask_name} has no foreground"
+            elif share == 1:
+                found["all-foreground"] = f"mask {mask_name} has no background"
+            elif _looks_inverted(mask[0]):
+                found["inverted"] = f"mask {mask_name} has its foreground mostly along the border"
     except InvalidValueError as error:
-        return None, [MaskProblem(kind, name, str(error))]
-    found: dict[ProblemKind, str] = {}
-    size, mask_size = tuple(image.shape[-2:]), tuple(mask.shape[-2:])
-    if size != mask_size and not dataset.policy.resize_masks:
-        found["size"] = f"image {name} has {size[0]}×{size[1]} pixels, its mask {mask_size[0]}×{mask_size[1]}"
-    coverage = float(mask.float().mean())
-    if coverage == 0:
-        found["empty"] = f"mask {mask_name} has no foreground"
-    elif coverage == 1:
-        found["all-foreground"] = f"mask {mask_name} has no background"
-    elif _looks_inverted(mask[0]):
-        found["inverted"] = f"mask {mask_name} has its foreground mostly along the border"
-    return coverage, [MaskProblem(kind, name, detail) for kind, detail in found.items()]
+        found[kind] = str(error)
+    return Finding(share, [MaskProblem(kind, name, detail) for kind, detail in found.items()], resized, swapped)
 
 
 def _looks_inverted(mask: Tensor) -> bool:
@@ -204,8 +283,48 @@ def _looks_inverted(mask: Tensor) -> bool:
     return bool((outer > 0.5) & (outer > inner))
 
 
-def _coverage(name: str, findings: Sequence[Finding]) -> ClassCoverage:
-    shares = [share for share, _ in findings if share is not None] or [math.nan]
-    missing = sum(problem.kind == "missing" for _, found in findings for problem in found)
+def _coverage(name: str, findings: Sequence[Finding], auc: float = math.nan) -> ClassCoverage:
+    shares = [finding.share for finding in findings if finding.share is not None] or [math.nan]
+    missing = sum(problem.kind == "missing" for finding in findings for problem in finding.problems)
     empty, full = shares.count(0.0), shares.count(1.0)
-    return ClassCoverage(name, len(findings), missing, empty, full, fmean(shares), min(shares), max(shares))
+    return ClassCoverage(name, len(findings), missing, empty, full, fmean(shares), min(shares), max(shares), auc)
+
+
+def size_ranks(sizes: Tensor) -> Tensor:
+    """Ranks of sizes ``(N,)``, from 1; equal ones share the mean of theirs."""
+    ordered = sizes.sort().values
+    return (torch.searchsorted(ordered, sizes) + torch.searchsorted(ordered, sizes, right=True) + 1).double() / 2
+
+
+def size_auc(ranks: Tensor, own: Tensor) -> float:
+    """How well size alone tells the objects of a class from the others: the area under the ROC curve.
+
+    Parameters
+    ----------
+    ranks : torch.Tensor
+        What `size_ranks` makes of the sizes of all objects, shape ``(N,)``.
+    own : torch.Tensor
+        True for the objects of the class, shape ``(N,)``, dtype bool.
+
+    Returns
+    -------
+    float
+        The probability that an object of the class is larger than one of the others, ties counted by half; NaN if
+        there are none of either.
+
+    Examples
+    --------
+    >>> ranks = size_ranks(torch.tensor([0.3, 0.2, 0.1, 0.2]))
+    >>> size_auc(ranks, torch.tensor([True, True, False, False]))
+    0.875
+    """
+    count = int(own.sum())
+    pairs = count * (len(own) - count)
+    return (float(ranks[own].sum()) - count * (count + 1) / 2) / pairs if pairs else math.nan
+
+
+def _is_telling(auc: float, own: Tensor) -> bool:
+    """Whether an AUC is far from 0.5, and farther than it would be by chance; NaN is not."""
+    count = int(own.sum())
+    chance = math.sqrt((len(own) + 1) / (12 * max(count * (len(own) - count), 1)))
+    return abs(auc - 0.5) >= max(TELLING, CERTAIN * chance)

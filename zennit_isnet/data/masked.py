@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.tv_tensors import Image, Mask
 
-from zennit_isnet.checks import check_callable, check_choice
+from zennit_isnet.checks import check_callable, check_choice, looks_turned
 from zennit_isnet.data.decoding import Binarization, Binarize, Levels, binarized
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.functional import resize_foreground
@@ -40,7 +40,8 @@ class MaskPolicy:
         half of the format's range; all but 0; or the given values.
     resize_masks : bool, default False
         Whether masks of another size than their image are brought to its size, such that no foreground is ever
-        called background. Otherwise they are an error: another size often means another picture.
+        called background. Otherwise they are an error: another size often means another picture. Masks that look
+        turned by 90° against their image are an error either way.
 
     Raises
     ------
@@ -221,11 +222,13 @@ class MaskedDataset(Dataset[Any], ABC):
         (height, width), own = image.shape[-2:], mask.shape[-2:]
         if own == (height, width):
             return mask
-        if self.policy.resize_masks:
+        turned = looks_turned(own, (height, width))
+        if self.policy.resize_masks and not turned:
             return resize_foreground(mask.unsqueeze(0), (height, width))[0].bool()
-        turned = "; perhaps it was drawn before the EXIF orientation was applied" if own == (width, height) else ""
         found = f"{height}×{width} pixels (height × width), but its mask {self.mask_name(index)} has {own[0]}×{own[1]}"
-        raise InvalidValueError(f"image {self.name(index)} has {found}{turned}; resize_masks=True resizes masks")
+        drawn = "it looks turned, perhaps drawn before the EXIF orientation was applied: turn the mask"
+        remedy = drawn if turned else "resize_masks=True resizes masks"
+        raise InvalidValueError(f"image {self.name(index)} has {found}; {remedy}")
 
     def _check_foreground(self, index: int, mask: Tensor, what: str) -> None:
         if self.policy.empty == "error" and not bool(mask.any()):
