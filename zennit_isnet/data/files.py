@@ -11,18 +11,22 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.datasets import OxfordIIITPet
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, is_image_file, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 from zennit_isnet.checks import check_choice
-from zennit_isnet.data.decoding import Binarize, Levels, Path, listed, read_image, read_levels
+from zennit_isnet.data.decoding import Binarize, Levels, Path, binarized, listed, read_image, read_levels
+from zennit_isnet.data.dicom import DICOM_EXTENSIONS
 from zennit_isnet.data.masked import Empty, MaskedDataset, MaskPolicy, Missing, PairTransform
 from zennit_isnet.errors import InvalidValueError
+
+EXTENSIONS = (*IMG_EXTENSIONS, *DICOM_EXTENSIONS)
+"""Of image files."""
 
 PetSplit: TypeAlias = Literal["trainval", "test"]
 PetLabels: TypeAlias = Literal["breed", "species"]
 
 SEPARATOR = "|"
-"""Between several labels of an image in a CSV file."""
+"""Between several labels or several masks of an image in a CSV file."""
 
 FOREGROUND = {1, 3}
 """Values of a trimap: the animal and its border, so that the loss never punishes relevance on the animal's own fur."""
@@ -33,14 +37,14 @@ class MaskedFiles(MaskedDataset):
 
     Parameters
     ----------
-    files : sequence of (str, str or None)
-        Each image file and its mask file, None where there is none.
+    files : sequence of (str, tuple of str)
+        Each image file and its mask files, which are united; none where there is no mask.
     classes : sequence of str
         Names of the classes.
     targets : torch.Tensor
         Labels, as for `MaskedDataset`.
     transform, policy
-        As for `MaskedDataset`. Masks that do not exist are missing.
+        As for `MaskedDataset`. Masks of which a file does not exist are missing.
 
     Attributes
     ----------
@@ -55,7 +59,7 @@ class MaskedFiles(MaskedDataset):
 
     def __init__(
         self,
-        files: Sequence[tuple[str, str | None]],
+        files: Sequence[tuple[str, tuple[str, ...]]],
         classes: Sequence[str],
         targets: Tensor,
         transform: PairTransform | None,
@@ -64,14 +68,15 @@ class MaskedFiles(MaskedDataset):
         absent = [image for image, _ in files if not os.path.isfile(image)]
         if absent:
             raise InvalidValueError(f"{len(absent)} of {len(files)} images do not exist: {listed(absent)}")
-        has_mask = [mask is not None and os.path.isfile(mask) for _, mask in files]
-        pairs = zip(files, has_mask, strict=True)
-        without = [image if mask is None else f"{image} (mask {mask})" for (image, mask), found in pairs if not found]
+        # a part of a mask is none: it would call the rest of the object background
+        has_mask = [masks != () and all(map(os.path.isfile, masks)) for _, masks in files]
+        bare = [files[index] for index, found in enumerate(has_mask) if not found]
+        without = [f"{image} (mask {' and '.join(masks)})" if masks else image for image, masks in bare]
         if without and policy.missing == "error":
             problem = f"{len(without)} of {len(files)} images have no mask: {listed(without)}"
             raise InvalidValueError(f'{problem}; missing="skip-penalty" or "drop" allows this')
         kept = [index for index, found in enumerate(has_mask) if found or policy.missing != "drop"]
-        self._files = [(files[index][0], files[index][1] if has_mask[index] else None) for index in kept]
+        self._files = [(files[index][0], files[index][1] if has_mask[index] else ()) for index in kept]
         self.dropped = without if policy.missing == "drop" else []
         super().__init__(classes, targets[kept], transform, policy)
 
@@ -80,17 +85,22 @@ class MaskedFiles(MaskedDataset):
         return self._files[index][0]
 
     def mask_name(self, index: int) -> str:
-        """Path of the mask file."""
-        return str(self._files[index][1])
+        """Path of the mask file, or paths of several."""
+        return " and ".join(self._files[index][1])
 
     def load_image(self, index: int) -> tv_tensors.Image:
         """Read the image file, see `read_image`."""
         return read_image(self.name(index))
 
     def load_levels(self, index: int, image: tv_tensors.Image) -> Levels | None:
-        """Read the mask file, see `read_levels`."""
-        mask = self._files[index][1]
-        return None if mask is None else read_levels(mask)
+        """Read the mask file, see `read_levels`; of several, the union of their foregrounds."""
+        masks = self._files[index][1]
+        if len(masks) < 2:
+            return read_levels(masks[0]) if masks else None
+        parts = [binarized(read_levels(mask), self.policy.binarize, f"mask {mask}") for mask in masks]
+        if len(sizes := {"×".join(map(str, part.shape[1:])) for part in parts}) > 1:
+            raise InvalidValueError(f"masks {self.mask_name(index)} must have one size; got {' and '.join(sizes)}")
+        return Levels(torch.stack(parts).any(0)[0], 1.0)
 
 
 class MaskedImageFolder(MaskedFiles):
@@ -101,8 +111,11 @@ class MaskedImageFolder(MaskedFiles):
 
     Parameters
     ----------
-    images_root, masks_root : path
-        The two folders.
+    images_root : path
+        The folder of images, also DICOM images, see `read_image`.
+    masks_root : path or sequence of path
+        The folder of masks. Of several folders, such as one for each lung, the masks of an image are united; an image
+        needs one in each, because half a mask would call the other half of the object background.
     mask_suffix : str, default ""
         What the names of masks add to those of images, such as ``"_mask"``.
     allow_empty : bool, default False
@@ -157,7 +170,7 @@ class MaskedImageFolder(MaskedFiles):
     def __init__(
         self,
         images_root: Path,
-        masks_root: Path,
+        masks_root: Path | Sequence[Path],
         *,
         mask_suffix: str = "",
         allow_empty: bool = False,
@@ -168,22 +181,36 @@ class MaskedImageFolder(MaskedFiles):
         resize_masks: bool = False,
     ) -> None:
         policy = MaskPolicy(missing, empty, binarize, resize_masks)
-        images_root, masks_root = os.fspath(images_root), os.fspath(masks_root)
-        if not os.path.isdir(masks_root):
-            raise InvalidValueError(f"masks_root must be an existing folder; got {masks_root!r}")
+        images_root = os.fspath(images_root)
+        several = [masks_root] if isinstance(masks_root, (str, os.PathLike)) else masks_root
+        roots = [os.fspath(root) for root in several]
+        if not roots or not all(map(os.path.isdir, roots)):
+            raise InvalidValueError(f"masks_root must be an existing folder, or several; got {masks_root!r}")
         try:
             classes, class_index = find_classes(images_root)
-            samples = make_dataset(images_root, class_index, IMG_EXTENSIONS, allow_empty=allow_empty)
+            samples = make_dataset(images_root, class_index, EXTENSIONS, allow_empty=allow_empty)
         except OSError as error:
             raise InvalidValueError(f"images_root must hold a folder of images for each class: {error}") from error
         image_of = _by_stem(images_root, [path for path, _ in samples])
-        walk = os.walk(masks_root, followlinks=True)
-        masks = sorted(os.path.join(folder, name) for folder, _, names in walk for name in names if is_image_file(name))
-        mask_of = _by_stem(masks_root, masks)
-        files = [(image, mask_of.pop(stem + mask_suffix, None)) for stem, image in image_of.items()]
-        self.unused_masks = sorted(mask_of.values())
+        masks_of = {root: _by_stem(root, files_below(root, IMG_EXTENSIONS)) for root in roots}
+        files = []
+        for stem, image in image_of.items():
+            name = stem + mask_suffix
+            some = any(name in masks for masks in masks_of.values())
+            # the pattern stands in messages for a mask that only other folders have
+            names = [masks.pop(name, os.path.join(root, f"{name}.*")) for root, masks in masks_of.items()]
+            files.append((image, tuple(names) if some else ()))
+        self.unused_masks = sorted(mask for masks in masks_of.values() for mask in masks.values())
         targets = torch.tensor([label for _, label in samples], dtype=torch.int64)
         super().__init__(files, classes, targets, transform, policy)
+
+
+def files_below(root: str, extensions: tuple[str, ...]) -> list[str]:
+    """Return the sorted paths of all files in a folder and its folders that have one of these extensions."""
+    walk = os.walk(root, followlinks=True)
+    return sorted(
+        os.path.join(folder, name) for folder, _, names in walk for name in names if name.lower().endswith(extensions)
+    )
 
 
 def _by_stem(root: str, files: Sequence[str]) -> dict[str, str]:
@@ -208,8 +235,8 @@ class MaskedImageTable(MaskedFiles):
         1.jpg,1.png,cat         1.jpg,1.png,cat|dog         1.jpg,1.png,1,1
         2.jpg,,dog              2.jpg,2.png,dog             2.jpg,2.png,0,1
 
-    Labels are names, or integers from 0. An empty ``mask`` means that the image has none. Beside ``label`` other
-    columns are ignored.
+    Labels are names, or integers from 0. An empty ``mask`` means that the image has none; several, as in
+    ``left.png|right.png``, are united, and all must exist. Beside ``label`` other columns are ignored.
 
     Parameters
     ----------
@@ -286,8 +313,10 @@ class MaskedImageTable(MaskedFiles):
         rows = _read_rows(table)
         classes, targets = read_labels(rows, classes, multi_label)
         folder = os.path.dirname(table) if root is None else os.fspath(root)
-        cells = [(row["image"], row["mask"]) for row in rows.values()]
-        files = [(os.path.join(folder, image), os.path.join(folder, mask) if mask else None) for image, mask in cells]
+        files = []
+        for row in rows.values():
+            masks = [mask.strip() for mask in row["mask"].split(SEPARATOR) if mask.strip()]
+            files.append((os.path.join(folder, row["image"]), tuple(os.path.join(folder, mask) for mask in masks)))
         super().__init__(files, classes, targets, transform, policy)
 
 
@@ -444,6 +473,6 @@ class OxfordPetMasks(MaskedFiles):
         with open(os.path.join(folder, "annotations", f"{split}.txt"), encoding="utf-8") as file:
             names, breeds, species = zip(*(line.split()[:3] for line in file), strict=True)
         numbers, classes = (breeds, pets.classes) if labels == "breed" else (species, pets.bin_classes)
-        files = [(f"{folder}/images/{name}.jpg", f"{folder}/annotations/trimaps/{name}.png") for name in names]
+        files = [(f"{folder}/images/{name}.jpg", (f"{folder}/annotations/trimaps/{name}.png",)) for name in names]
         targets = torch.tensor([int(number) - 1 for number in numbers])
         super().__init__(files, classes, targets, transform, MaskPolicy(missing, empty, FOREGROUND, resize_masks))
