@@ -3,6 +3,7 @@
 The benchmark needs the packages of the extra ``examples``.
 """
 
+from zennit_isnet.data.annotations import AnnotatedImages
 from zennit_isnet.data.background_bias import BackgroundBias, foreground_mask, load_digits
 from zennit_isnet.data.files import MaskedImageFolder, MaskedImageTable, OxfordPetMasks
 from zennit_isnet.data.mask_check import check_masks
@@ -11,6 +12,7 @@ from zennit_isnet.data.transforms import evaluation_transform, training_transfor
 from zennit_isnet.data.wrapping import with_masks
 
 __all__ = [
+    "AnnotatedImages",
     "BackgroundBias",
     "MaskPolicy",
     "MaskedDataset",
