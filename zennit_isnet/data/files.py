@@ -191,8 +191,8 @@ class MaskedImageFolder(MaskedFiles):
             samples = make_dataset(images_root, class_index, EXTENSIONS, allow_empty=allow_empty)
         except OSError as error:
             raise InvalidValueError(f"images_root must hold a folder of images for each class: {error}") from error
-        image_of = _by_stem(images_root, [path for path, _ in samples])
-        masks_of = {root: _by_stem(root, files_below(root, IMG_EXTENSIONS)) for root in roots}
+        image_of = by_stem(images_root, [path for path, _ in samples])
+        masks_of = {root: by_stem(root, files_below(root, IMG_EXTENSIONS)) for root in roots}
         files = []
         for stem, image in image_of.items():
             name = stem + mask_suffix
@@ -213,7 +213,7 @@ def files_below(root: str, extensions: tuple[str, ...]) -> list[str]:
     )
 
 
-def _by_stem(root: str, files: Sequence[str]) -> dict[str, str]:
+def by_stem(root: str, files: Sequence[str]) -> dict[str, str]:
     """Files by their relative paths without extension, in their order."""
     grouped: dict[str, list[str]] = {}
     for file in files:
