@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import PurePath
 from typing import Literal, TypeAlias
 
 from torchvision import tv_tensors
@@ -157,8 +158,7 @@ class AnnotatedImages(MaskedFiles):
 def _below(root: str, image: AnnotatedImage) -> str:
     """Path of an image, which must not leave the folder."""
     path = os.path.normpath(os.path.join(root, image.path.replace("\\", "/")))  # as tools write it on Windows
-    whole = os.path.abspath(root)
-    if os.path.commonpath([whole, os.path.abspath(path)]) != whole:
+    if not PurePath(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
         raise InvalidValueError(f"{image.source}: image {image.path} leaves the folder of images, root={root!r}")
     return path
 

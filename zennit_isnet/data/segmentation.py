@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import PurePath
 from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 from tqdm import tqdm
 
@@ -103,9 +105,9 @@ def masks_from_segmenter(
     if not callable(segmenter):
         raise InvalidTypeError(f"segmenter must be callable; got {type(segmenter).__name__}")
     check_callable(preprocess=preprocess)
+    preprocess = preprocess or v2.ToDtype(torch.float32, scale=True)
     images_root, masks_root = os.fspath(images_root), os.path.normpath(masks_root)
-    outer = os.path.abspath(images_root)
-    if os.path.commonpath([outer, os.path.abspath(masks_root)]) == outer:
+    if PurePath(os.path.abspath(masks_root)).is_relative_to(os.path.abspath(images_root)):
         raise InvalidValueError(f"masks_root must lie outside of images_root={images_root!r}; got {masks_root!r}")
     image_of = by_stem(images_root, files_below(images_root, EXTENSIONS))
     if not image_of:
@@ -116,21 +118,14 @@ def masks_from_segmenter(
         for position, (stem, file) in enumerate(bar):
             image, path = read_image(file), os.path.join(masks_root, f"{stem}.png")
             if not os.path.isfile(path):
-                scaled = (
-                    functional.to_dtype(image, torch.float32, scale=True) if preprocess is None else preprocess(image)
-                )
-                output = segmenter(scaled.as_subclass(Tensor).unsqueeze(0).to(device))
+                output = segmenter(preprocess(image).as_subclass(Tensor).unsqueeze(0).to(device))
                 _save(_segmented(output, file, image.shape[-2:], foreground, threshold), path)
             mask = read_levels(path).values != 0
             if not bool(mask.any()):
                 without.append(file)
             if position % step == 0:
                 cells.append(_cell(image, mask, stem))
-    sheet = Image.new("RGB", (min(len(cells), COLUMNS) * SIDE, math.ceil(len(cells) / COLUMNS) * (SIDE + CAPTION)))
-    for position, cell in enumerate(cells):
-        row, column = divmod(position, COLUMNS)
-        sheet.paste(cell, (column * SIDE, row * (SIDE + CAPTION)))
-    sheet.save(f"{masks_root}_contact_sheet.png" if contact_sheet is None else contact_sheet)
+    _sheet(cells).save(f"{masks_root}_contact_sheet.png" if contact_sheet is None else contact_sheet)
     return without
 
 
@@ -176,6 +171,15 @@ def _cell(image: Tensor, mask: Tensor, caption: str) -> Image.Image:
     # the built-in font may know no other letters
     ImageDraw.Draw(cell).text((2, SIDE), caption[-LETTERS:].encode("ascii", "replace"), fill="black")
     return cell
+
+
+def _sheet(cells: Sequence[Image.Image]) -> Image.Image:
+    rows, columns = math.ceil(len(cells) / COLUMNS), min(len(cells), COLUMNS)
+    sheet = Image.new("RGB", (columns * SIDE, rows * (SIDE + CAPTION)), "white")
+    for position, cell in enumerate(cells):
+        row, column = divmod(position, COLUMNS)
+        sheet.paste(cell, (column * SIDE, row * (SIDE + CAPTION)))
+    return sheet
 
 
 def _picture(mask: Tensor) -> Image.Image:
