@@ -127,6 +127,11 @@ class TestCoco:
         with pytest.raises(InvalidValueError, match=r"mask of .*1\.png in .*coco\.json cannot be read: .*lengths"):
             AnnotatedImages(file)[0]
 
+    def test_run_lengths_of_another_image_are_refused(self, tmp_path: Path) -> None:
+        file = write_coco(tmp_path, [{"segmentation": {"size": [HEIGHT // 3, WIDTH], "counts": [6, 30]}}])
+        with pytest.raises(InvalidValueError, match="12 × 3 pixels, those of the image 12 × 9"):
+            AnnotatedImages(file)[0]
+
     @pytest.mark.parametrize(
         ("annotation", "message"),
         [
@@ -167,9 +172,10 @@ class TestCoco:
 
     def test_sizes_beyond_pillows_limit_are_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
-        bomb = {"segmentation": {"size": [10**6, 10**6], "counts": [10**12]}}
+        file = write_coco(tmp_path, [SQUARE])
+        file.write_text(file.read_text().replace(f'"width": {WIDTH}', '"width": 1000000'))
         with pytest.raises(InvalidValueError, match="decompression bomb"):
-            AnnotatedImages(write_coco(tmp_path, [bomb]))[0]
+            AnnotatedImages(file)[0]
 
 
 class TestLabelMe:
@@ -256,6 +262,11 @@ class TestCvat:
     def test_run_lengths_go_along_the_rows(self, tmp_path: Path) -> None:
         mask = only_mask(write_cvat(tmp_path, '<mask label="a" rle="1, 3, 2" left="4" top="5" width="3" height="2"/>'))
         assert torch.equal(mask, rectangle(5, 5, 6, 5) | rectangle(4, 6, 4, 6))
+
+    def test_sizes_beyond_pillows_limit_are_refused(self, tmp_path: Path) -> None:
+        mask = '<mask label="a" rle="1000000000000" left="0" top="0" width="1000000" height="1000000"/>'
+        with pytest.raises(InvalidValueError, match="decompression bomb"):
+            AnnotatedImages(write_cvat(tmp_path, mask))[0]
 
     def test_boxes_may_be_turned(self, tmp_path: Path) -> None:
         """Around their centre (6, 4): six pixels wide and two high become two wide and six high."""

@@ -43,7 +43,7 @@ class Runs(NamedTuple):
     left, top, width, height : int
         The rectangle.
     by_column : bool
-        Whether runs go down the columns, as in COCO, instead of along the rows.
+        Whether runs go down the columns of the whole image, as in COCO, instead of along the rows of the rectangle.
     """
 
     counts: Sequence[int] | str
@@ -280,7 +280,7 @@ def draw(areas: Iterable[Area], size: tuple[int, int]) -> Tensor:
     Raises
     ------
     InvalidValueError
-        If there are too many pixels, or runs do not fill their rectangle.
+        If there are too many pixels, or runs do not fill their rectangle or are of another image.
 
     Examples
     --------
@@ -297,6 +297,9 @@ def draw(areas: Iterable[Area], size: tuple[int, int]) -> Tensor:
     brush = ImageDraw.Draw(canvas)
     for area in areas:
         if isinstance(area, Runs):
+            if area.by_column and (area.width, area.height) != size:
+                came = f"{area.width} × {area.height} pixels, those of the image {size[0]} × {size[1]}"
+                raise InvalidValueError(f"COCO's lengths of runs must be of the whole image; got {came}")
             canvas.paste(1, (area.left, area.top), Image.fromarray(_unrolled(area)))
         else:
             # downwards, where Pillow would cut -0.5 to 0; rounded first, because turned corners are not exact
