@@ -69,7 +69,7 @@ class MaskedFiles(MaskedDataset):
         if absent:
             raise InvalidValueError(f"{len(absent)} of {len(files)} images do not exist: {listed(absent)}")
         # a part of a mask is none: it would call the rest of the object background
-        has_mask = [masks != () and all(map(os.path.isfile, masks)) for _, masks in files]
+        has_mask = [bool(masks) and all(map(os.path.isfile, masks)) for _, masks in files]
         bare = [files[index] for index, found in enumerate(has_mask) if not found]
         without = [f"{image} (mask {' and '.join(masks)})" if masks else image for image, masks in bare]
         if without and policy.missing == "error":

@@ -169,7 +169,7 @@ def _cell(image: Tensor, mask: Tensor, caption: str) -> Image.Image:
     cell = Image.new("RGB", (SIDE, SIDE + CAPTION), "white")
     cell.paste(Image.composite(picture, red, _picture(mask).resize(picture.size, Image.Resampling.NEAREST)))
     # the built-in font may know no other letters
-    ImageDraw.Draw(cell).text((2, SIDE), caption[-LETTERS:].encode("ascii", "replace"), fill="black")
+    ImageDraw.Draw(cell).text((2, SIDE), caption[-LETTERS:].encode("ascii", "replace").decode(), fill="black")
     return cell
 
 
