@@ -134,7 +134,7 @@ def test_bad_models_weights_and_data_end_with_a_message(
         ([], "give IMAGES, or --benchmark"),
         (["images", "masks", "--benchmark", "patch"], "give IMAGES, or --benchmark"),
         (["images"], "a folder of images needs MASKS"),
-        (["nowhere"], "IMAGES must be an existing folder or CSV file; got nowhere"),
+        (["nowhere"], "IMAGES must be an existing folder, CSV file or annotation file; got nowhere"),
         (["images", "nowhere"], "MASKS must be an existing folder; got nowhere"),
         (["images", "masks", "--device", "abacus"], "--device: 'abacus' cannot be used"),
         (["images", "masks", "--mean", "0", "0", "--std", "1", "1"], "--mean must be 1 number or 3; got 2"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 from importlib import import_module
@@ -76,6 +77,37 @@ def test_names_and_sizes_of_masks_may_differ(folders: list[str]) -> None:
     assert main(["check-data", *folders, "--mask-suffix", "_mask", "--resize-masks"]) == 0
 
 
+@pytest.fixture
+def annotations(folders: list[str]) -> str:
+    """A COCO file of the two images, whose masks are of the category ``animal``."""
+    file = Path(folders[0]).parent / "coco.json"
+    images = [{"id": name, "file_name": f"{name}/1.jpg", "width": 20, "height": 16} for name in ("cat", "dog")]
+    shapes = [{"image_id": name, "category_id": 1, "bbox": [5, 5, 4, 7]} for name in ("cat", "dog")]
+    categories = [{"id": 1, "name": "animal"}]
+    file.write_text(json.dumps({"images": images, "categories": categories, "annotations": shapes}))
+    return str(file)
+
+
+def test_annotations_are_checked_too(
+    annotations: str, folders: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["check-data", annotations, "--root", folders[0]]) == 0
+    assert "animal" in capsys.readouterr().out
+    assert main(["check-data", annotations, "--root", folders[0], "--labels", "folder"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:3]] == ["cat", "dog"]
+    assert main(["check-data", annotations]) == 1
+    assert "images do not exist" in capsys.readouterr().out
+
+
+def test_folder_of_labelme_files_needs_no_masks(folders: list[str]) -> None:
+    for animal in ("cat", "dog"):
+        shapes = [{"label": animal, "shape_type": "rectangle", "points": [[5, 5], [9, 12]]}]
+        content = {"imagePath": "1.jpg", "imageWidth": 20, "imageHeight": 16, "shapes": shapes}
+        (Path(folders[0]) / animal / "1.json").write_text(json.dumps(content))
+    assert main(["check-data", folders[0]]) == 0
+    assert main(["check-data", *folders]) == 0
+
+
 def test_tables_are_checked_too(table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check-data", table]) == 0
     moved = Path(table).rename(tmp_path / "images" / "table.csv")
@@ -92,7 +124,14 @@ def test_tables_are_checked_too(table: str, tmp_path: Path, capsys: pytest.Captu
         (["check-data", "{images}"], "needs MASKS"),
         (["check-data", "{images}", "{masks}", "--root", "."], "no --root"),
         (["check-data", "{images}", "absent"], "MASKS must be an existing folder; got absent"),
-        (["check-data", "absent", "{masks}"], "IMAGES must be an existing folder or CSV file; got absent"),
+        (
+            ["check-data", "absent", "{masks}"],
+            "IMAGES must be an existing folder, CSV file or annotation file; got absent",
+        ),
+        (["check-data", "absent.json"], "got absent.json"),
+        (["check-data", "{annotations}", "{masks}"], "annotations go without MASKS"),
+        (["check-data", "{annotations}", "--binarize", "half"], "annotations go without MASKS"),
+        (["check-data", "{table}", "--labels", "folder"], "--labels needs annotations"),
         (["check-data", "{table}", "{masks}"], "without MASKS"),
         (["check-data", "{table}", "--mask-suffix", "_mask"], "without MASKS and --mask-suffix"),
         (["check-data", "{images}", "{masks}", "--binarize", "otsu"], "must be one of strict, half, nonzero, or"),
@@ -101,9 +140,14 @@ def test_tables_are_checked_too(table: str, tmp_path: Path, capsys: pytest.Captu
     ],
 )
 def test_wrong_usage_ends_with_two_and_a_message(
-    folders: list[str], table: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    folders: list[str],
+    table: str,
+    annotations: str,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    paths = {"images": folders[0], "masks": folders[1], "table": table}
+    paths = {"images": folders[0], "masks": folders[1], "table": table, "annotations": annotations}
     with pytest.raises(SystemExit) as end:
         main([argument.format(**paths) for argument in arguments])
     assert end.value.code == USAGE

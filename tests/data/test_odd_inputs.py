@@ -351,15 +351,15 @@ FOLDERS: list[Case] = [
     # files that are not read
     (
         "other files",
-        both(written("images/digit0/a.dcm"), written("masks/list.txt")),
+        both(written("images/digit0/a.nii"), written("masks/list.txt")),
         {},
         "reported",
-        ["not read (2)", "a.dcm", "list.txt"],
+        ["not read (2)", "a.nii", "list.txt"],
     ),
     ("images in no class", copied("images/a.png"), {}, "reported", ["not read (1)", "images/a.png"]),
     (
         "class of other files",
-        written("images/digit2/a.dcm"),
+        written("images/digit2/a.nii"),
         {},
         "refused",
         ["class digit2", ".png", "allow_empty=True"],

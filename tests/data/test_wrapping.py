@@ -77,6 +77,49 @@ def test_function_sees_the_image_that_is_yielded() -> None:
     assert torch.equal(mask[0], image[0] > 0.5)
 
 
+class Rows(list[dict[str, Any]]):
+    """Rows of columns, as `datasets.Dataset` gives them: decoded anew at each access."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return dict(super().__getitem__(index))
+
+
+def as_rows(layout: Layout, image: Any = to_pil_image, mask: Any = to_pil_image) -> Rows:
+    parts = zip(layout.pixels, layout.foreground.to(torch.uint8), layout.labels, strict=True)
+    return Rows({"image": image(pixels), "mask": mask(shape), "label": label} for pixels, shape, label in parts)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [(to_pil_image, to_pil_image), (lambda pixels: pixels.permute(1, 2, 0).numpy(), lambda mask: mask[0].numpy())],
+    ids=["pictures", "arrays"],
+)
+def test_rows_of_columns_hold_image_and_mask(layout: Layout, image: Any, mask: Any) -> None:
+    data = with_masks(as_rows(layout, image, mask), "mask", classes=["zero", "one"], targets=layout.labels)
+    for index, item in enumerate(data):
+        assert torch.equal(item[0], layout.pixels[index])
+        assert torch.equal(item[1], layout.foreground[index])
+        assert item[2] == layout.labels[index]
+
+
+def test_rows_without_a_mask_follow_the_policy(layout: Layout) -> None:
+    rows = as_rows(layout, mask=lambda mask: None)
+    data = with_masks(rows, "mask", classes=["zero", "one"], targets=layout.labels, missing="skip-penalty")
+    assert [item[3] for item in data] == [False] * 4
+
+
+def test_columns_must_be_there_and_labels_those_of_the_rows(layout: Layout) -> None:
+    options: dict[str, Any] = {"classes": ["zero", "one"], "targets": layout.labels}
+    with pytest.raises(InvalidTypeError, match="mappings with the entry 'lungs'; got image, mask, label"):
+        with_masks(as_rows(layout), "lungs", **options)[0]
+    with pytest.raises(InvalidTypeError, match="mappings with the entry 'mask'; got tuple"):
+        wrapped("mask")[0]
+    with pytest.raises(InvalidTypeError, match=r"image Rows\[0\] must be a Pillow image.*NoneType"):
+        with_masks(Rows({"picture": None} for _ in range(4)), "mask", **options)[0]
+    with pytest.raises(InvalidValueError, match=r"Rows\[0\] has the label 0, but targets say 1"):
+        with_masks(as_rows(layout), "mask", **{**options, "targets": [1] * 4})[0]
+
+
 def test_transform_moves_both(masks: torch.Tensor) -> None:
     plain, moved = (wrapped(masks, transform=transform) for transform in (None, v2.RandomVerticalFlip(1.0)))
     moved._dataset = plain._dataset  # type: ignore[attr-defined]

@@ -49,7 +49,7 @@ def test_a_column_says_who_trains_validates_and_tests(table):
     data = opened(table, split="part")
     assert names(data, "train") == [0, 1, 4, 5, 8, 9]
     assert names(data, "val") == [2, 6, 10]
-    assert data.describe("test", 0) == (table.replace("films.csv", "image3.png"),) * 2
+    assert data.describe("test", [0]) == [(table.replace("films.csv", "image3.png"),) * 2]
 
 
 def test_a_group_stays_together(table):
@@ -75,7 +75,7 @@ def test_another_table_tests_with_the_classes_of_the_training(table):
     assert images.shape == (2, 3, 8, 8)
     assert masks.dtype == torch.bool
     assert has_mask.all()
-    assert data.describe("abroad", 2)[1] == "p1"
+    assert [group for _, group in data.describe("abroad", [2, 0])] == ["p1", "p0"]
     assert set(labels.tolist()) <= {0, 1}
 
 

@@ -10,9 +10,11 @@ import sys
 from typing import Any, get_args
 
 from zennit_isnet.data import check_masks
+from zennit_isnet.data.annotations import LabelSource
 from zennit_isnet.data.decoding import Binarization, Binarize
-from zennit_isnet.data.files import MaskedFiles, open_masked
+from zennit_isnet.data.files import MaskedFiles
 from zennit_isnet.data.mask_check import ProblemKind
+from zennit_isnet.data.opening import is_annotated, open_masked
 from zennit_isnet.errors import InvalidValueError
 
 VALUES = f"{', '.join(get_args(Binarization))}, or numbers as in 1,3"
@@ -42,10 +44,13 @@ def run(options: argparse.Namespace) -> int:
 
 def add_source(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """Add IMAGES, MASKS and how they are read to a parser."""
-    images = "folder that holds a folder for each class, or a CSV file"
+    images = "folder that holds a folder for each class, a CSV file, or annotations: COCO, CVAT or a LabelMe folder"
     parser.add_argument("images", metavar="IMAGES", nargs=None if required else "?", help=images)
-    parser.add_argument("masks", metavar="MASKS", nargs="?", help="parallel folder of masks; not for a CSV file")
-    parser.add_argument("--root", help="folder that paths in the CSV file start from; default: that of the file")
+    parser.add_argument("masks", metavar="MASKS", nargs="?", help="parallel folder of masks; only for a folder")
+    root = "folder that paths in the CSV file or annotations start from; default: that of the file"
+    parser.add_argument("--root", help=root)
+    labels = "of annotated images: their categories, or the names of their folders; default: category"
+    parser.add_argument("--labels", choices=get_args(LabelSource), help=labels)
     parser.add_argument("--mask-suffix", default="", help='what names of masks add to those of images, as "_mask"')
     parser.add_argument("--binarize", type=_binarize, default="strict", help=f"foreground: {VALUES}; default: strict")
     parser.add_argument("--resize-masks", action="store_true", help="bring masks to the size of their images")
@@ -54,13 +59,18 @@ def add_source(parser: argparse.ArgumentParser, *, required: bool) -> None:
 def check_source(options: argparse.Namespace) -> None:
     """End with a usage message unless IMAGES, MASKS and their options belong together."""
     error = options.parser.error
-    if os.path.isdir(options.images):
+    if _is_annotated(options):
+        if options.masks is not None or options.mask_suffix or options.binarize != "strict":
+            error("annotations go without MASKS, --mask-suffix and --binarize")
+    elif options.labels is not None:
+        error("--labels needs annotations")
+    elif os.path.isdir(options.images):
         if options.masks is None or options.root is not None:
             error("a folder of images needs MASKS and no --root")
         if not os.path.isdir(options.masks):
             error(f"MASKS must be an existing folder; got {options.masks}")
     elif not os.path.isfile(options.images):
-        error(f"IMAGES must be an existing folder or CSV file; got {options.images}")
+        error(f"IMAGES must be an existing folder, CSV file or annotation file; got {options.images}")
     elif options.masks is not None or options.mask_suffix:
         error("a CSV file names its masks: it goes without MASKS and --mask-suffix")
     if options.workers is not None and options.workers < 0:
@@ -68,10 +78,15 @@ def check_source(options: argparse.Namespace) -> None:
 
 
 def open_source(options: argparse.Namespace, **more: Any) -> MaskedFiles:
-    """Return the data set; `more` goes to both kinds. A class folder may be empty, an image may have no mask."""
-    where = {"root": options.root, "mask_suffix": options.mask_suffix}
+    """Return the data set; `more` goes to all kinds. A class folder may be empty, an image may have no mask."""
+    where = {"root": options.root, "mask_suffix": options.mask_suffix, "labels": options.labels}
     how = {"missing": "skip-penalty", "binarize": options.binarize, "resize_masks": options.resize_masks}
     return open_masked(options.images, options.masks, **where, **how, **more)
+
+
+def _is_annotated(options: argparse.Namespace) -> bool:
+    exists = os.path.exists(options.images)
+    return exists and not (os.path.isdir(options.images) and options.masks) and is_annotated(options.images)
 
 
 def _binarize(text: str) -> Binarize:

@@ -13,6 +13,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
+from zennit_isnet.data.dicom import is_dicom, read_dicom
+from zennit_isnet.data.limits import check_pixels
 from zennit_isnet.errors import InvalidValueError
 
 Path: TypeAlias = str | PathLike[str]
@@ -34,7 +36,7 @@ class Levels(NamedTuple):
     Attributes
     ----------
     values : torch.Tensor
-        Shape ``(H, W)``, dtype uint8, int64 or float64.
+        Shape ``(H, W)``, dtype uint8, int64 or float64; or bool where the foreground is already known.
     top : float or None
         The brightest value that the file's format can hold: 255, 65535, or 1 for floating-point files. None where it
         is unknown: for indices of a palette, colours as ``65536·red + 256·green + blue``, wide integers.
@@ -50,7 +52,8 @@ def read_image(source: Path | Image.Image, name: str = "") -> tv_tensors.Image:
     Parameters
     ----------
     source : path or Pillow image
-        A file of any format that Pillow reads, of several frames the first; or an image of any mode.
+        A file of any format that Pillow reads, of several frames the first; a DICOM file (``.dcm``, ``.dicom``), see
+        `read_dicom`; or an image of any mode.
     name : str, optional
         What messages call it. Default: the path.
 
@@ -78,7 +81,10 @@ def read_image(source: Path | Image.Image, name: str = "") -> tv_tensors.Image:
     torch.Size([3, 6, 8])
     """
     name = f"image {name or source}"
-    picture = _upright(source, name)
+    if isinstance(source, Image.Image) or not is_dicom(source):
+        picture = _upright(source, name)
+    else:
+        picture = read_dicom(source, name)
     if picture.mode[0] in "IF":  # more than 8 bits
         values = np.asarray(picture)
         if picture.mode == "F" or values.min() < 0 or values.max() > TOP_16:
@@ -140,11 +146,7 @@ def _upright(source: Path | Image.Image, name: str) -> Image.Image:
     # 16 bits as they are
     try:
         with Image.open(source) as picture:
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and picture.width * picture.height > limit:  # Pillow warns, up to twice as many
-                allowed = f"PIL.Image.MAX_IMAGE_PIXELS = {limit} allows against decompression bombs"
-                problem = f"it has {picture.width} × {picture.height} pixels, more than {allowed}"
-                raise InvalidValueError(f"{problem}; resize it, or raise the limit for files that you trust")
+            check_pixels(picture.width, picture.height)
             return ImageOps.exif_transpose(picture)
     except Exception as error:  # Pillow's decoders raise many kinds of errors on files that are damaged
         raise InvalidValueError(f"{name} cannot be read: {error}") from error
@@ -185,6 +187,8 @@ def binarized(levels: Levels, binarize: Binarize, name: str) -> Tensor:
     zennit_isnet.errors.InvalidValueError: trimap has the values 1, 2, 3; ...
     """
     values, top = levels
+    if values.dtype == torch.bool:
+        return values.unsqueeze(0)
     if values.is_floating_point() and not bool(values.isfinite().all()):
         raise InvalidValueError(f"{name} has values that are not finite")
     if binarize == "nonzero":

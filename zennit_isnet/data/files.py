@@ -7,19 +7,23 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from operator import eq
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 from unicodedata import normalize
 
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.datasets import OxfordIIITPet
-from torchvision.datasets.folder import IMG_EXTENSIONS, is_image_file
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from zennit_isnet.checks import check_choice
-from zennit_isnet.data.decoding import EXAMPLES, Binarize, Levels, Path, listed, read_image, read_levels
+from zennit_isnet.data.decoding import EXAMPLES, Binarize, Levels, Path, binarized, listed, read_image, read_levels
+from zennit_isnet.data.dicom import DICOM_EXTENSIONS
 from zennit_isnet.data.masked import Empty, MaskedDataset, MaskPolicy, Missing, PairTransform
 from zennit_isnet.errors import InvalidValueError
+
+EXTENSIONS = (*IMG_EXTENSIONS, *DICOM_EXTENSIONS)
+"""Of image files."""
 
 PetSplit: TypeAlias = Literal["trainval", "test"]
 PetLabels: TypeAlias = Literal["breed", "species"]
@@ -31,7 +35,7 @@ NOT_NAMES = re.compile(r"-\d+(\.\d*)?|\d*\.\d+|nan|<na>", re.IGNORECASE)
 """Cells of a column of labels that are numbers of nothing, unless `classes` lists them."""
 
 SEPARATOR = "|"
-"""Between several labels of an image in a CSV file."""
+"""Between several labels or several masks of an image in a CSV file."""
 
 HELPERS = {
     *("__MACOSX", "__pycache__", "@eaDir", "@Recycle", "#recycle", "#snapshot", "$RECYCLE.BIN", "lost+found"),
@@ -54,14 +58,14 @@ class MaskedFiles(MaskedDataset):
 
     Parameters
     ----------
-    files : sequence of (str, str or None)
-        Each image file and its mask file, None where there is none.
+    files : sequence of (str, tuple of str)
+        Each image file and its mask files, which are united; none where there is no mask.
     classes : sequence of str
         Names of the classes.
     targets : torch.Tensor
         Labels, as for `MaskedDataset`.
     transform, policy
-        As for `MaskedDataset`. Masks that do not exist are missing.
+        As for `MaskedDataset`. Masks of which a file does not exist are missing.
     others : sequence of str, optional
         Files that may be masks and belong to no image. Default: unknown.
 
@@ -81,7 +85,7 @@ class MaskedFiles(MaskedDataset):
 
     def __init__(
         self,
-        files: Sequence[tuple[str, str | None]],
+        files: Sequence[tuple[str, tuple[str, ...]]],
         classes: Sequence[str],
         targets: Tensor,
         transform: PairTransform | None,
@@ -91,11 +95,12 @@ class MaskedFiles(MaskedDataset):
         absent = [image for image, _ in files if not os.path.isfile(image)]
         if absent:
             raise InvalidValueError(f"{len(absent)} of {len(files)} images do not exist: {listed(absent)}")
-        has_mask = [mask is not None and os.path.isfile(mask) for _, mask in files]
+        # a part of a mask is none: it would call the rest of the object background
+        has_mask = [bool(masks) and all(map(os.path.isfile, masks)) for _, masks in files]
         without = [pair for pair, found in zip(files, has_mask, strict=True) if not found]
         self.notes = []
         if without:
-            told = [f"{image}{_looked_for(mask, others)}" for image, mask in without[:EXAMPLES]]
+            told = [f"{image}{_looked_for(masks, others)}" for image, masks in without[:EXAMPLES]]
             more = ", ..." if len(without) > EXAMPLES else ""
             self.notes.append(f"{len(without)} of {len(files)} images have no mask: {', '.join(told)}{more}")
             if others and len(without) == len(files):
@@ -103,7 +108,7 @@ class MaskedFiles(MaskedDataset):
             if policy.missing == "error":
                 raise InvalidValueError(f'{self.notes[0]}; missing="skip-penalty" or "drop" allows this')
         kept = [index for index, found in enumerate(has_mask) if found or policy.missing != "drop"]
-        self._files = [(files[index][0], files[index][1] if has_mask[index] else None) for index in kept]
+        self._files = [(files[index][0], files[index][1] if has_mask[index] else ()) for index in kept]
         self._kept = kept
         self.dropped = [image for image, _ in without] if policy.missing == "drop" else []
         super().__init__(classes, targets[kept], transform, policy)
@@ -113,21 +118,27 @@ class MaskedFiles(MaskedDataset):
         return self._files[index][0]
 
     def mask_name(self, index: int) -> str:
-        """Path of the mask file."""
-        return str(self._files[index][1])
+        """Path of the mask file, or paths of several."""
+        return " and ".join(self._files[index][1])
 
     def load_image(self, index: int) -> tv_tensors.Image:
         """Read the image file, see `read_image`."""
         return read_image(self.name(index))
 
     def load_levels(self, index: int, image: tv_tensors.Image) -> Levels | None:
-        """Read the mask file, see `read_levels`."""
-        mask = self._files[index][1]
-        return None if mask is None else read_levels(mask)
+        """Read the mask file, see `read_levels`; of several, the union of their foregrounds."""
+        masks = self._files[index][1]
+        if len(masks) < 2:
+            return read_levels(masks[0]) if masks else None
+        parts = [binarized(read_levels(mask), self.policy.binarize, f"mask {mask}") for mask in masks]
+        if len(sizes := {"×".join(map(str, part.shape[1:])) for part in parts}) > 1:
+            raise InvalidValueError(f"masks {self.mask_name(index)} must have one size; got {' and '.join(sizes)}")
+        return Levels(torch.stack(parts).any(0)[0], 1.0)
 
 
-def _looked_for(mask: str | None, others: Sequence[str] | None) -> str:
+def _looked_for(masks: Sequence[str], others: Sequence[str] | None) -> str:
     """Say where a missing mask was looked for, and which other file, or else which beside it, is nearest."""
+    mask = next((mask for mask in masks if not os.path.isfile(mask)), None)
     if mask is None:
         return ""
     folder, wanted = os.path.dirname(mask) or ".", _plain(mask)
@@ -139,7 +150,7 @@ def _looked_for(mask: str | None, others: Sequence[str] | None) -> str:
 
     if others is not None:
         nearest = max(others, key=likeness, default="")
-        unread = "" if is_image_file(nearest) else ", which is not read"
+        unread = "" if nearest.lower().endswith(IMG_EXTENSIONS) else ", which is not read"
     else:
         beside = _shown(os.listdir(folder)) if os.path.isdir(folder) else []
         nearest, unread = max((os.path.join(folder, name) for name in beside), key=likeness, default=""), ""
@@ -157,14 +168,20 @@ def _shown(names: Sequence[str]) -> list[str]:
     return sorted(name for name in names if not name.startswith(".") and name not in HELPERS)
 
 
-def _files_below(root: str) -> tuple[list[str], list[str]]:
-    """Files of images, and other ones, by folder and name."""
+def files_below(root: str, extensions: tuple[str, ...]) -> list[str]:
+    """Return the sorted paths of all files in a folder and its folders that have one of these extensions."""
+    return _divided_below(root, extensions)[0]
+
+
+def _divided_below(root: str, extensions: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Files with one of these extensions, and other ones, by folder and name; hidden ones are left out."""
     files = []
     for folder, folders, names in os.walk(root, followlinks=True):
         folders[:] = _shown(folders)
         files += [os.path.join(folder, name) for name in _shown(names)]
     files.sort(key=os.path.split)
-    return [file for file in files if is_image_file(file)], [file for file in files if not is_image_file(file)]
+    wanted = [file for file in files if file.lower().endswith(extensions)]
+    return wanted, [file for file in files if not file.lower().endswith(extensions)]
 
 
 class MaskedImageFolder(MaskedFiles):
@@ -177,8 +194,11 @@ class MaskedImageFolder(MaskedFiles):
 
     Parameters
     ----------
-    images_root, masks_root : path
-        The two folders.
+    images_root : path
+        The folder of images, also DICOM images, see `read_image`.
+    masks_root : path or sequence of path
+        The folder of masks. Of several folders, such as one for each lung, the masks of an image are united; an image
+        needs one in each, because half a mask would call the other half of the object background.
     mask_suffix : str, default ""
         What the names of masks add to those of images, such as ``"_mask"``.
     allow_empty : bool, default False
@@ -236,7 +256,7 @@ class MaskedImageFolder(MaskedFiles):
     def __init__(
         self,
         images_root: Path,
-        masks_root: Path,
+        masks_root: Path | Sequence[Path],
         *,
         mask_suffix: str = "",
         allow_empty: bool = False,
@@ -247,34 +267,41 @@ class MaskedImageFolder(MaskedFiles):
         resize_masks: bool = False,
     ) -> None:
         policy = MaskPolicy(missing, empty, binarize, resize_masks)
-        images_root, masks_root = os.fspath(images_root), os.fspath(masks_root)
-        if not os.path.isdir(masks_root):
-            raise InvalidValueError(f"masks_root must be an existing folder; got {masks_root!r}")
-        classes, unread = _class_folders(images_root, masks_root, mask_suffix)
+        images_root = os.fspath(images_root)
+        several = [masks_root] if isinstance(masks_root, (str, os.PathLike)) else masks_root
+        roots = [os.fspath(root) for root in several]
+        if not roots or not all(map(os.path.isdir, roots)):
+            raise InvalidValueError(f"masks_root must be an existing folder, or several; got {masks_root!r}")
+        classes, unread = _class_folders(images_root, roots, mask_suffix)
         images, labels = [], []
         for label, name in enumerate(classes):
-            found, other_files = _files_below(os.path.join(images_root, name))
+            found, other_files = _divided_below(os.path.join(images_root, name), EXTENSIONS)
             if not found and not allow_empty:
-                endings = f"with one of the extensions {', '.join(IMG_EXTENSIONS)}"
+                endings = f"with one of the extensions {', '.join(EXTENSIONS)}"
                 raise InvalidValueError(f"class {name} has no image {endings}; allow_empty=True allows this")
             images += found
             labels += [label] * len(found)
             unread += other_files
-        masks, other_files = _files_below(masks_root)
-        mask_of = _by_stem(masks_root, masks)
+        masks_of, no_masks = {}, []
+        for mask_folder in roots:
+            masks, other_files = _divided_below(mask_folder, IMG_EXTENSIONS)
+            masks_of[mask_folder] = by_stem(mask_folder, masks)
+            no_masks += other_files
         files = []
-        for stem, image in _by_stem(images_root, images).items():
-            stem = normalize("NFC", stem + mask_suffix)
-            files.append((image, mask_of.pop(stem, os.path.join(masks_root, f"{stem}.*"))))
-        self.unused_masks = sorted(mask_of.values())
+        for stem, image in by_stem(images_root, images).items():
+            name = normalize("NFC", stem + mask_suffix)
+            # the pattern stands in messages for a mask that is missing
+            pairs = masks_of.items()
+            files.append((image, tuple(of.pop(name, os.path.join(root, f"{name}.*")) for root, of in pairs)))
+        self.unused_masks = sorted(mask for masks in masks_of.values() for mask in masks.values())
         targets = torch.tensor(labels, dtype=torch.int64)
-        super().__init__(files, classes, targets, transform, policy, [*self.unused_masks, *other_files])
-        if unread := unread + other_files:
-            endings = f"in no class folder, or with none of the extensions {', '.join(IMG_EXTENSIONS)}"
+        super().__init__(files, classes, targets, transform, policy, [*self.unused_masks, *no_masks])
+        if unread := unread + no_masks:
+            endings = f"in no class folder, or with none of the extensions {', '.join(EXTENSIONS)}"
             self.notes.append(f"files that are not read ({len(unread)}), {endings}: {listed(unread, EXAMPLES)}")
 
 
-def _class_folders(images_root: str, masks_root: str, mask_suffix: str) -> tuple[list[str], list[str]]:
+def _class_folders(images_root: str, masks_roots: Sequence[str], mask_suffix: str) -> tuple[list[str], list[str]]:
     """Names of the folders of classes, and files beside them."""
     try:
         names = _shown(os.listdir(images_root))
@@ -288,20 +315,19 @@ def _class_folders(images_root: str, masks_root: str, mask_suffix: str) -> tuple
     if {name.casefold() for name in classes} <= PARTS:
         remedy = "which look like parts of a data set: give the folder below that holds the classes"
         raise InvalidValueError(f"{needed}; got {images_root!r} with {listed(classes, EXAMPLES)}, {remedy}")
-    of_masks = os.path.join(os.path.realpath(masks_root), "")
-    for name in classes:
-        if of_masks.startswith(os.path.join(os.path.realpath(paths[name]), "")):
-            raise InvalidValueError(
-                f"{needed}; got {images_root!r}, whose folder {name} holds masks_root {masks_root!r}"
-            )
-    if of_masks == os.path.join(os.path.realpath(images_root), "") and not mask_suffix:
-        raise InvalidValueError(
-            f"masks_root must be another folder than images_root, or have a mask_suffix; got {masks_root!r}"
-        )
+    for masks_root in masks_roots:
+        of_masks = os.path.join(os.path.realpath(masks_root), "")
+        for name in classes:
+            if of_masks.startswith(os.path.join(os.path.realpath(paths[name]), "")):
+                found = f"{images_root!r}, whose folder {name} holds masks_root {masks_root!r}"
+                raise InvalidValueError(f"{needed}; got {found}")
+        if of_masks == os.path.join(os.path.realpath(images_root), "") and not mask_suffix:
+            another = "another folder than images_root, or have a mask_suffix"
+            raise InvalidValueError(f"masks_root must be {another}; got {masks_root!r}")
     return classes, [path for name, path in paths.items() if name not in classes]
 
 
-def _by_stem(root: str, files: Sequence[str]) -> dict[str, str]:
+def by_stem(root: str, files: Sequence[str]) -> dict[str, str]:
     """Files by their relative paths without extension, in their order."""
     grouped: dict[str, list[str]] = {}
     for file in files:
@@ -326,8 +352,9 @@ class MaskedImageTable(MaskedFiles):
 
     Labels are names, or integers from 0, also as ``1.0``; columns of classes hold 0 and 1, also as ``0.0`` or
     ``True``. Labels that are negative, fractions or NaN are errors, as are cells of classes that are blank: they may
-    mean no or unknown. An empty ``mask`` means that the image has none. Beside ``label`` other columns are ignored, and
-    so is one without a name, such as the index of pandas.
+    mean no or unknown. An empty ``mask`` means that the image has none; several, as in ``left.png|right.png``, are
+    united, and all must exist. Beside ``label`` other columns are ignored, and so is one without a name, such as the
+    index of pandas.
 
     Parameters
     ----------
@@ -409,8 +436,10 @@ class MaskedImageTable(MaskedFiles):
         rows = _read_rows(table, columns or {})
         classes, targets = read_labels(rows, classes, multi_label)
         folder = os.path.dirname(table) if root is None else os.fspath(root)
-        cells = [(row["image"], row["mask"]) for row in rows.values()]
-        files = [(_existing(folder, image), _existing(folder, mask) if mask else None) for image, mask in cells]
+        files = []
+        for row in rows.values():
+            masks = [mask.strip() for mask in row["mask"].split(SEPARATOR) if mask.strip()]
+            files.append((_existing(folder, row["image"]), tuple(_existing(folder, mask) for mask in masks)))
         self._rows = list(rows.values())
         super().__init__(files, classes, targets, transform, policy)
 
@@ -425,21 +454,6 @@ class MaskedImageTable(MaskedFiles):
         if name not in self._rows[0]:
             raise InvalidValueError(f"column must be one of {', '.join(self._rows[0])}; got {name!r}")
         return [self._rows[index][name] for index in self._kept]
-
-
-def open_masked(
-    images: Path,
-    masks: Path | None = None,
-    *,
-    root: Path | None = None,
-    columns: Mapping[str, str] | None = None,
-    mask_suffix: str = "",
-    **options: Any,
-) -> MaskedImageFolder | MaskedImageTable:
-    """Open a folder of images and one of masks, or a CSV file; `options` are those of both."""
-    if masks is None:
-        return MaskedImageTable(images, root, columns=columns, **options)
-    return MaskedImageFolder(images, masks, mask_suffix=mask_suffix, allow_empty=True, **options)
 
 
 def _existing(folder: str, name: str) -> str:
@@ -616,6 +630,6 @@ class OxfordPetMasks(MaskedFiles):
         with open(os.path.join(folder, "annotations", f"{split}.txt"), encoding="utf-8") as file:
             names, breeds, species = zip(*(line.split()[:3] for line in file), strict=True)
         numbers, classes = (breeds, pets.classes) if labels == "breed" else (species, pets.bin_classes)
-        files = [(f"{folder}/images/{name}.jpg", f"{folder}/annotations/trimaps/{name}.png") for name in names]
+        files = [(f"{folder}/images/{name}.jpg", (f"{folder}/annotations/trimaps/{name}.png",)) for name in names]
         targets = torch.tensor([int(number) - 1 for number in numbers])
         super().__init__(files, classes, targets, transform, MaskPolicy(missing, empty, FOREGROUND, resize_masks))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,7 +28,7 @@ _TOPS = {torch.bool: 1, torch.uint8: TOP_8, torch.uint16: TOP_16}
 
 def with_masks(
     dataset: Dataset[Any],
-    masks: Sequence[RawMask] | MaskFunction,
+    masks: Sequence[RawMask] | MaskFunction | str,
     *,
     classes: Sequence[str] | None = None,
     targets: Sequence[int] | Tensor | None = None,
@@ -43,11 +43,14 @@ def with_masks(
     Parameters
     ----------
     dataset : Dataset
-        Its items are tuples that begin with an image: a Pillow image, which becomes uint8 RGB, or a tensor
-        ``(C, H, W)``, which stays as it is. A Pillow image that carries an EXIF orientation is turned upright.
-    masks : sequence or callable
-        The mask of each image, or a function ``masks(image, index)`` that makes it; `image` is the `tv_tensors.Image`
-        before `transform`. A mask is a path, a Pillow image, an array or tensor ``(H, W)`` or ``(1, H, W)``, or None.
+        Its items are tuples that begin with an image, or mappings with the entry ``image``, as rows of Hugging Face
+        `datasets` are: a Pillow image or an uint8 array ``(H, W)`` or ``(H, W, 3)``, which becomes uint8 RGB, or a
+        tensor ``(C, H, W)``, which stays as it is. A Pillow image that carries an EXIF orientation is turned upright.
+    masks : sequence, callable or str
+        The mask of each image; a function ``masks(image, index)`` that makes it, where `image` is the
+        `tv_tensors.Image` before `transform`; or the name of the entry of `dataset`'s items that holds it, for which
+        an item is read twice. A mask is a path, a Pillow image, an array or tensor ``(H, W)`` or ``(1, H, W)``, or
+        None.
     classes : sequence of str, optional
         Names of the classes. Default ``dataset.classes``.
     targets : sequence of int or Tensor, optional
@@ -72,7 +75,7 @@ def with_masks(
     ------
     InvalidValueError
         If lengths disagree, classes or targets are neither given nor attributes of `dataset`, or `dataset` has a
-        transform of its own and `masks` is a sequence. At reading: if an item's own label is not its target, or as
+        transform of its own and `masks` is no function. At reading: if an item's own label is not its target, or as
         for `MaskedImageFolder`.
     InvalidTypeError
         If an argument, image or mask has the wrong type.
@@ -102,7 +105,7 @@ def with_masks(
         raise InvalidValueError("dataset has a transform that masks would not follow: give it to with_masks instead")
     for name, values in (("masks", masks), ("targets", targets)):
         came = len(values) if isinstance(values, Sized) else type(values).__name__
-        if not callable(values) and came != count:
+        if not (callable(values) or isinstance(values, str)) and came != count:
             raise InvalidValueError(f"{name} must have one entry for each of {count} images; got {came}")
     return _WithMasks(dataset, masks, classes, targets, transform, policy)
 
@@ -121,22 +124,30 @@ class _WithMasks(MaskedDataset):
 
     def load_image(self, index: int) -> tv_tensors.Image:
         item = self._dataset[index]
+        if isinstance(item, Mapping):
+            item = (item.get("image"), item.get("label"))
         if not isinstance(item, (tuple, list)) or not item:
-            raise InvalidTypeError(f"items of dataset must be tuples that begin with an image; got {_described(item)}")
+            legal = 'tuples that begin with an image, or mappings with the entry "image"'
+            raise InvalidTypeError(f"items of dataset must be {legal}; got {_described(item)}")
         target = self.targets[index]
         if len(item) > 1 and isinstance(item[1], int) and not self.multi_label and item[1] != target:
             raise InvalidValueError(f"{self.name(index)} has the label {item[1]}, but targets say {int(target)}")
         image = item[0]
+        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] in ((), (3,)):
+            image = Image.fromarray(image)
         if isinstance(image, Image.Image):
             return read_image(image, self.name(index))
         if isinstance(image, Tensor) and image.ndim == 3:
             # a copy, so that a transform that works in place cannot change the data set
             return tv_tensors.Image(image.clone())
-        kinds = "a Pillow image or a tensor (C, H, W)"
+        kinds = "a Pillow image, an uint8 array (H, W) or (H, W, 3), or a tensor (C, H, W)"
         raise InvalidTypeError(f"image {self.name(index)} must be {kinds}; got {_described(image)}")
 
     def load_levels(self, index: int, image: tv_tensors.Image) -> Levels | None:
-        mask = self._masks(image, index) if callable(self._masks) else self._masks[index]
+        if isinstance(self._masks, str):
+            mask = self._entry(index, self._masks)
+        else:
+            mask = self._masks(image, index) if callable(self._masks) else self._masks[index]
         if mask is None:
             return None
         if isinstance(mask, (str, os.PathLike, Image.Image)):
@@ -150,6 +161,13 @@ class _WithMasks(MaskedDataset):
                 return Levels(values.long(), _TOPS.get(values.dtype))
         kinds = "a path, a Pillow image, an array or tensor (H, W) or (1, H, W), or None"
         raise InvalidTypeError(f"mask {self.mask_name(index)} must be {kinds}; got {_described(mask)}")
+
+    def _entry(self, index: int, name: str) -> RawMask:
+        item = self._dataset[index]
+        if not isinstance(item, Mapping) or name not in item:
+            found = ", ".join(map(str, item)) if isinstance(item, Mapping) else _described(item)
+            raise InvalidTypeError(f"items of dataset must be mappings with the entry {name!r}; got {found}")
+        return item[name]
 
 
 def _as_targets(targets: Any) -> Tensor:

@@ -201,7 +201,8 @@ class ISNetClassifier(LightningModule):
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Collect what the model does with a batch of one of the test sets."""
-        self._collect(list(self.trainer.datamodule.tests)[dataloader_idx], batch, batch_idx)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self._collect(list(data.tests)[dataloader_idx], batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Log the figures of all validation images."""
@@ -267,7 +268,8 @@ class ISNetClassifier(LightningModule):
         for name, parts in collected.items():
             values = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
             if self.trainer.world_size > 1:
-                values = {key: self.all_gather(value).flatten(0, 1) for key, value in values.items()}
+                gathered: Any = self.all_gather(values)
+                values = {key: value.flatten(0, 1) for key, value in gathered.items()}
             # a process whose share was smaller has repeated some images
             places = {index: at for at, index in enumerate(values["indices"].tolist())}
             done = {key: value.cpu()[list(places.values())] for key, value in values.items()}

@@ -16,8 +16,8 @@ from zennit_isnet.checks import check_count, check_number
 from zennit_isnet.data import BackgroundBias, MaskedImageTable, evaluation_transform, load_digits, training_transform
 from zennit_isnet.data.background_bias import Background, Bias
 from zennit_isnet.data.decoding import Binarize
-from zennit_isnet.data.files import open_masked
 from zennit_isnet.data.masked import Empty, Missing
+from zennit_isnet.data.opening import open_masked
 from zennit_isnet.data.transforms import Fit
 from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.training.seeding import EpochOrder, Keyed
@@ -82,20 +82,15 @@ class MaskedData(LightningDataModule):
         """Whether an image may have several labels."""
         return bool(getattr(_inner(self.train), "multi_label", False))
 
-    def describe(self, test: str, index: int) -> tuple[str, str]:
-        """Return the name of an image of a test set, and of the group that it belongs to: here itself."""
-        data = self.tests[test]
-        while isinstance(data, Subset):
-            data, index = data.dataset, data.indices[index]
-        name = data.name(index) if hasattr(data, "name") else str(index)
-        group = getattr(self, "group", None)
-        is_grouped = group is not None and isinstance(data, MaskedImageTable)
-        return name, data.column(group)[index] if is_grouped else name
+    def describe(self, test: str, indices: Sequence[int]) -> list[tuple[str, str]]:
+        """Return the name of each image of a test set, and of the group that it belongs to: here itself."""
+        names = [_name(self.tests[test], index) for index in indices]
+        return [(name, name) for name in names]
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return shuffled batches; a last one of fewer images is left out."""
         world, rank = self._processes()
-        order = EpochOrder(list(range(len(self.train))), world, rank, seed=self.seed, drop_last=world > 1)
+        order = EpochOrder(range(len(self.train)), world, rank, seed=self.seed, drop_last=world > 1)
         order.set_epoch(0 if self.trainer is None else self.trainer.current_epoch)
         if len(order) < self.batch_size:
             found = f"{len(self.train)} training images in {world} process(es) and batches of {self.batch_size}"
@@ -142,9 +137,9 @@ class MaskedImages(MaskedData):
     Parameters
     ----------
     images : str, optional
-        A folder with a folder for each class, or a CSV file.
+        A folder with a folder for each class, a CSV file, or annotations (COCO, CVAT, LabelMe).
     masks : str, optional
-        The parallel folder of masks; a CSV file names its masks itself.
+        The parallel folder of masks; CSV files and annotations name masks themselves.
     val : sequence of str, default ()
         The same for validation: ``[images]`` or ``[images, masks]``. Default: a part of the training images.
     tests : mapping of str to sequence of str, optional
@@ -163,6 +158,8 @@ class MaskedImages(MaskedData):
         Part of the training images, or of their groups, for validation where neither `val` nor `split` is given.
     classes : sequence of str, optional
         Names of the classes in the order of the logits; see `MaskedImageTable`. Images of other classes are an error.
+    labels : {"category", "folder"} or str, optional
+        Where the labels of annotations come from, see `AnnotatedImages`.
     mask_suffix, missing, empty, binarize, resize_masks
         See `MaskedImageFolder`. Of images that are only tested, masks may be missing and crops may lose the object.
     size : int, optional
@@ -213,6 +210,7 @@ class MaskedImages(MaskedData):
         group: str | None = None,
         val_share: float = 0.2,
         classes: Sequence[str] | None = None,
+        labels: str | None = None,
         mask_suffix: str = "",
         missing: Missing = "error",
         empty: Empty = "error",
@@ -240,31 +238,42 @@ class MaskedImages(MaskedData):
         if mean is None or std is None:
             mean, std = IMAGENET if channels == 3 else tuple([sum(part) / 3] for part in IMAGENET)
         self.mean, self.std = ([0.0], [1.0]) if benchmark else (list(mean), list(std))
+        sets: tuple[Any, Any, dict[str, Any]]
         if benchmark is not None:
             sets = _digits(benchmark, self.size, seed)
         else:
             grey = [v2.Grayscale()] if channels == 1 else []
             moved = training_transform(self.size, self.mean, self.std, scale=(crop_scale, 1.0), flip=flip)
             still = evaluation_transform(self.size, self.mean, self.std, fit=fit)
-            how = {"root": root, "columns": columns, "mask_suffix": mask_suffix, "missing": missing}
-            how |= {"binarize": binarize, "resize_masks": resize_masks}
+            how: dict[str, Any] = {"root": root, "columns": columns, "mask_suffix": mask_suffix, "labels": labels}
+            how |= {"missing": missing, "binarize": binarize, "resize_masks": resize_masks}
             source = [part for part in (images, masks) if part is not None]
-            train = _opened(source, classes=classes, transform=v2.Compose([*grey, moved]), empty=empty, **how)
+            train = _opened(source, classes, {**how, "empty": empty, "transform": v2.Compose([*grey, moved])})
             # a crop that is only tested may lose the object
-            tested = partial(
-                _opened,
-                classes=train.dataset.classes,
-                transform=v2.Compose([*grey, still]),
-                empty="skip-penalty",
-                **how,
-            )
+            how |= {"empty": "skip-penalty", "transform": v2.Compose([*grey, still])}
+            names = list(_inner(train).classes)
             if val:
-                parts = {"train": train, "val": tested(val)}
+                parts = {"train": train, "val": _opened(val, names, how)}
             else:
-                parts = _divided(train, tested(source), split, group, val_share, seed)
-            others = {name: tested(part) for name, part in (tests or {}).items()}
+                parts = _divided(train, _opened(source, names, how), split, group, val_share, seed)
+            others = {name: _opened(part, names, how) for name, part in (tests or {}).items()}
             sets = parts.pop("train"), parts.pop("val"), parts | others
         super().__init__(*sets, batch_size=batch_size, workers=workers, seed=seed)
+
+    def describe(self, test: str, indices: Sequence[int]) -> list[tuple[str, str]]:
+        """Return the file of each image of a test set, and its group: its cell in that column, else itself."""
+        found, data = super().describe(test, indices), self.tests[test]
+        if self.group is None or not isinstance(_inner(data), MaskedImageTable):
+            return found
+        groups = _cells(data, self.group)
+        return [(name, groups[index]) for (name, _), index in zip(found, indices, strict=True)]
+
+
+def _name(data: Any, index: int) -> str:
+    """The name of an image of a data set, or of a part of one."""
+    if isinstance(data, Subset):
+        return _name(data.dataset, data.indices[index])
+    return str(data.name(index)) if hasattr(data, "name") else str(index)
 
 
 def _inner(data: Any) -> Any:
@@ -279,7 +288,7 @@ def _digits(bias: Bias, size: int, seed: int) -> tuple[Any, Any, dict[str, Any]]
     return part(split="train"), part(split="validation"), tests
 
 
-def _opened(source: Sequence[str], *, classes: Sequence[str] | None, **options: Any) -> Subset[Any]:
+def _opened(source: Sequence[str], classes: Sequence[str] | None, options: Mapping[str, Any]) -> Subset[Any]:
     """Open a folder or table, and leave out images of other classes than those that are named."""
     if not 1 <= len(source) <= 2:
         raise InvalidValueError(f"give a CSV file, or a folder of images and one of masks; got {list(source)}")
@@ -327,7 +336,10 @@ def _divided(
 
 def _cells(part: Subset[Any], column: str) -> list[str]:
     """What a column of the table says of each image."""
-    if not isinstance(part.dataset, MaskedImageTable):
-        raise InvalidValueError(f"the column {column!r} needs a CSV file; the images are in a folder")
-    cells = part.dataset.column(column)
-    return [cells[index] for index in part.indices]
+    if isinstance(part.dataset, Subset):
+        inner = _cells(part.dataset, column)
+    elif isinstance(part.dataset, MaskedImageTable):
+        inner = part.dataset.column(column)
+    else:
+        raise InvalidValueError(f"the column {column!r} needs a CSV file of the images; they are in no table")
+    return [inner[index] for index in part.indices]

@@ -73,7 +73,7 @@ def write_results(folder: Path, results: Mapping[str, Mapping[str, Tensor]], dat
     found: dict[str, dict[str, Any]] = {}
     scores = []
     for name, result in results.items():
-        images = [data.describe(name, index) for index in result["indices"].tolist()]
+        images = data.describe(name, result["indices"].tolist())
         logits, labels, changed = result["logits"], result["labels"], result["changed"]
         groups = [group for _, group in images]
         swapped_groups = [group for group, is_changed in zip(groups, changed.tolist(), strict=True) if is_changed]

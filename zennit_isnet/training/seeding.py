@@ -1,9 +1,9 @@
 """Random numbers that depend on the place in the training alone, so that a resumed run draws what it would have."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -37,10 +37,13 @@ def random_numbers_of(*place: int) -> Iterator[None]:
 class EpochOrder(DistributedSampler[Any]):
     """Keys of this process's share of some indices, shuffled by seed and epoch alone unless ``shuffle=False``."""
 
+    def __init__(self, indices: Sequence[int], processes: int, rank: int, **options: Any) -> None:
+        super().__init__(cast(Any, indices), processes, rank, **options)
+        self.indices = indices
+
     def __iter__(self) -> Iterator[Key]:
-        indices: Any = self.dataset
         for position in super().__iter__():
-            yield self.epoch, indices[position]
+            yield self.epoch, self.indices[position]
 
 
 class Keyed(Dataset[tuple[Any, ...]]):
