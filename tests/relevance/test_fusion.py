@@ -190,6 +190,14 @@ def test_a_batch_norm_between_two_layers_belongs_to_the_first(training, generato
 
 
 @training
+def test_a_backward_hook_does_not_hide_a_layer_from_its_batch_norm(training, generator):
+    model, images = make((nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3)), (2, 5, 4), generator, training)
+    expected = relevance_of(fused(ZPlus(stabilizer=E)), copy.deepcopy(model), images, itself)
+    model[0].register_full_backward_hook(lambda *_: None)
+    assert_same(relevance_of(fused(ZPlus(stabilizer=E)), model, images, itself).detach(), expected.detach())
+
+
+@training
 def test_batch_norms_on_both_sides_of_a_layer(training, generator):
     layers = (nn.BatchNorm2d(2), nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3))
     model, images = make(layers, (2, 5, 4), generator, training)

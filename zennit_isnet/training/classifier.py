@@ -305,6 +305,15 @@ def calibrate(classifier: ISNetClassifier, data: MaskedData, plain: Trainer | No
     ------
     CalibrationError
         If the range cannot be measured.
+
+    Examples
+    --------
+    >>> from lightning.pytorch import Trainer
+    >>> from torchvision.models import squeezenet1_1
+    >>> from zennit_isnet.training import ISNetClassifier, MaskedImages, calibrate
+    >>> data = MaskedImages(benchmark="patch")
+    >>> classifier = ISNetClassifier(squeezenet1_1(num_classes=10))
+    >>> calibrate(classifier, data, Trainer(max_epochs=5))  # doctest: +SKIP
     """
     measured = classifier
     if plain is not None:

@@ -46,6 +46,11 @@ class MaskedData(LightningDataModule):
     seed : int, default 0
         Of order and transforms.
 
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        If `batch_size` or `workers` is not allowed. From `train_dataloader`: if no batch can be filled.
+
     Examples
     --------
     >>> from zennit_isnet.data import BackgroundBias
