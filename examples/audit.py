@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from bias_training import make_model, train
 
+from zennit_isnet.architectures import load_weights
 from zennit_isnet.audit import AuditReport, audit
-from zennit_isnet.audit.loading import load_weights
 from zennit_isnet.data import BackgroundBias, load_digits
 
 

@@ -116,8 +116,8 @@ def test_audits_a_part_of_the_built_in_digits_with_weights_from_a_file(
         (["resnet18", "images", "masks", "--checkpoint", "none.pt"], "none.pt cannot be read"),
         (["audited_models:linear", "masks", "images"], "images/cat/0.png"),
         (["audited_models:grey", "images", "masks", "--classes", "none.txt"], "none.txt"),
-        (["audited_models:grey", "images", "masks", "--classes", "audited_models.py"], "it lacks cat, dog"),
-        (["audited_models:grey", "images", "masks", "--classes", "twice.txt"], "it names a class twice"),
+        (["audited_models:grey", "images", "masks", "--classes", "audited_models.py"], "they lack cat, dog"),
+        (["audited_models:grey", "images", "masks", "--classes", "twice.txt"], "they name a class twice"),
         (["audited_models:digits", "images", "masks", "--size", "32"], "must name the model's 10 classes; got 2"),
     ],
 )

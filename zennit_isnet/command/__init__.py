@@ -11,6 +11,7 @@ from zennit_isnet.errors import MissingDependencyError
 COMMANDS = {
     "audit": "report whether a model looks at the background",
     "check-data": "check images and their masks before a training",
+    "explain": "draw heatmaps of images",
     "train": "train a classifier with the heatmap loss, and test it",
     "test": "test a trained classifier, also on other data",
 }

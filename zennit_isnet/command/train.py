@@ -28,11 +28,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from zennit_isnet.architectures import RUN, RunSettings, make_model
 from zennit_isnet.errors import InvalidValueError, ISNetError
 from zennit_isnet.training.callbacks import BestAndLast, Heatmaps, History
 from zennit_isnet.training.classifier import ISNetClassifier, calibrate
 from zennit_isnet.training.data import MaskedImages
-from zennit_isnet.training.models import make_model
 from zennit_isnet.training.report import table, write_results
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,14 @@ class NamedClassifier(ISNetClassifier):
         **options: Any,
     ) -> None:
         super().__init__(make_model(architecture, len(classes), weights, channels=channels), **options)
+        self.architecture, self.classes = architecture, list(classes)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what `audit` and `explain` need to know of the model and its images."""
+        super().on_save_checkpoint(checkpoint)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        settings = RunSettings(self.architecture, self.classes, data.size, data.channels, data.mean, data.std, data.fit)
+        checkpoint[RUN] = settings._asdict()
 
 
 class TrainCommand(LightningCLI):

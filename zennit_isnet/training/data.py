@@ -239,6 +239,7 @@ class MaskedImages(MaskedData):
         if split is not None and val:
             raise InvalidValueError(f"give val, or the column split that names the validation images; got {val}")
         check_number("val_share", val_share, high=1.0)
+        self.fit = fit
         self.size, self.channels, self.group = size or (32 if benchmark else 224), channels, group
         if mean is None or std is None:
             mean, std = IMAGENET if channels == 3 else tuple([sum(part) / 3] for part in IMAGENET)

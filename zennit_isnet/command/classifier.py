@@ -1,0 +1,91 @@
+"""How the subcommands take a trained classifier, and the images that it expects."""
+
+import argparse
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import nn
+from torchvision.transforms import v2
+
+from zennit_isnet.architectures import TIMM, make_model, read_run
+from zennit_isnet.audit.reading import Normalization
+from zennit_isnet.data import evaluation_transform
+from zennit_isnet.data.transforms import Fit
+from zennit_isnet.errors import InvalidValueError
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def add_classifier(parser: argparse.ArgumentParser) -> None:
+    """Add MODEL and what is known of it to a parser."""
+    model = "a checkpoint of `zennit-isnet train`, a classifier of torchvision, timm:name, or module:function"
+    parser.add_argument("model", metavar="MODEL", help=model)
+    parser.add_argument("--checkpoint", help="file of weights; a classifier of torchvision or timm needs one")
+    parser.add_argument("--classes", type=Path, help="file of the model's classes, one a line; default: as in IMAGES")
+    parser.add_argument("--size", type=int, help="height and width in pixels; default: 224, or 32 for the digits")
+    parser.add_argument("--fit", choices=get_args(Fit), help="the centre of the images, or the whole; default: crop")
+    parser.add_argument("--grey", action="store_true", help="the model takes grey images, of one channel")
+    parser.add_argument("--mean", type=float, nargs="+", help="mean of each channel, for the normalisation of images")
+    parser.add_argument("--std", type=float, nargs="+", help="standard deviation; default: images stay in [0, 1]")
+    parser.add_argument("--imagenet", action="store_true", help="normalise as torchvision's ImageNet weights expect")
+    parser.add_argument("--batch-size", type=int, default=32, help="images that the model takes at once; default: 32")
+    parser.add_argument("--device", type=_device, default="cpu", help="such as cuda; default: cpu")
+
+
+def _device(text: str) -> torch.device:
+    try:
+        return torch.empty(0, device=text).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown, not built in, or not there
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be used: {str(error).splitlines()[0]}") from None
+
+
+def check_classifier(options: argparse.Namespace) -> None:
+    """End with a usage message unless the options belong together."""
+    error = options.parser.error
+    if (options.mean is None) != (options.std is None) or (options.imagenet and options.mean is not None):
+        error("give --mean and --std, or --imagenet, or none of them")
+    for name in ("size", "limit", "batch_size"):
+        if getattr(options, name, None) is not None and getattr(options, name) < 1:
+            error(f"--{name.replace('_', '-')} must be at least 1; got {getattr(options, name)}")
+    if options.grey and options.imagenet:
+        error("--imagenet normalises three channels; give --grey its own --mean and --std")
+    for name, values in (("mean", options.mean), ("std", options.std)):
+        if values is not None and len(values) != 1 and (options.grey or len(values) != 3):
+            error(f"--{name} must be 1 number{'' if options.grey else ' or 3'}; got {len(values)}")
+
+
+def complete(options: argparse.Namespace) -> list[str] | None:
+    """Fill options from the checkpoint of a run where MODEL is one; return the model's classes if they are known."""
+    if options.imagenet:
+        options.mean, options.std = IMAGENET
+    run = read_run(Path(options.model)) if Path(options.model).suffix == ".ckpt" else None
+    if run is not None:
+        options.checkpoint, options.model = options.model, run.architecture
+        options.size, options.fit = options.size or run.size, options.fit or run.fit
+        options.grey = run.channels == 1
+        if options.mean is None:
+            options.mean, options.std = run.mean, run.std
+    if options.classes is None:
+        return None if run is None else run.classes
+    return [line.strip() for line in options.classes.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def transform_of(options: argparse.Namespace) -> Any:
+    """Return what brings an image and its mask to the form that the model takes."""
+    mean, std = normalization_of(options) or (None, None)
+    transform = evaluation_transform(options.size or 224, mean, std, fit=options.fit or "crop")
+    return v2.Compose([v2.Grayscale(), transform]) if options.grey else transform
+
+
+def normalization_of(options: argparse.Namespace) -> Normalization | None:
+    """Return mean and standard deviation; None where images stay in [0, 1]."""
+    return None if options.mean is None else (options.mean, options.std)
+
+
+def model_of(options: argparse.Namespace, classes: int) -> nn.Module:
+    """Return the classifier, in eval mode on its device."""
+    model = make_model(options.model, classes, options.checkpoint, channels=1 if options.grey else 3)
+    if options.checkpoint is None and (":" not in options.model or options.model.startswith(TIMM)):
+        raise InvalidValueError(f"{options.model} needs a checkpoint; without one its weights are random")
+    return model.eval().to(options.device)

@@ -1,0 +1,83 @@
+"""Draw where a classifier looks: one PNG for each image, with the heatmaps of its most probable classes.
+
+  zennit-isnet explain results/train/best.ckpt photos/ --output heatmaps
+  zennit-isnet explain resnet50 photos/ --checkpoint resnet50.pth --imagenet --classes imagenet.txt
+
+Red speaks for the class, blue against it. A clean heatmap is no evidence that the background does not matter: `audit`
+changes the backgrounds.
+
+Exit status: 0 when the heatmaps were written, 2 after wrong usage, images or weights.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torchvision.tv_tensors import Mask
+from tqdm import tqdm
+
+from zennit_isnet.command.classifier import (
+    add_classifier,
+    check_classifier,
+    complete,
+    model_of,
+    normalization_of,
+    transform_of,
+)
+from zennit_isnet.data.decoding import read_image
+from zennit_isnet.data.files import EXTENSIONS, files_below
+from zennit_isnet.errors import InvalidValueError, ISNetError
+from zennit_isnet.formulations import Target
+from zennit_isnet.lrp.flex import LRPFlex
+from zennit_isnet.lrp.propagation import LRPAttribution
+from zennit_isnet.model import main_logits
+from zennit_isnet.plotting import heatmap_panel
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this subcommand."""
+    add_classifier(parser)
+    parser.add_argument("images", metavar="IMAGES", help="a folder of images, also in folders of its own")
+    parser.add_argument("--top", type=int, default=2, help="classes that are explained, the most probable; default: 2")
+    parser.add_argument("--output", type=Path, default=Path("heatmaps"), help="folder for the PNGs; default: heatmaps")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Explain, write the pictures, and return the exit status."""
+    check_classifier(options)
+    try:
+        written = _explain(options)
+    except (ISNetError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(f"{written} heatmaps written to {options.output}\n")
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    classes = complete(options)
+    if classes is None:
+        raise InvalidValueError("the classes of the model are not known: give --classes, a file with one a line")
+    files = files_below(options.images, EXTENSIONS)
+    if not files:
+        raise InvalidValueError(f"IMAGES must be a folder of images; {options.images} has none")
+    model, transform = model_of(options, len(classes)), transform_of(options)
+    attribution = LRPAttribution(LRPFlex(reference="darkest"))
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in normalization_of(options) or ([0.0], [1.0]))
+    for file in tqdm(files, disable=not sys.stderr.isatty()):
+        image = read_image(file)
+        image, _ = transform(image, Mask(torch.ones(1, *image.shape[-2:], dtype=torch.bool)))
+        batch = image.as_subclass(torch.Tensor).unsqueeze(0).to(options.device)
+        with torch.no_grad():
+            scores = main_logits(model(batch), 1).softmax(1)[0]
+        maps = {}
+        for label in scores.argsort(descending=True)[: options.top].tolist():
+            _, relevance = attribution(model, batch, Target(label), create_graph=False)
+            maps[f"{classes[label]}\n{100 * scores[label]:.0f} %"] = relevance["input"][:, 0].detach().float().cpu()
+        shown = (batch.cpu() * std + mean).clamp(0, 1)
+        target = options.output / f"{os.path.splitext(os.path.relpath(file, options.images))[0]}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        heatmap_panel(shown, None, maps).savefig(target, dpi=120)
+    return len(files)
