@@ -24,6 +24,8 @@ WEIGHTS = ("model", "state_dict", "model_state_dict")
 WRAPPERS = ("module.", "_orig_mod.", "model.")
 """What `DistributedDataParallel`, `torch.compile` and Lightning put before the names of all weights."""
 
+__all__ = ["make_model"]
+
 FILES = (".pt", ".pth", ".ckpt")
 """Endings of what must be a file and cannot be a name of weights."""
 

@@ -106,27 +106,10 @@ def main(arguments: Sequence[str], *, testing: bool = False) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         with warnings.catch_warnings():
-            # Lightning takes arguments for those of a notebook
-            warnings.filterwarnings("ignore", "LightningCLI's args parameter")
-            cli = TrainCommand(
-                NamedClassifier,
-                MaskedImages,
-                run=False,
-                args=list(arguments),
-                seed_everything_default=0,
-                save_config_callback=None,
-                auto_configure_optimizers=False,
-                trainer_defaults={"max_epochs": 20, "gradient_clip_val": 1.0, "num_sanity_val_steps": 0},
-                parser_kwargs={"description": __doc__, "formatter_class": _Formatter, "prog": "zennit-isnet train"},
-            )
-        folder = Path(cli.config.output)
-        trainer = cli.trainer_in(folder)
-        if not testing:
-            _train(cli, folder, trainer)
-        if cli.datamodule.tests:
-            trainer.test(cli.model, cli.datamodule, ckpt_path=folder / "best.ckpt", verbose=False)
-            if trainer.is_global_zero:
-                sys.stdout.write(table(write_results(folder, cli.model.results, cli.datamodule)))
+            # what Lightning says of its own ways
+            for text in ("LightningCLI's args parameter", "Checkpoint directory .* is not empty", ".*LeafSpec"):
+                warnings.filterwarnings("ignore", text)
+            _run(arguments, testing)
     except (SIGTERMException, KeyboardInterrupt):
         sys.stderr.write("interrupted; the same command with --resume goes on from the last finished epoch\n")
         return 1
@@ -134,6 +117,32 @@ def main(arguments: Sequence[str], *, testing: bool = False) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     return 0
+
+
+def _run(arguments: Sequence[str], testing: bool) -> None:
+    cli = TrainCommand(
+        NamedClassifier,
+        MaskedImages,
+        run=False,
+        args=list(arguments),
+        seed_everything_default=0,
+        save_config_callback=None,
+        auto_configure_optimizers=False,
+        trainer_defaults={"max_epochs": 20, "gradient_clip_val": 1.0, "num_sanity_val_steps": 0},
+        parser_kwargs={
+            "description": __doc__,
+            "formatter_class": _Formatter,
+            "prog": f"zennit-isnet {'test' if testing else 'train'}",
+        },
+    )
+    folder = Path(cli.config.output)
+    trainer = cli.trainer_in(folder)
+    if not testing:
+        _train(cli, folder, trainer)
+    if cli.datamodule.tests:
+        trainer.test(cli.model, cli.datamodule, ckpt_path=folder / "best.ckpt", verbose=False)
+        if trainer.is_global_zero:
+            sys.stdout.write(table(write_results(folder, cli.model.results, cli.datamodule)))
 
 
 def _train(cli: TrainCommand, folder: Path, trainer: Trainer) -> None:
