@@ -568,6 +568,8 @@ class SwapGap(SeparateMetric):
 
     Parameters
     ----------
+    num_classes : int
+        Number of classes, or of labels; each counts alike.
     multilabel : bool, default=False
         Whether each label is a decision of its own.
     undefined : {"error", "skip"}, default="error"
@@ -577,8 +579,8 @@ class SwapGap(SeparateMetric):
 
     Raises
     ------
-    InvalidValueError
-        If `undefined` is not legal.
+    InvalidTypeError, InvalidValueError
+        If an option is not legal.
 
     Examples
     --------
@@ -586,7 +588,7 @@ class SwapGap(SeparateMetric):
     >>> from zennit_isnet.metrics import SwapGap
     >>> from zennit_isnet.swap import BackgroundSwap
     >>> model, swap = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2)), BackgroundSwap(1.0)
-    >>> metric = SwapGap()
+    >>> metric = SwapGap(num_classes=2)
     >>> images, masks, labels = torch.rand(4, 3, 8, 8), torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 1, 0])
     >>> masks[..., 2:6, 2:6] = 1
     >>> swapped, donors = swap.with_donors(images, masks)
@@ -601,12 +603,15 @@ class SwapGap(SeparateMetric):
 
     decisions: Tensor
 
-    def __init__(self, *, multilabel: bool = False, undefined: Undefined = "error", **kwargs: Any) -> None:
-        super().__init__(multilabel, undefined=undefined, **kwargs)
-        self.multilabel = multilabel
+    def __init__(
+        self, num_classes: int, *, multilabel: bool = False, undefined: Undefined = "error", **kwargs: Any
+    ) -> None:
+        check_count("num_classes", num_classes)
+        super().__init__(num_classes, multilabel, undefined=undefined, **kwargs)
+        self.num_classes, self.multilabel = num_classes, multilabel
         for name in ("changed", "accuracy", "swapped", "decisions"):
-            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("total_variation", torch.tensor(0.0), dist_reduce_fx="sum")
+            self.add_state(name, torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("total_variation", torch.zeros(num_classes), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, swapped_logits: Tensor, labels: Tensor) -> None:
         """Take a batch into account.
@@ -623,7 +628,10 @@ class SwapGap(SeparateMetric):
         InvalidTypeError, InvalidValueError
             If an argument is not allowed. The batch is then not taken into account.
         """
-        for name, value in swap_sums(logits, swapped_logits, labels, multilabel=self.multilabel).items():
+        found = swap_sums(logits, swapped_logits, labels, multilabel=self.multilabel)
+        if logits.shape[1] != self.num_classes:
+            raise InvalidValueError(f"logits must be of {self.num_classes} classes; got shape {tuple(logits.shape)}")
+        for name, value in found.items():
             # in place, so that the state keeps its dtype
             getattr(self, name).add_(value)
 
@@ -635,6 +643,6 @@ class SwapGap(SeparateMetric):
         InvalidValueError
             If there were no images and `undefined` is ``"error"``.
         """
-        if self.undefined == "error" and not self.decisions:
+        if self.undefined == "error" and not self.decisions.any():
             raise InvalidValueError("the swap gap is undefined without images; pass undefined='skip' for NaN")
         return swap_rates({name: getattr(self, name) for name in self._defaults})

@@ -43,7 +43,7 @@ def values(shard: slice) -> dict[str, Tensor]:
     worst, gap = WorstGroupAccuracy(2, undefined="skip"), BiasGap(undefined="skip")
     worst.update(predictions, labels, groups)
     gap.update(predictions, labels, groups == 1)
-    swap = SwapGap(undefined="skip")
+    swap = SwapGap(2, undefined="skip")
     swap.update(*logits()[:, shard], labels)
     found = {**collection.compute(), "worst": worst.compute(), "gap": gap.compute(), **swap.compute()}
     share = collection["background_share"]

@@ -10,8 +10,12 @@ from zennit_isnet.metrics import SwapGap
 from zennit_isnet.swap import swap_gap
 
 
-def by_hand(before, after, labels):
-    """Count image by image; rows of probabilities and predictions."""
+def by_hand(before, after, labels, classes=None):
+    """Count image by image; rows of probabilities and predictions. With classes, the mean of what they give."""
+    if classes is not None:
+        rows = list(zip(before, after, labels, strict=True))
+        found = [by_hand(*zip(*(row for row in rows if row[2] == one), strict=True)) for one in classes]
+        return {name: sum(figures[name] for figures in found) / len(found) for name in found[0]}
     changed = right = swapped = 0
     variation = 0.0
     for (p, a), (q, b), label in zip(before, after, labels, strict=True):
@@ -31,14 +35,17 @@ def by_hand(before, after, labels):
 
 def assert_figures(figures, expected):
     assert list(figures) == list(expected)
-    assert {name: value.item() for name, value in figures.items()} == pytest.approx(expected)
+    assert {name: value.item() for name, value in figures.items()} == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 def test_figures_of_classes(generator):
     y, z = (2 * torch.randn(40, 3, generator=generator, dtype=torch.float64) for _ in range(2))
-    labels = torch.randint(3, (40,), generator=generator)
+    labels = torch.tensor([0] * 30 + [1] * 8 + [2] * 2)  # a class counts alike, however rare
     before, after = ([(p.softmax(0).tolist(), p.argmax().item()) for p in logits] for logits in (y, z))
-    assert_figures(swap_gap(y, z, labels), by_hand(before, after, labels.tolist()))
+    assert_figures(swap_gap(y, z, labels), by_hand(before, after, labels.tolist(), range(3)))
+    without = labels < 2
+    expected = by_hand(before[:38], after[:38], labels[without].tolist(), range(2))
+    assert_figures(swap_gap(y[without], z[without], labels[without]), expected)
 
 
 def test_figures_of_labels_of_their_own(generator):
@@ -55,7 +62,7 @@ def test_figures_of_labels_of_their_own(generator):
 def test_metric_of_batches_is_the_figure_of_all_images(multilabel, generator):
     y, z = (2 * torch.randn(40, 3, generator=generator) for _ in range(2))
     labels = torch.randint(2, (40, 3) if multilabel else (40,), generator=generator)
-    metric = SwapGap(multilabel=multilabel)
+    metric = SwapGap(3, multilabel=multilabel)
     for part in torch.arange(40).split([7, 0, 33]):
         metric.update(y[part], z[part], labels[part])
     expected = {name: value.item() for name, value in swap_gap(y, z, labels, multilabel=multilabel).items()}
@@ -66,7 +73,7 @@ def test_metric_of_batches_is_the_figure_of_all_images(multilabel, generator):
 def test_metrics_of_parts_are_added(generator):
     y, z = (torch.randn(40, 3, generator=generator) for _ in range(2))
     labels = torch.randint(3, (40,), generator=generator)
-    metrics = [SwapGap(), SwapGap()]
+    metrics = [SwapGap(3), SwapGap(3)]
     for metric, part in zip(metrics, torch.arange(40).split(30), strict=True):
         metric.update(y[part], z[part], labels[part])
     metrics[0].merge_state(metrics[1])
@@ -75,9 +82,11 @@ def test_metrics_of_parts_are_added(generator):
 
 @pytest.mark.parametrize("undefined", ["error", "skip"])
 def test_batch_with_an_error_is_not_counted_and_no_images_have_no_gap(undefined):
-    metric = SwapGap(undefined=undefined)
+    metric = SwapGap(3, undefined=undefined)
     with pytest.raises(InvalidValueError, match=r"labels must lie in 0, ..., 2; got \[3\]"):
         metric.update(torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([0, 3]))
+    with pytest.raises(InvalidValueError, match=r"logits must be of 3 classes; got shape \(2, 4\)"):
+        metric.update(torch.zeros(2, 4), torch.zeros(2, 4), torch.tensor([0, 3]))
     if undefined == "skip":
         assert all(value.isnan() for value in metric.compute().values())
     else:

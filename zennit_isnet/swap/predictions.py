@@ -72,8 +72,11 @@ def swap_consistency(logits: Tensor, swapped_logits: Tensor, *, multilabel: bool
 def swap_gap(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multilabel: bool = False) -> dict[str, Tensor]:
     r"""Compare predictions for images and for the same foregrounds on other backgrounds.
 
+    Each figure is the mean over the classes of the mean over their images, so that a rare class counts like a frequent
+    one, and always naming the most frequent class is worth no more than chance. Classes without images are left out.
+
     ===================== =====================================================================================
-    key                   mean over the images of
+    key                   mean of
     ===================== =====================================================================================
     ``"changed"``         1 where the predicted class is another one
     ``"total_variation"`` :math:`\frac12 \sum_c |p_c - q_c|`, the largest change of the probability of any event
@@ -96,7 +99,7 @@ def swap_gap(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multilab
         Classes ``(N,)``, of integers from 0 to C - 1; with `multilabel` 0 or 1 for each label, ``(N, C)``.
     multilabel : bool, default=False
         Whether each label is a decision of its own, by the sign of its logit; all figures are then means over labels
-        too.
+        and images.
 
     Returns
     -------
@@ -134,7 +137,8 @@ def swap_gap(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multilab
 def swap_sums(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multilabel: bool = False) -> dict[str, Tensor]:
     """Sums over the decisions of some images, from which `swap_rates` makes the figures of `swap_gap`.
 
-    Sums of batches can be added; there may be no image. A decision is an image, or with `multilabel` one label of one.
+    Sums of batches can be added; there may be no image. A decision is an image, counted for its class, or with
+    `multilabel` one label of one.
 
     Parameters
     ----------
@@ -144,8 +148,8 @@ def swap_sums(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multila
     Returns
     -------
     dict of str to torch.Tensor
-        Scalars: ``"total_variation"`` floating, and the counts ``"changed"``, ``"accuracy"``, ``"swapped"`` and
-        ``"decisions"``.
+        Of each class, ``(C,)``: ``"total_variation"`` floating, and the counts ``"changed"``, ``"accuracy"``,
+        ``"swapped"`` and ``"decisions"``.
 
     Raises
     ------
@@ -157,18 +161,25 @@ def swap_sums(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multila
     labels = as_integers("labels", labels, shape, logits.device, count)
     p, q = (log_probabilities(y.detach(), multilabel).exp() for y in (logits, swapped_logits))
     before, after = ((y > 0).long() if multilabel else y.argmax(1) for y in (logits, swapped_logits))
+
+    def by_class(values: Tensor) -> Tensor:
+        if multilabel:
+            return values.sum(0)
+        return values.new_zeros(logits.shape[1]).index_add(0, labels, values)
+
     return {
-        "changed": (before != after).sum(),
-        "total_variation": 0.5 * (p - q).abs().sum(),
-        "accuracy": (before == labels).sum(),
-        "swapped": (after == labels).sum(),
-        "decisions": torch.tensor(labels.numel(), device=logits.device),
+        "changed": by_class((before != after).long()),
+        "total_variation": by_class(0.5 * (p - q).abs().sum(-1).view(labels.shape)),
+        "accuracy": by_class((before == labels).long()),
+        "swapped": by_class((after == labels).long()),
+        "decisions": by_class(torch.ones_like(labels)),
     }
 
 
 def swap_rates(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the figures of `swap_gap` from sums of `swap_sums`."""
-    rates = {name: sums[name] / sums["decisions"] for name in ("changed", "total_variation", "accuracy", "swapped")}
+    """Return the figures of `swap_gap` from sums of `swap_sums`; NaN without images."""
+    names = ("changed", "total_variation", "accuracy", "swapped")
+    rates = {name: (sums[name] / sums["decisions"]).nanmean() for name in names}
     return {**rates, "gap": rates["accuracy"] - rates["swapped"]}
 
 
