@@ -103,12 +103,12 @@ def test_grey_images_get_the_answer_of_three_equal_channels():
 
 
 def test_a_function_makes_the_model_and_a_file_has_its_weights(tmp_path, monkeypatch):
-    (tmp_path / "linear.py").write_text(
+    (tmp_path / "linear_nets.py").write_text(
         "import torch\n\ndef net(num_classes):\n    return torch.nn.Linear(2, num_classes)\n"
     )
     torch.save(torch.nn.Linear(2, 3).state_dict(), tmp_path / "net.pt")
     monkeypatch.chdir(tmp_path)
-    model = make_model("linear:net", 3, "net.pt")
+    model = make_model("linear_nets:net", 3, "net.pt")
     assert torch.equal(model.weight, torch.load(tmp_path / "net.pt")["weight"])
 
 

@@ -45,11 +45,11 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
             picture.paste((level, 2 * index, 90) if kind == "images" else 255, (5, 5, 15, 15))
             (tmp_path / kind / name).mkdir(parents=True, exist_ok=True)
             picture.save(tmp_path / kind / name / f"{index}.png")
-    (tmp_path / "nets.py").write_text(NET)
+    (tmp_path / "trained_nets.py").write_text(NET)
     monkeypatch.chdir(tmp_path)
     images = ["--data.images", "images", "--data.masks", "masks", "--data.size", "16", "--data.batch_size", "4"]
     quiet = ["--trainer.enable_progress_bar", "false", "--trainer.logger", "false", "--trainer.accelerator", "cpu"]
-    run = ["--model.architecture", "nets:net", "--model.fade", "0.5", "--plain_epochs", "1", "--panel", panel]
+    run = ["--model.architecture", "trained_nets:net", "--model.fade", "0.5", "--plain_epochs", "1", "--panel", panel]
     return [*images, *quiet, *run, "--data.tests", "{abroad: [images, masks]}"]
 
 
@@ -72,7 +72,7 @@ def test_one_command_trains_and_tests(options: list[str], capsys: pytest.Capture
     assert len(rows) == 16
     assert rows[0].keys() == {"test", "image", "group", "label", "p(bright)", "p(dark)"}
     assert all(row["label"] in row["image"] for row in rows)
-    assert yaml.safe_load(Path("run/config.yaml").read_text())["model"]["architecture"] == "nets:net"
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["model"]["architecture"] == "trained_nets:net"
 
     # what the other subcommands need to know is in the checkpoint, also the order of the classes
     capsys.readouterr()
