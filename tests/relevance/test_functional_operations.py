@@ -171,6 +171,11 @@ def test_a_linear_operation_shares_by_its_terms(name: str, generator: torch.Gene
 
 
 @every_composite
+def test_the_stabilizer_is_that_of_the_papers_by_default(kind: str) -> None:
+    assert COMPOSITES[kind]().epsilon == 1e-2
+
+
+@every_composite
 def test_a_mean_over_positions_is_average_pooling(kind: str, generator: torch.Generator) -> None:
     model, images = make(POSITIVE["mean"], kind, generator)
     _, relevance = heatmap(model, images, COMPOSITES[kind]())
