@@ -47,12 +47,15 @@ class RunSettings(NamedTuple):
         As for `make_model`.
     classes : list of str
         In the order of the logits.
+    multi_label : bool
+        Whether an image may have several.
     size, channels, mean, std, fit
         See `zennit_isnet.training.MaskedImages`.
     """
 
     architecture: str
     classes: list[str]
+    multi_label: bool
     size: int
     channels: int
     mean: list[float]
@@ -217,3 +220,5 @@ def _add_up_colours(model: nn.Module) -> None:
             grey.bias.copy_(first.bias)
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, grey)
+    if hasattr(model, "transform_input"):
+        vars(model)["transform_input"] = False  # of colours, by GoogLeNet and Inception

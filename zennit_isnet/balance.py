@@ -44,8 +44,13 @@ class GradientNorms(NamedTuple):
         return self.penalty / self.classification if self.classification else math.inf
 
 
-def gradient_norms(model: nn.Module, classification: Tensor, penalty: Tensor) -> GradientNorms:
-    """Measure the norm of each loss's gradient; see `ISNetRegularizer.gradient_norms`."""
+def gradient_norms(
+    model: nn.Module, classification: Tensor, penalty: Tensor, *, everywhere: bool = False
+) -> GradientNorms:
+    """Measure the norm of each loss's gradient; see `ISNetRegularizer.gradient_norms`.
+
+    `everywhere` says that all processes call this although the model is not wrapped, as in Lightning.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     for name, loss in (("classification", classification), ("penalty", penalty)):
         if not isinstance(loss, Tensor):
@@ -53,10 +58,11 @@ def gradient_norms(model: nn.Module, classification: Tensor, penalty: Tensor) ->
         if loss.numel() != 1:
             raise InvalidValueError(f"{name} must be a scalar, got shape {tuple(loss.shape)}; reduce it to its mean")
     squares = torch.stack([_squared_norm(loss, parameters) for loss in (classification, penalty)])
-    if isinstance(model, DistributedDataParallel):
+    if everywhere or isinstance(model, DistributedDataParallel):
+        group = model.process_group if isinstance(model, DistributedDataParallel) else None
         # the root mean square over the processes, so that all of them see the same figures
-        distributed.all_reduce(squares, group=model.process_group)
-        squares /= distributed.get_world_size(model.process_group)
+        distributed.all_reduce(squares, group=group)
+        squares /= distributed.get_world_size(group)
     return GradientNorms(*squares.sqrt().tolist())
 
 
@@ -85,18 +91,24 @@ class LossBalance:
         Largest ratio of the two norms.
     every : int
         Steps from one measurement to the next. One costs about as much as a penalised step.
+
+    Attributes
+    ----------
+    everywhere : bool
+        See `gradient_norms`; False at first.
     """
 
     def __init__(self, limit: float, every: int) -> None:
         self.limit, self.every = limit, every
         self.calls, self.measurements, self.mean, self.factor = 0, 0, 0.0, 1.0
         self.norms: GradientNorms | None = None
+        self.everywhere = False
         self._watch = RatioWatch()
 
     def __call__(self, model: nn.Module, classification: Tensor, penalty: Tensor, *, stacklevel: int = 2) -> float:
         """Count a step, measure where it is due, and return the factor."""
         if self.calls % self.every == 0:
-            norms = gradient_norms(model, classification, penalty)
+            norms = gradient_norms(model, classification, penalty, everywhere=self.everywhere)
             # the former factor stays after an overflow of half precision, and where no image of the batch has a mask
             if all(map(math.isfinite, norms)) and norms.penalty > 0:
                 self.norms = norms

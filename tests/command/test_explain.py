@@ -27,7 +27,7 @@ NAMED = ["squeezenet1_1", "photos", "--checkpoint", "net.pth", "--size", "64", "
 
 def test_each_image_has_a_picture_in_the_same_place(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", *NAMED, "--classes", "classes.txt"]) == 0
-    with Image.open(files / "heatmaps" / "day" / "1.png") as picture:
+    with Image.open(files / "heatmaps" / "day" / "1.jpg.png") as picture:
         assert picture.height > 200
     assert capsys.readouterr().out == "1 heatmaps written to heatmaps\n"
 

@@ -152,6 +152,17 @@ def balanced(rank: int, world: int) -> tuple[tuple[float, ...], float, list[Tens
     return tuple(regularizer.balance.norms), regularizer.balance.factor, gradients(model)
 
 
+def balanced_unwrapped(rank: int, world: int) -> tuple[tuple[float, ...], float, None]:
+    """Norms and factor of a regularizer that holds the bare model, as in Lightning."""
+    model, data = model_and_data(world)
+    regularizer = regularizer_of(model)
+    regularizer.balance.everywhere = True
+    images, masks, labels, _ = shard_of(data, world, rank)
+    logits, penalty = regularizer(images, masks)
+    regularizer.balanced(cross_entropy(logits, labels), LOUD * penalty)
+    return tuple(regularizer.balance.norms), regularizer.balance.factor, None
+
+
 def balanced_by_hand(world: int) -> tuple[list[float], float, list[Tensor]]:
     """The same from the gradients of each shard by itself."""
     of_shards: list[list[list[Tensor]]] = []

@@ -19,6 +19,7 @@ SCENARIOS: dict[str, Callable[[int, int], Any]] = {
     **{step.__name__: ddp_steps.in_ddp(step) for step in ddp_steps.STEPS},
     "unused layer": ddp_steps.unused_layer,
     "balanced": ddp_steps.balanced,
+    "balanced, bare model": ddp_steps.balanced_unwrapped,
     "shared optimizer": ddp_steps.shared_optimizer,
     "refused models": ddp_steps.refusals,
     "heatmap in one process": ddp_steps.heatmap_in_one_process,

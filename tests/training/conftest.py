@@ -36,6 +36,7 @@ class Squares(Dataset[Any]):
     def __init__(self, count: int, *, without_mask: tuple[int, ...] = ()) -> None:
         self.labels = torch.arange(count) % 2
         self.without_mask = without_mask
+        self.full: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,6 +47,7 @@ class Squares(Dataset[Any]):
         image[:, 3:9, 3:9] = 0.3 + 0.4 * label
         mask = torch.zeros(1, 12, 12, dtype=torch.bool)
         mask[:, 3:9, 3:9] = True
+        mask |= index in self.full
         return image + 0.05 * torch.rand(3, 12, 12), mask, label, index not in self.without_mask
 
 

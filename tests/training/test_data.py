@@ -1,6 +1,7 @@
 """`MaskedImages`: who trains, validates and tests, and batches that do not depend on how they are read."""
 
 import csv
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,7 +58,8 @@ def test_a_group_stays_together(table):
     train, val = ({number // 2 for number in names(data, part)} for part in ("train", "val"))
     assert train | val == set(range(6))
     assert not train & val
-    assert len(names(data, "val")) == 4
+    # of each class one of its two patients
+    assert sorted(number % 3 for number in val) == [0, 1, 2]
     assert opened(table, group="patient", val_share=0.3, seed=1).val.indices != data.val.indices
 
 
@@ -77,6 +79,30 @@ def test_another_table_tests_with_the_classes_of_the_training(table):
     assert has_mask.all()
     assert [group for _, group in data.describe("abroad", [2, 0])] == ["p1", "p0"]
     assert set(labels.tolist()) <= {0, 1}
+
+
+def test_numbers_of_classes_stand_for_their_names_and_a_test_may_lack_a_class(tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "1.png")
+    Image.new("1", (9, 9), 1).save(tmp_path / "mask.png")
+    for name, labels in (("home", (0, 1, 0, 1)), ("abroad", (1, 1))):
+        lines = ["image,mask,label", *(f"1.png,mask.png,{label}" for label in labels)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines))
+    files = {"images": str(tmp_path / "home.csv"), "tests": {"abroad": [str(tmp_path / "abroad.csv")]}}
+    data = MaskedImages(**files, classes=["normal", "covid"], size=8, val_share=0.5)
+    assert data.classes == ["normal", "covid"]
+    assert [data.tests["abroad"][index][2] for index in range(2)] == [1, 1]
+
+
+def test_a_test_table_has_as_many_labels_an_image_as_the_training_has(table, tmp_path):
+    (tmp_path / "several.csv").write_text("image,mask,label\nimage0.png,mask0.png,normal|covid\n")
+    with pytest.raises(InvalidValueError, match="must have one label"):
+        opened(table, tests={"several": [str(tmp_path / "several.csv")]})
+
+
+def test_a_test_table_needs_the_column_of_the_groups(table, tmp_path):
+    (tmp_path / "bare.csv").write_text("image,mask,label\nimage0.png,mask0.png,normal\n")
+    with pytest.raises(InvalidValueError, match="column must be one of image, mask, label; got 'patient'"):
+        opened(table, group="patient", tests={"bare": [str(tmp_path / "bare.csv")]})
 
 
 def test_grey_images_have_one_channel(table):
@@ -128,11 +154,17 @@ def test_the_benchmark_is_tested_on_four_backgrounds():
         ({"mean": [0.5]}, "mean and std"),
         ({"split": "part", "val": ["x.csv"]}, "give val, or the column split"),
         ({"split": "nowhere"}, r"one of .*part.*'nowhere'"),
-        ({"classes": ["cat"]}, "must have the classes cat; got covid, normal, other"),
+        ({"split": "patient"}, "'patient' must hold train, val, test; got p0, p1"),
+        ({"split": "part", "group": "patient"}, "'patient' must not be divided; 'p1' is in val and in test"),
+        ({"benchmark": "patch", "images": None, "channels": 1}, "3 channels; got channels=1"),
+        ({"split": "part", "tests": {"test": ["films.csv"]}}, "must not be called 'test'"),
+        ({"classes": ["cat"]}, "no image of the classes cat"),
+        ({"classes": ["normal", "covdi"]}, "must have a training image; got none of covdi"),
         ({"columns": {"image": "picture"}}, "image, mask"),
     ],
 )
-def test_options_that_do_not_fit_are_named(table, options, says):
+def test_options_that_do_not_fit_are_named(table, options, says, monkeypatch):
+    monkeypatch.chdir(Path(table).parent)
     with pytest.raises(InvalidValueError, match=says):
         MaskedImages(**{"images": table, "columns": {"image": "file"}, **options})
 

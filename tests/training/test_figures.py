@@ -64,6 +64,14 @@ def test_intervals_come_from_groups(generator):
     assert wide[0] == figures(logits, labels)["balanced_accuracy"]
 
 
+def test_of_many_classes_only_the_area_has_no_interval(generator):
+    labels = torch.arange(42) % 21
+    found = with_intervals(torch.randn(42, 21, generator=generator), labels, [str(i) for i in range(42)])
+    assert {name: len(values) for name, values in found.items()} == {"balanced_accuracy": 3, "macro_f1": 3, "auroc": 1}
+
+
 def test_the_table_shows_figures_in_percent_and_a_dash_for_what_is_undefined():
     text = table({"at home": {"images": 9, "auroc": [0.5, 0.25, 0.75]}, "abroad": {"images": 2}})
     assert text.splitlines()[2:] == ["| at home | 9 | 50.0 (25.0 to 75.0) |", "| abroad | 2 | – |"]
+    named = table({"at home": {"images": 9, "sensitivity": [0.5], "positive_class": "covid"}})
+    assert named.splitlines()[2:] == ["| at home | 9 | 50.0 |", "", "Sensitivity is the recall of covid."]

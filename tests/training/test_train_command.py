@@ -86,14 +86,20 @@ def test_one_command_trains_and_tests(options: list[str], capsys: pytest.Capture
     # another table of the same model, from the configuration of the run
     Path("more.csv").write_text("image,mask,label\nimages/dark/0.png,masks/dark/0.png,dark\n")
     assert main(["test", "--config", "run/config.yaml", "--data.tests", "{one: [more.csv]}"]) == 0
-    assert json.loads(Path("run/tests.json").read_text())["one"]["images"] == 1
+    assert json.loads(Path("run/test/tests.json").read_text())["one"]["images"] == 1
+    assert main(["test", "--config", "run/config.yaml", "--data.tests", "{}"]) == 2
+    assert "nothing to test" in capsys.readouterr().err
 
 
 def test_an_earlier_run_is_not_overwritten_and_can_be_extended(options: list[str], capsys: pytest.CaptureFixture[str]):
     assert main(["train", *options, "--trainer.max_epochs", "1", "--output", "run"]) == 0
     assert main(["train", *options, "--trainer.max_epochs", "2", "--output", "run"]) == 2
     assert "run holds an earlier run: add --resume" in capsys.readouterr().err
-    assert main(["train", "--config", "run/config.yaml", "--trainer.max_epochs", "2", "--resume"]) == 0
+    again = ["train", "--config", "run/config.yaml", "--trainer.max_epochs", "2"]
+    assert main(again) == 2, "its configuration does not say to resume"
+    assert main([*again, "--resume", "--model.weight", "0.2"]) == 2
+    assert "model.weight was 0.7 and is 0.2" in capsys.readouterr().err
+    assert main([*again, "--resume"]) == 0
     assert len(Path("run/log.csv").read_text().splitlines()) == 3
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 
-from zennit_isnet.errors import MissingDependencyError
+from zennit_isnet.errors import MissingDependencyError, import_optional
 
 COMMANDS = {
     "audit": "report whether a model looks at the background",
@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name in ("train", "test"):
         # Lightning parses what follows
         try:
+            for package in ("lightning", "jsonargparse"):
+                import_optional(package, package=package, extra="train")
             train = import_module("zennit_isnet.command.train")
         except MissingDependencyError as error:
             sys.stderr.write(f"{error}\n")

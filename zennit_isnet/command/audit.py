@@ -32,8 +32,8 @@ from zennit_isnet.command.classifier import (
 )
 from zennit_isnet.data import BackgroundBias
 from zennit_isnet.data.background_bias import Background, Bias
-from zennit_isnet.data.files import MaskedFiles
-from zennit_isnet.errors import InvalidValueError, ISNetError
+from zennit_isnet.data.opening import renumbered
+from zennit_isnet.errors import ISNetError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,16 +100,5 @@ def _data(options: argparse.Namespace, classes: list[str] | None) -> Any:
         return BackgroundBias(split="test", bias=bias, background=background, size=size, seed=options.seed)
     # an image whose crop has lost the object is left out by the audit, as one without a mask
     data = open_source(options, transform=transform_of(options), empty="skip-penalty")
-    return data if classes is None else _in_order_of(classes, data, options)
-
-
-def _in_order_of(classes: list[str], data: MaskedFiles, options: argparse.Namespace) -> MaskedFiles:
-    """Number the classes of a data set as the model does."""
-    unknown = sorted(set(data.classes) - set(classes))
-    if unknown or len(set(classes)) < len(classes):
-        problem = f"lack {', '.join(unknown)}" if unknown else "name a class twice"
-        where = options.classes or options.checkpoint
-        raise InvalidValueError(f"the classes of {where} must be those of the images, each once; they {problem}")
-    numbers = torch.tensor([classes.index(name) for name in data.classes])
-    data.targets, data.classes = numbers[data.targets], list(classes)
-    return data
+    where = f"the classes of the images, for {options.classes or options.checkpoint},"
+    return data if classes is None else renumbered(data, classes, where)

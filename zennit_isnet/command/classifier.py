@@ -60,6 +60,7 @@ def complete(options: argparse.Namespace) -> list[str] | None:
     if options.imagenet:
         options.mean, options.std = IMAGENET
     run = read_run(Path(options.model)) if Path(options.model).suffix == ".ckpt" else None
+    options.multi_label = run is not None and run.multi_label
     if run is not None:
         options.checkpoint, options.model = options.model, run.architecture
         options.size, options.fit = options.size or run.size, options.fit or run.fit

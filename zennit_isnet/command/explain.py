@@ -71,13 +71,14 @@ def _explain(options: argparse.Namespace) -> int:
         image, _ = transform(image, Mask(torch.ones(1, *image.shape[-2:], dtype=torch.bool)))
         batch = image.as_subclass(torch.Tensor).unsqueeze(0).to(options.device)
         with torch.no_grad():
-            scores = main_logits(model(batch), 1).softmax(1)[0]
+            logits = main_logits(model(batch), 1)
+            scores = (logits.sigmoid() if options.multi_label else logits.softmax(1))[0]
         maps = {}
         for label in scores.argsort(descending=True)[: options.top].tolist():
             _, relevance = attribution(model, batch, Target(label), create_graph=False)
             maps[f"{classes[label]}\n{100 * scores[label]:.0f} %"] = relevance["input"][:, 0].detach().float().cpu()
         shown = (batch.cpu() * std + mean).clamp(0, 1)
-        target = options.output / f"{os.path.splitext(os.path.relpath(file, options.images))[0]}.png"
+        target = options.output / f"{os.path.relpath(file, options.images)}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         heatmap_panel(shown, None, maps).savefig(target, dpi=120)
     return len(files)

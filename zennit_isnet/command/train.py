@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -30,12 +31,18 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from zennit_isnet.architectures import RUN, RunSettings, make_model
 from zennit_isnet.errors import InvalidValueError, ISNetError
-from zennit_isnet.training.callbacks import BestAndLast, Heatmaps, History
+from zennit_isnet.training.callbacks import Heatmaps, History, checkpoints
 from zennit_isnet.training.classifier import ISNetClassifier, calibrate
 from zennit_isnet.training.data import MaskedImages
 from zennit_isnet.training.report import table, write_results
 
-logger = logging.getLogger(__name__)
+FREE = {
+    *("output", "resume", "panel", "config", "data.workers", "data.tests"),
+    *(f"trainer.{name}" for name in ("max_epochs", "max_time", "accelerator", "strategy", "devices", "num_nodes")),
+    *(f"trainer.{name}" for name in ("logger", "callbacks", "profiler", "log_every_n_steps", "default_root_dir")),
+    *(f"trainer.enable_{name}" for name in ("progress_bar", "model_summary", "checkpointing", "autolog_hparams")),
+}
+"""Settings that a resumed run may change: they decide how long, where and how it runs."""
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -74,8 +81,8 @@ class NamedClassifier(ISNetClassifier):
         """Add what `audit` and `explain` need to know of the model and its images."""
         super().on_save_checkpoint(checkpoint)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        settings = RunSettings(self.architecture, self.classes, data.size, data.channels, data.mean, data.std, data.fit)
-        checkpoint[RUN] = settings._asdict()
+        images = {name: getattr(data, name) for name in ("multi_label", "size", "channels", "mean", "std", "fit")}
+        checkpoint[RUN] = RunSettings(self.architecture, self.classes, **images)._asdict()
 
 
 class TrainCommand(LightningCLI):
@@ -93,12 +100,18 @@ class TrainCommand(LightningCLI):
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments("data.classes", "model.classes", apply_on="instantiate")
 
-    def trainer_in(self, folder: Path, **options: Any) -> Trainer:
+    def trainer_in(self, folder: Path, *more: Any, **options: Any) -> Trainer:
         """Return a trainer that writes to a folder."""
-        callbacks = [*(self.config_init.trainer.callbacks or []), History(folder), BestAndLast(folder)]
-        callbacks.append(Heatmaps(folder / "heatmaps", self.config.panel))
+        callbacks = [*more, History(folder), Heatmaps(folder / "heatmaps", self.config.panel), *checkpoints(folder)]
         trainer: Trainer = self.instantiate_trainer(default_root_dir=folder, callbacks=callbacks, **options)
         return trainer
+
+    def settings(self, **changes: Any) -> dict[str, Any]:
+        """Return all settings as plain values, some of them changed."""
+        config = self.config.clone()
+        for name, value in changes.items():
+            config[name] = value
+        return dict(yaml.safe_load(self.parser.dump(config, skip_check=True)))
 
 
 def main(arguments: Sequence[str], *, testing: bool = False) -> int:
@@ -136,13 +149,16 @@ def _run(arguments: Sequence[str], testing: bool) -> None:
         },
     )
     folder = Path(cli.config.output)
-    trainer = cli.trainer_in(folder)
+    trainer = cli.trainer_in(folder, *(cli.config_init.trainer.callbacks or []))
+    if testing and not cli.datamodule.tests:
+        raise InvalidValueError("there is nothing to test: give --data.tests, such as '{other hospital: [other.csv]}'")
     if not testing:
         _train(cli, folder, trainer)
     if cli.datamodule.tests:
         trainer.test(cli.model, cli.datamodule, ckpt_path=folder / "best.ckpt", verbose=False)
         if trainer.is_global_zero:
-            sys.stdout.write(table(write_results(folder, cli.model.results, cli.datamodule)))
+            written = folder / "test" if testing else folder
+            sys.stdout.write(table(write_results(written, cli.model.results, cli.datamodule)))
 
 
 def _train(cli: TrainCommand, folder: Path, trainer: Trainer) -> None:
@@ -150,12 +166,33 @@ def _train(cli: TrainCommand, folder: Path, trainer: Trainer) -> None:
     resume = bool(cli.config.resume)
     if not resume and (last.exists() or plain_last.exists()):
         raise InvalidValueError(f"{folder} holds an earlier run: add --resume, or choose another --output")
+    settings, written = cli.settings(resume=False), folder / "config.yaml"
+    if resume and written.exists():
+        _check_same(yaml.safe_load(written.read_text(encoding="utf-8")), settings, folder)
     if trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
-        cli.parser.save(cli.config, folder / "config.yaml", overwrite=True, skip_check=True)
+        written.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     begun = resume and last.exists()
     if cli.model.weight > 0 and not begun:
         epochs = cli.config.plain_epochs
-        plain = cli.trainer_in(folder / "plain", max_epochs=epochs) if epochs else None
+        plain = cli.trainer_in(folder / "plain", max_epochs=epochs, logger=False) if epochs else None
         calibrate(cli.model, cli.datamodule, plain, ckpt_path=plain_last if resume and plain_last.exists() else None)
     trainer.fit(cli.model, cli.datamodule, ckpt_path=last if begun else None)
+
+
+def _check_same(former: Any, settings: Any, folder: Path) -> None:
+    """Raise if settings that decide what a run computes have changed."""
+    before, now = _flat(former), _flat(settings)
+    changed = [name for name in sorted(before.keys() | now) if name not in FREE and before.get(name) != now.get(name)]
+    if changed:
+        told = "; ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in changed[:3])
+        raise InvalidValueError(f"{folder} is a run with other settings: {told}. Take its own, or another --output")
+
+
+def _flat(settings: Any) -> dict[str, Any]:
+    """Settings by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        parts = value if name in ("trainer", "model", "data") else {"": value}
+        found |= {f"{name}.{part}".rstrip("."): one for part, one in parts.items()}
+    return found

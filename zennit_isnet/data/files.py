@@ -27,6 +27,7 @@ EXTENSIONS = (*IMG_EXTENSIONS, *DICOM_EXTENSIONS)
 
 PetSplit: TypeAlias = Literal["trainval", "test"]
 PetLabels: TypeAlias = Literal["breed", "species"]
+OtherLabels: TypeAlias = Literal["error", "drop"]
 
 BINARY = {"0": False, "1": True, "False": False, "True": True}
 """Cells of a column of a class."""
@@ -369,6 +370,8 @@ class MaskedImageTable(MaskedFiles):
         Names of the classes, in the order of the logits; integer labels are indices into them. Default: the columns
         of classes, or the sorted names that occur, or ``"0"``, ``"1"``, ... up to the largest integer. Give a
         validation set the classes of the training set.
+    other_labels : {"error", "drop"}, default "error"
+        What becomes of images with a label that is none of `classes`.
     multi_label : bool, optional
         Whether an image may have several labels. Default: whether there is a column for each class, or a ``label``
         has a ``|``.
@@ -425,6 +428,7 @@ class MaskedImageTable(MaskedFiles):
         *,
         columns: Mapping[str, str] | None = None,
         classes: Sequence[str] | None = None,
+        other_labels: OtherLabels = "error",
         multi_label: bool | None = None,
         transform: PairTransform | None = None,
         missing: Missing = "error",
@@ -433,7 +437,13 @@ class MaskedImageTable(MaskedFiles):
         resize_masks: bool = False,
     ) -> None:
         policy = MaskPolicy(missing, empty, binarize, resize_masks)
+        check_choice("other_labels", other_labels, OtherLabels)
         rows = _read_rows(table, columns or {})
+        found = len(rows)
+        if classes is not None and other_labels == "drop":
+            rows = {place: row for place, row in rows.items() if _is_of(classes, row)}
+            if not rows:
+                raise InvalidValueError(f"table {table} has no image of the classes {listed(list(classes))}")
         classes, targets = read_labels(rows, classes, multi_label)
         folder = os.path.dirname(table) if root is None else os.fspath(root)
         files = []
@@ -442,6 +452,8 @@ class MaskedImageTable(MaskedFiles):
             files.append((_existing(folder, row["image"]), tuple(_existing(folder, mask) for mask in masks)))
         self._rows = list(rows.values())
         super().__init__(files, classes, targets, transform, policy)
+        if found > len(rows):
+            self.notes.append(f"{found - len(rows)} of {found} images have other labels, and are left out")
 
     def column(self, name: str) -> list[str]:
         """Return the cells of any column of the file, one for each image of the data set.
@@ -454,6 +466,13 @@ class MaskedImageTable(MaskedFiles):
         if name not in self._rows[0]:
             raise InvalidValueError(f"column must be one of {', '.join(self._rows[0])}; got {name!r}")
         return [self._rows[index][name] for index in self._kept]
+
+
+def _is_of(classes: Sequence[str], row: Mapping[str, str]) -> bool:
+    """Whether the labels of a row are among some classes, by name or by number."""
+    words = [_integer(word.strip()) for word in row.get("label", "").split(SEPARATOR) if word.strip()]
+    numbers = set() if any(name.isdecimal() for name in classes) else {str(index) for index in range(len(classes))}
+    return numbers.union(classes).issuperset(words)
 
 
 def _existing(folder: str, name: str) -> str:

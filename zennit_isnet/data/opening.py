@@ -4,9 +4,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from zennit_isnet.data.annotations import AnnotatedImages, LabelSource
 from zennit_isnet.data.decoding import Binarize, Path
 from zennit_isnet.data.files import MaskedFiles, MaskedImageFolder, MaskedImageTable, files_below
+from zennit_isnet.errors import InvalidValueError
 
 
 def open_masked(
@@ -18,6 +21,8 @@ def open_masked(
     mask_suffix: str = "",
     labels: LabelSource | None = None,
     binarize: Binarize = "strict",
+    classes: Sequence[str] | None = None,
+    multi_label: bool | None = None,
     **options: Any,
 ) -> MaskedFiles:
     """Open a data set.
@@ -28,8 +33,11 @@ def open_masked(
         A folder of images with a folder for each class, a CSV file, or annotations (see `is_annotated`).
     masks : path or sequence of path, optional
         The parallel folders of masks of a folder of images.
-    root, columns, mask_suffix, labels, binarize
+    root, columns, mask_suffix, labels, binarize, multi_label
         Of the data set that it is; the others have no use for them.
+    classes : sequence of str, optional
+        Names of the classes in the order of the logits. Images of a table with other labels are left out, other ones
+        are an error. Folders are numbered as the classes are.
     **options
         Of all of them.
 
@@ -38,10 +46,26 @@ def open_masked(
     MaskedImageFolder, MaskedImageTable or AnnotatedImages
     """
     if masks is None and is_annotated(images):
+        options |= {"classes": classes, "multi_label": multi_label}
         return AnnotatedImages(images, root, labels=labels or "category", **options)
     if masks is None:
+        options |= {"classes": classes, "multi_label": multi_label, "other_labels": "drop"}
         return MaskedImageTable(images, root, columns=columns, binarize=binarize, **options)
-    return MaskedImageFolder(images, masks, mask_suffix=mask_suffix, allow_empty=True, binarize=binarize, **options)
+    data = MaskedImageFolder(images, masks, mask_suffix=mask_suffix, allow_empty=True, binarize=binarize, **options)
+    return data if classes is None else renumbered(data, classes, f"the folders of {images}")
+
+
+def renumbered(data: MaskedFiles, classes: Sequence[str], where: str) -> Any:
+    """Number the classes of a data set as a list of names does, which must have them all."""
+    unknown = sorted(set(data.classes) - set(classes))
+    if unknown or len(set(classes)) < len(classes):
+        problem = f"they lack {', '.join(unknown)}" if unknown else "they name a class twice"
+        raise InvalidValueError(f"{where} must be among the classes {', '.join(classes)}; {problem}")
+    if data.multi_label:
+        raise InvalidValueError(f"{where} must be one for each image; an image has several")
+    numbers = torch.tensor([list(classes).index(name) for name in data.classes])
+    data.targets, data.classes = numbers[data.targets], list(classes)
+    return data
 
 
 def is_annotated(images: Path) -> bool:

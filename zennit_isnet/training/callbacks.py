@@ -28,8 +28,8 @@ CURVES = {
 }
 
 
-class BestAndLast(ModelCheckpoint):
-    """``last.ckpt`` of each epoch, and ``best.ckpt`` of the best one on backgrounds of other classes.
+class Best(ModelCheckpoint):
+    """``best.ckpt``: the best epoch on backgrounds of other classes.
 
     Of equal epochs the later one is kept: the penalty has acted for longer.
 
@@ -40,21 +40,19 @@ class BestAndLast(ModelCheckpoint):
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(
-            folder,
-            "best",
-            monitor="val_score",
-            mode="max",
-            save_last=True,
-            enable_version_counter=False,
-            save_on_train_epoch_end=True,
-        )
+        super().__init__(folder, "best", monitor="val_score", mode="max", enable_version_counter=False)
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         """Whether the epoch is at least as good as the best."""
         known = self.best_model_score
         equal = known is not None and current is not None and bool(current == known)
         return equal or bool(super().check_monitor_top_k(trainer, current))
+
+
+def checkpoints(folder: Path) -> list[Callback]:
+    """Return what writes ``best.ckpt``, and after each epoch ``last.ckpt``, from which a run goes on."""
+    last = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    return [Best(folder), last]
 
 
 class History(Callback):
@@ -112,11 +110,14 @@ class Heatmaps(Callback):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         classifier: Any = pl_module
-        images, masks, labels, has_mask, _ = next(iter(data.calibration_dataloader()))
-        chosen = has_mask.nonzero()[: self.count, 0]
-        if not len(chosen):
+        parts: list[tuple[Tensor, ...]] = []
+        for images, masks, labels, has_mask, _ in data.calibration_dataloader():
+            parts += zip(images[has_mask], masks[has_mask], labels[has_mask], strict=True)
+            if len(parts) >= self.count:
+                break
+        if not parts:
             return
-        images, masks, labels = images[chosen], masks[chosen], labels[chosen]
+        images, masks, labels = (torch.stack(part) for part in zip(*parts[: self.count], strict=True))
         with eval_mode(classifier.model), torch.no_grad():
             shown = images.to(pl_module.device)
             seeds = labels_of(labels.to(pl_module.device))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,7 +66,8 @@ class ISNetClassifier(LightningModule):
         Weights of the classes in the cross-entropy, such as the inverse of their frequencies.
     optimizer : callable, optional
         ``optimizer(parameters) -> Optimizer``. Default: SGD with learning rate 0.05, Nesterov momentum 0.9 and weight
-        decay 5e-4. Its learning rate is the highest of a one-cycle schedule.
+        decay 5e-4. Its learning rate is the highest of a one-cycle schedule, in which momentum goes from 0.95 to 0.85
+        and back (`OneCycleLR`).
     seed : int, default 0
         Of all that is drawn in training.
 
@@ -120,18 +122,17 @@ class ISNetClassifier(LightningModule):
             raise InvalidTypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
         self.model = model
         self.weight, self.optimizer, self.seed = weight, optimizer, seed
-        self._drawing = torch.Generator()
         self.regularizer = ISNetRegularizer(
             model,
             composite=composite,
-            formulation=Stochastic(self._drawing) if formulation is None else formulation,
+            formulation=Stochastic(torch.Generator()) if formulation is None else formulation,
             loss=loss,
             layers=layers,
             every=every,
         )
-        self.swap = BackgroundSwap(swap, generator=self._drawing)
-        self.fade = BackgroundFade(fade, generator=self._drawing)
-        self.class_weights = None if class_weights is None else torch.tensor(list(class_weights))
+        self.swap = BackgroundSwap(swap, generator=torch.Generator())
+        self.fade = BackgroundFade(fade, generator=torch.Generator())
+        self.class_weights = None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32)
         self.results: dict[str, dict[str, Tensor]] = {}
         self._collected: dict[str, list[dict[str, Tensor]]] = {}
         self._losses: Tensor | float = 0.0  # of the epoch, without a wait for the device
@@ -140,13 +141,23 @@ class ISNetClassifier(LightningModule):
         """Return what the model returns."""
         return self.model(images)
 
+    def setup(self, stage: str) -> None:
+        """Let all processes see the same norms of the gradients."""
+        self.regularizer.balance.everywhere = self.trainer.world_size > 1
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Let all random numbers of an epoch start from seed, epoch and process."""
         if batch_idx == 0:
-            seed = seed_of(self.seed, self.current_epoch, self.global_rank)
-            torch.manual_seed(seed)
-            self._drawing.manual_seed(seed)
+            self.seed_draws(self.current_epoch, self.global_rank)
             self._losses = 0.0
+
+    def seed_draws(self, *place: int) -> None:
+        """Let all that is drawn in training start from the seed and a place in the training."""
+        torch.manual_seed(seed_of(self.seed, *place))
+        for number, part in enumerate((self.swap, self.fade, self.regularizer.formulation)):
+            generator = getattr(part, "generator", None)
+            if isinstance(generator, torch.Generator):
+                generator.manual_seed(seed_of(self.seed, *place, number))
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Return the loss, which Lightning scales, differentiates and clips as a whole."""
@@ -155,25 +166,29 @@ class ISNetClassifier(LightningModule):
         if self.weight == 0:
             loss = classification = self.classification_loss(self.model(images), labels)
         else:
-            output, penalty = self.regularizer(images, masks, has_mask)
+            explained = None if labels.is_floating_point() else labels
+            output, penalty = self.regularizer(images, masks, has_mask, labels=explained)
             classification = self.classification_loss(output, labels)
             loss = self.regularizer.balanced(classification, penalty, self.weight)
             self._log("penalty", penalty, len(images))
+            self._log("penalty_factor", loss.new_tensor(self.regularizer.balance.factor), len(images))
         self._log("classification", classification, len(images))
         self._log("loss", loss, len(images))
         self._losses = self._losses + loss.detach()
         return loss
 
     def on_validation_start(self) -> None:
-        """Refuse to go on after a loss that was not finite, before its weights are tested and saved."""
+        """Refuse to test the weights after a loss that was not finite."""
+        self._check_losses()
+
+    def on_train_epoch_end(self) -> None:
+        """Refuse to save them."""
+        self._check_losses()
+
+    def _check_losses(self) -> None:
         if not bool(torch.as_tensor(self._losses).isfinite()):
             found = f"in epoch {self.current_epoch}; lower the learning rate, or clip the gradient"
             raise InvalidValueError(f"the loss was no longer finite {found}")
-
-    def on_train_epoch_end(self) -> None:
-        """Log the factor that keeps the penalty's gradient in proportion."""
-        if self.weight > 0:
-            self.log("penalty_factor", self.regularizer.balance.factor)
 
     def classification_loss(self, output: Any, labels: Tensor) -> Tensor:
         """Return the cross-entropy, of several labels the binary one, with that of auxiliary heads where there are any.
@@ -213,10 +228,12 @@ class ISNetClassifier(LightningModule):
         self._log_results("")
 
     def configure_optimizers(self) -> Any:
-        """Return the optimizer with a one-cycle schedule."""
+        """Return the optimizer with a one-cycle schedule of the learning rate and, where there is one, the momentum."""
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         rates = [group["lr"] for group in optimizer.param_groups]
-        schedule = OneCycleLR(optimizer, rates, total_steps=int(self.trainer.estimated_stepping_batches))
+        steps = int(self.trainer.estimated_stepping_batches)
+        with_momentum = all(group.get("momentum") or "betas" in group for group in optimizer.param_groups)
+        schedule = OneCycleLR(optimizer, rates, total_steps=steps, cycle_momentum=with_momentum)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -237,12 +254,14 @@ class ISNetClassifier(LightningModule):
     def _collect(self, name: str, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Keep logits on the images' own backgrounds and on those of other classes, and the share on the background."""
         images, masks, labels, has_mask, indices = batch
-        donors = donors_of_other_classes(labels, has_mask, torch.Generator().manual_seed(batch_idx))
+        # without background there is nothing to lend and nothing to exchange
+        takes_part = has_mask & ~masks.flatten(1).all(1)
+        donors = donors_of_other_classes(labels, takes_part, torch.Generator().manual_seed(batch_idx))
         changed = donors != torch.arange(len(images), device=donors.device)
         # Lightning may test in inference mode, which keeps no graph for an explanation
         with torch.inference_mode(False), torch.no_grad():
             images = images.clone()
-            masks = torch.where(has_mask.view(-1, 1, 1, 1), masks, torch.ones_like(masks))
+            masks = torch.where(has_mask.view(-1, *[1] * (masks.ndim - 1)), masks, torch.ones_like(masks))
             swapped = main_logits(self.model(swap_backgrounds(images, masks, donors)), len(images))
             output, relevance = self.explainer()(self.model, images, labels_of(labels), create_graph=False)
             share = background_share(relevance["input"].detach()[:, 0], masks, undefined="skip")
@@ -277,11 +296,24 @@ class ISNetClassifier(LightningModule):
             changed = done["changed"]
             on_swapped = figures(done["swapped"][changed], done["labels"][changed])
             rows |= {f"swapped_{key}": value for key, value in on_swapped.items()}
-            # by which the best epoch is chosen: a clean heatmap alone would be no evidence
-            rows["score"] = rows.get("swapped_balanced_accuracy", rows["balanced_accuracy"])
+            if prefix:
+                rows["score"] = self._score(rows)
             self.results[name] = done
             where = prefix or f"{name}/"
             self.log_dict({f"{where}{key}": value for key, value in rows.items() if math.isfinite(value)})
+
+    def _score(self, rows: Mapping[str, float]) -> float:
+        """By which the best epoch is chosen; a clean heatmap alone would be no evidence."""
+        if "swapped_balanced_accuracy" in rows:
+            return rows["swapped_balanced_accuracy"]
+        if "balanced_accuracy" not in rows:
+            raise InvalidValueError("no label of the validation images is on for some and off for others of them")
+        warnings.warn(
+            "no validation image could get the background of another class, so the epoch is chosen on images that may "
+            "have the shortcut: give the validation images masks, and batches of several classes",
+            stacklevel=2,
+        )
+        return rows["balanced_accuracy"]
 
 
 def calibrate(classifier: ISNetClassifier, data: MaskedData, plain: Trainer | None, *, ckpt_path: Any = None) -> None:
@@ -321,6 +353,7 @@ def calibrate(classifier: ISNetClassifier, data: MaskedData, plain: Trainer | No
         measured.weight = 0.0
         plain.fit(measured, data, ckpt_path=ckpt_path)
         measured.to(plain.strategy.root_device)
+    measured.seed_draws(0)  # the same in all processes
     classifier.regularizer.ranges = dict(measured.regularizer.calibrate(data.calibration_dataloader()))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, get_args
@@ -23,6 +24,9 @@ from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.training.seeding import EpochOrder, Keyed
 
 logger = logging.getLogger(__name__)
+
+PARTS = ("train", "val", "test")
+"""What the column `split` may hold."""
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -158,15 +162,18 @@ class MaskedImages(MaskedData):
     split : str, optional
         Column of the CSV file that says ``train``, ``val`` or ``test`` of each image.
     group : str, optional
-        Column of what must not be divided between training and validation, such as the patient.
+        Column of what must not be divided between training, validation and test, such as the patient; the intervals of
+        tests are over groups.
     val_share : float, default 0.2
-        Part of the training images, or of their groups, for validation where neither `val` nor `split` is given.
+        Part of the training images of each class, in whole groups, for validation where neither `val` nor `split` is
+        given.
     classes : sequence of str, optional
-        Names of the classes in the order of the logits; see `MaskedImageTable`. Images of other classes are an error.
+        Names of the classes in the order of the logits, of two the positive one last; see `MaskedImageTable`. Images
+        of a table with other labels are left out. Default: the sorted names.
     labels : {"category", "folder"} or str, optional
         Where the labels of annotations come from, see `AnnotatedImages`.
     mask_suffix, missing, empty, binarize, resize_masks
-        See `MaskedImageFolder`. Of images that are only tested, masks may be missing and crops may lose the object.
+        See `MaskedImageFolder`. Validation and test images may have no mask, and their crops may lose the object.
     size : int, optional
         Height and width of the images for the model. Default 224, or 32 of the benchmark.
     fit : {"crop", "whole"}, default "crop"
@@ -234,6 +241,8 @@ class MaskedImages(MaskedData):
     ) -> None:
         if (images is None) == (benchmark is None):
             raise InvalidValueError(f"give images, or benchmark; got images={images!r} and benchmark={benchmark!r}")
+        if benchmark is not None and channels != 3:
+            raise InvalidValueError(f"the digits of benchmark have 3 channels; got channels={channels}")
         if (mean is None) != (std is None):
             raise InvalidValueError(f"give mean and std, or neither; got mean={mean} and std={std}")
         if split is not None and val:
@@ -252,18 +261,28 @@ class MaskedImages(MaskedData):
             moved = training_transform(self.size, self.mean, self.std, scale=(crop_scale, 1.0), flip=flip)
             still = evaluation_transform(self.size, self.mean, self.std, fit=fit)
             how: dict[str, Any] = {"root": root, "columns": columns, "mask_suffix": mask_suffix, "labels": labels}
-            how |= {"missing": missing, "binarize": binarize, "resize_masks": resize_masks}
+            how |= {"binarize": binarize, "resize_masks": resize_masks}
             source = [part for part in (images, masks) if part is not None]
-            train = _opened(source, classes, {**how, "empty": empty, "transform": v2.Compose([*grey, moved])})
-            # a crop that is only tested may lose the object
-            how |= {"empty": "skip-penalty", "transform": v2.Compose([*grey, still])}
-            names = list(_inner(train).classes)
+            first = {**how, "empty": empty, "missing": missing, "transform": v2.Compose([*grey, moved])}
+            train = _opened(source, {**first, "classes": classes})
+            data = _inner(train)
+            # images that are only tested need no mask, and a crop may lose the object
+            how |= {"empty": "skip-penalty", "missing": "skip-penalty", "transform": v2.Compose([*grey, still])}
+            how |= {"classes": data.classes, "multi_label": data.multi_label}
             if val:
-                parts = {"train": train, "val": _opened(val, names, how)}
+                parts = {"train": train, "val": _opened(val, how)}
             else:
-                parts = _divided(train, _opened(source, names, how), split, group, val_share, seed)
-            others = {name: _opened(part, names, how) for name, part in (tests or {}).items()}
+                # the same images in the same order
+                again = {**how, "missing": "drop"} if missing == "drop" else how
+                parts = _divided(train, _opened(source, again), split, group, val_share, seed)
+            others = {name: _opened(part, how) for name, part in (tests or {}).items()}
+            if both := sorted(parts.keys() & others):
+                raise InvalidValueError(f"a test must not be called {both[0]!r}: images of the column split are")
+            if group is not None:
+                _check_groups(parts, others, group)
             sets = parts.pop("train"), parts.pop("val"), parts | others
+            if absent := [name for name, count in zip(data.classes, _counts(sets[0]), strict=True) if not count]:
+                raise InvalidValueError(f"each class must have a training image; got none of {', '.join(absent)}")
         super().__init__(*sets, batch_size=batch_size, workers=workers, seed=seed)
 
     def describe(self, test: str, indices: Sequence[int]) -> list[tuple[str, str]]:
@@ -294,50 +313,73 @@ def _digits(bias: Bias, size: int, seed: int) -> tuple[Any, Any, dict[str, Any]]
     return part(split="train"), part(split="validation"), tests
 
 
-def _opened(source: Sequence[str], classes: Sequence[str] | None, options: Mapping[str, Any]) -> Subset[Any]:
-    """Open a folder or table, and leave out images of other classes than those that are named."""
+def _opened(source: Sequence[str], options: Mapping[str, Any]) -> Subset[Any]:
+    """Open a folder, table or annotations."""
     if not 1 <= len(source) <= 2:
         raise InvalidValueError(f"give a CSV file, or a folder of images and one of masks; got {list(source)}")
     data = open_masked(*source, **options)
-    if classes is None or list(classes) == data.classes:
-        return Subset(data, range(len(data)))
-    unknown = sorted(set(classes) - set(data.classes))
-    if data.multi_label or (unknown and not set(classes) & set(data.classes)):
-        raise InvalidValueError(
-            f"{source[0]} must have the classes {', '.join(classes)}; got {', '.join(data.classes)}"
-        )
-    numbers = torch.tensor([list(classes).index(name) if name in classes else -1 for name in data.classes])
-    data.targets, data.classes = numbers[data.targets], list(classes)
-    chosen = (data.targets >= 0).nonzero()[:, 0].tolist()
-    if len(chosen) < len(data):
-        logger.info(
-            "%s: %d of %d images are of other classes and left out", source[0], len(data) - len(chosen), len(data)
-        )
-    return Subset(data, chosen)
+    for note in data.notes:
+        logger.info("%s: %s", source[0], note)
+    wanted = options.get("multi_label")
+    if wanted is not None and data.multi_label != wanted:
+        kinds = ("one label", "several labels")
+        raise InvalidValueError(f"{source[0]} must have {kinds[wanted]} for each image, as the training images have")
+    return Subset(data, range(len(data)))
 
 
 def _divided(
     train: Subset[Any], tested: Subset[Any], split: str | None, group: str | None, share: float, seed: int
 ) -> dict[str, Subset[Any]]:
-    """Divide the images of one source: by a column, or at random, and then a group stays together."""
+    """Divide the images of one source: by a column, or at random in each class, and then a group stays together."""
     if split is not None:
         names = _cells(train, split)
+        if wrong := sorted(set(names) - set(PARTS)):
+            raise InvalidValueError(f"the column {split!r} must hold {', '.join(PARTS)}; got {', '.join(wrong[:3])}")
     else:
         groups = list(map(str, range(len(train)))) if group is None else _cells(train, group)
-        kinds = sorted(set(groups))
-        order = torch.randperm(len(kinds), generator=torch.Generator().manual_seed(seed)).tolist()
+        members: dict[str, list[int]] = defaultdict(list)
+        for at, name in enumerate(groups):
+            members[name].append(at)
+        kinds = [str(_inner(train).targets[index].tolist()) for index in train.indices]
+        wanted = {kind: share * count for kind, count in Counter(kinds).items()}
         held: set[str] = set()
-        for position in order:
-            if sum(one in held for one in groups) >= share * len(groups):
-                break
-            held.add(kinds[position])
-        names = ["val" if one in held else "train" for one in groups]
-    members = {part: [at for at, name in enumerate(names) if name == part] for part in ("train", "val", "test")}
-    if not members["train"] or not members["val"]:
-        found = f"{len(members['train'])} and {len(members['val'])} of {len(names)} images"
+        names_of_groups = list(members)
+        for position in torch.randperm(len(members), generator=torch.Generator().manual_seed(seed)).tolist():
+            images = members[names_of_groups[position]]
+            if wanted[kinds[images[0]]] > 0:
+                held.add(names_of_groups[position])
+                for at in images:
+                    wanted[kinds[at]] -= 1
+        names = ["val" if name in held else "train" for name in groups]
+    at_of = {part: [at for at, name in enumerate(names) if name == part] for part in PARTS}
+    if not at_of["train"] or not at_of["val"]:
+        found = f"{len(at_of['train'])} and {len(at_of['val'])} of {len(names)} images"
         raise InvalidValueError(f"some images must train and some validate; got {found}")
-    divided = {part: Subset(train if part == "train" else tested, at) for part, at in members.items() if at}
-    return divided
+    return {part: Subset(train if part == "train" else tested, at) for part, at in at_of.items() if at}
+
+
+def _check_groups(parts: Mapping[str, Subset[Any]], others: Mapping[str, Subset[Any]], column: str) -> None:
+    """Raise if a group is divided between the parts of the home data, or a table has no such column."""
+    seen: dict[str, str] = {}
+    for name, part in parts.items():
+        for cell in sorted(set(_cells(part, column))):
+            if seen.setdefault(cell, name) != name:
+                found = f"{cell!r} is in {seen[cell]} and in {name}"
+                raise InvalidValueError(f"groups of the column {column!r} must not be divided; {found}")
+    for part in others.values():
+        if isinstance(_inner(part), MaskedImageTable):
+            _cells(part, column)
+
+
+def _counts(part: Subset[Any]) -> list[int]:
+    """Number of images of each class in a part of a data set."""
+    if isinstance(part.dataset, Subset):
+        return _counts(Subset(part.dataset.dataset, [part.dataset.indices[index] for index in part.indices]))
+    data = _inner(part)
+    targets = data.targets[list(part.indices)]
+    if data.multi_label:
+        return [int(count) for count in targets.sum(0)]
+    return [int(count) for count in torch.bincount(targets, minlength=len(data.classes))]
 
 
 def _cells(part: Subset[Any], column: str) -> list[str]:

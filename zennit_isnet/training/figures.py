@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torchmetrics.functional import classification as measures
 
 
-def figures(logits: Tensor, labels: Tensor) -> dict[str, float]:
+def figures(logits: Tensor, labels: Tensor, *, areas: bool = True) -> dict[str, float]:
     """Return balanced accuracy and further measures.
 
     Parameters
@@ -15,35 +15,36 @@ def figures(logits: Tensor, labels: Tensor) -> dict[str, float]:
         ``(n, C)`` of images.
     labels : Tensor
         Classes ``(n,)``, or 0 and 1 ``(n, C)`` for several labels an image.
+    areas : bool, default True
+        Whether to measure AUROC, which takes time with many classes.
 
     Returns
     -------
     dict of str to float
         ``balanced_accuracy`` (the mean of the classes' recalls, of several labels that of each label's sensitivity and
-        specificity), ``macro_f1`` and ``auroc``, and of two classes ``sensitivity`` and ``specificity``. Classes
-        without an image are left out; empty without images.
+        specificity), ``macro_f1`` and ``auroc``, and of two classes ``sensitivity``, the recall of class 1, and
+        ``specificity``, that of class 0. Classes without an image are left out; empty without images.
     """
     if not len(labels):
         return {}
     several, count = labels.is_floating_point(), logits.shape[1]
-    kind = "multilabel" if several else "multiclass"
-    size = {"num_labels" if several else "num_classes": count}
     scores = logits.float().sigmoid() if several else logits.float().softmax(1)
     target = labels.long()
     of_class = target if several else F.one_hot(target, count)
     present = of_class.any(0)
     both = present & ~of_class.all(0)
-
-    def measured(name: str) -> Tensor:
-        value: Tensor = getattr(measures, f"{kind}_{name}")(scores, target, average=None, **size)
-        return value
-
-    recall, specificity = measured("recall"), measured("specificity")
-    accuracies = (recall + specificity)[both] / 2 if several else recall[present]
-    found = {"balanced_accuracy": accuracies.mean(), "macro_f1": measured("f1_score")[present].mean()}
-    if both.any():
-        areas = [measures.binary_auroc(scores[:, one], of_class[:, one]) for one in both.nonzero()[:, 0].tolist()]
-        found["auroc"] = torch.stack(areas).mean()
+    if several:
+        counts = measures.multilabel_stat_scores(scores, target, count, average=None)
+    else:
+        counts = measures.multiclass_stat_scores(scores, target, count, average=None)
+    right, false, rejected, missed, _ = counts.double().unbind(-1)
+    recall = right / (right + missed)
+    accuracies = (recall + rejected / (rejected + false))[both] / 2 if several else recall[present]
+    found = {"balanced_accuracy": accuracies.mean()}
+    found["macro_f1"] = (2 * right / (2 * right + false + missed))[present].mean()
+    if areas and both.any():
+        each = [measures.binary_auroc(scores[:, one], of_class[:, one]) for one in both.nonzero()[:, 0].tolist()]
+        found["auroc"] = torch.stack(each).mean()
     if not several and count == 2:
         found |= {name: recall[label] for name, label in (("sensitivity", 1), ("specificity", 0)) if present[label]}
     return {name: value.item() for name, value in found.items() if value.isfinite()}
@@ -57,7 +58,7 @@ def donors_of_other_classes(labels: Tensor, takes_part: Tensor, generator: torch
     labels : Tensor
         ``(N,)`` or ``(N, C)``.
     takes_part : Tensor of bool
-        ``(N,)``, images that have a mask.
+        ``(N,)``, images that have a mask and background.
     generator : Generator
         On the CPU.
 

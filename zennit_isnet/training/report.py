@@ -14,6 +14,9 @@ from torch import Tensor
 from zennit_isnet.training.callbacks import names_of, write_csv
 from zennit_isnet.training.figures import figures
 
+MOST_CLASSES = 20
+"""Up to which AUROC has an interval, which takes time."""
+
 RESAMPLES = 200
 """Bootstrap samples of the groups, from which the intervals come."""
 
@@ -32,6 +35,8 @@ SHOWN = {
 def with_intervals(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> dict[str, list[float]]:
     """Return each of `figures` with the ends of its 95 % interval, by drawing groups with replacement.
 
+    AUROC of many classes is alone.
+
     Parameters
     ----------
     logits, labels : Tensor
@@ -47,10 +52,11 @@ def with_intervals(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> dic
     samples: dict[str, list[float]] = {name: [] for name in values}
     for _ in range(RESAMPLES):
         drawn = [index for i in drawing.integers(len(names), size=len(names)) for index in members[names[i]]]
-        for name, value in figures(logits[drawn], labels[drawn]).items():
+        for name, value in figures(logits[drawn], labels[drawn], areas=logits.shape[1] <= MOST_CLASSES).items():
             if name in samples:
                 samples[name].append(value)
-    return {name: [value, *np.quantile(samples[name], [0.025, 0.975]).tolist()] for name, value in values.items()}
+    ends = {name: np.quantile(found, [0.025, 0.975]).tolist() if found else [] for name, found in samples.items()}
+    return {name: [value, *ends[name]] for name, value in values.items()}
 
 
 def write_results(folder: Path, results: Mapping[str, Mapping[str, Tensor]], data: Any) -> dict[str, Any]:
@@ -78,6 +84,8 @@ def write_results(folder: Path, results: Mapping[str, Mapping[str, Tensor]], dat
         groups = [group for _, group in images]
         swapped_groups = [group for group, is_changed in zip(groups, changed.tolist(), strict=True) if is_changed]
         rows: dict[str, Any] = {"images": len(labels), **with_intervals(logits, labels, groups)}
+        if "sensitivity" in rows or "specificity" in rows:
+            rows["positive_class"] = data.classes[1]
         swapped = with_intervals(result["swapped"][changed], labels[changed], swapped_groups) if changed.any() else {}
         rows |= {f"swapped_{key}": value for key, value in swapped.items()}
         share = result["share"].nanmean()
@@ -100,12 +108,15 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     columns = {key: title for key, title in SHOWN.items() if any(key in row for row in found.values())}
     lines = [["test", *columns.values()], ["---", *["---:"] * len(columns)]]
     lines += [[name, *(_cell(row.get(key)) for key in columns)] for name, row in found.items()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    positive = {row["positive_class"] for row in found.values() if "positive_class" in row}
+    return text + "".join(f"\nSensitivity is the recall of {name}.\n" for name in sorted(positive))
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, list):
-        return f"{100 * value[0]:.1f} ({100 * value[1]:.1f} to {100 * value[2]:.1f})"
+        interval = f" ({100 * value[1]:.1f} to {100 * value[2]:.1f})" if len(value) > 1 else ""
+        return f"{100 * value[0]:.1f}{interval}"
     return str(value) if isinstance(value, int) else f"{100 * value:.1f}"
