@@ -39,11 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     for kind in ("images", "masks"):
     ...         (Path(folder) / kind / "cat").mkdir(parents=True)
-    ...         Image.new("L", (40, 30), "white").save(Path(folder) / kind / "cat" / "1.png")
+    ...         picture = Image.linear_gradient("L") if kind == "images" else Image.new("1", (256, 256), 1)
+    ...         picture.save(Path(folder) / kind / "cat" / "1.png")
     ...     status = main(["check-data", f"{folder}/images", f"{folder}/masks", "--allow", "all-foreground"])
-    class  images  missing  empty  full    mean     min     max
-    cat         1        0      0     1  100.0%  100.0%  100.0%
-    all         1        0      0     1  100.0%  100.0%  100.0%
+    class  images  missing  empty  full    mean     min     max  AUC
+    cat         1        0      0     1  100.0%  100.0%  100.0%    –
+    all         1        0      0     1  100.0%  100.0%  100.0%    –
     1 problem:
       - all-foreground: mask ...1.png has no background
     >>> status

@@ -91,10 +91,11 @@ class ISNetClassifier(LightningModule):
 
     Examples
     --------
+    >>> import torch
     >>> from torchvision.models import resnet18
     >>> from zennit_isnet.training import ISNetClassifier
     >>> classifier = ISNetClassifier(resnet18(num_classes=10), fade=0.5)
-    >>> classifier(torch.rand(1, 3, 32, 32)).shape
+    >>> classifier.eval()(torch.rand(1, 3, 32, 32)).shape
     torch.Size([1, 10])
     """
 
