@@ -79,9 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> str:
         "chosen on validation films with the same shortcut and on backgrounds of the other class."
     ]
     for setting, ways in settings.items():
-        parts += [f"## {setting}", summary(ways)]
+        parts += [f"**{setting}**", summary(ways)]
         for way, runs in ways.items():
-            parts += [f"### {setting}, {way}, seed {runs[0]['run']['seed']}", details(runs[0])]
+            parts += [f"**{setting}, {way}, seed {runs[0]['run']['seed']}**", details(runs[0])]
     text = "\n\n".join(parts) + "\n"
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "chest_xray.md").write_text(text)
