@@ -39,8 +39,9 @@ class ISNetClassifier(LightningModule):
     """A classifier that is trained with the heatmap loss.
 
     Batches are ``(images, masks, labels, has_mask, indices)``, as `MaskedData` makes them. Logged are ``loss``,
-    ``classification``, ``penalty`` and the factor of the penalty, and for validation and test images the figures of
-    `zennit_isnet.training.figures`, with ``swapped_`` before those on the backgrounds of other classes.
+    ``classification``, ``penalty`` and the factor of the penalty, and for validation and test images balanced accuracy,
+    macro F1, AUROC, and of two classes sensitivity and specificity, with ``swapped_`` before those on the backgrounds of
+    other classes.
 
     Parameters
     ----------

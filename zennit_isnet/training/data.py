@@ -190,11 +190,6 @@ class MaskedImages(MaskedData):
     batch_size, workers, seed
         See `MaskedData`; `seed` also decides which images validate.
 
-    Attributes
-    ----------
-    classes : list of str
-    multi_label : bool
-
     Raises
     ------
     InvalidValueError
