@@ -40,8 +40,8 @@ class ISNetClassifier(LightningModule):
 
     Batches are ``(images, masks, labels, has_mask, indices)``, as `MaskedData` makes them. Logged are ``loss``,
     ``classification``, ``penalty`` and the factor of the penalty, and for validation and test images balanced accuracy,
-    macro F1, AUROC, and of two classes sensitivity and specificity, with ``swapped_`` before those on backgrounds of other
-    classes.
+    macro F1, AUROC, and of two classes sensitivity and specificity, with ``swapped_`` before those on backgrounds of
+    other classes.
 
     Parameters
     ----------
