@@ -205,8 +205,9 @@ def test_what_only_queries_and_keys_read_needs_no_rule(generator):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_dropout_of_the_weights_is_drawn(seed, generator):
-    model = Attending(Multihead({}, dropout=0.5), generator).train()
+@pytest.mark.parametrize("attend", ["module", "function"])
+def test_dropout_of_the_weights_is_drawn(attend, seed, generator):
+    model = Attending(Multihead({}, dropout=0.5) if attend == "module" else sdpa(dropout_p=0.5), generator).train()
     images = torch.randn(N, 1, 1, LENGTH * WIDTH, generator=generator, dtype=torch.float64)
 
     def explain(seed):
