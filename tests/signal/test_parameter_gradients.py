@@ -183,3 +183,20 @@ def test_the_weights_of_the_loss_reach_the_gradient(generator):
     problem.regularizer.loss = HeatmapLoss(background_weight=0.0, foreground_weight=0.0)
     gradients = backward_gradients(problem.penalty(), list(problem.model.parameters()))
     assert all(gradient.count_nonzero() == 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize("net", ["residual", "plain"])
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+def test_frozen_parameters_leave_the_gradients_of_the_others_alone(net, frozen, generator):
+    problem = Problem(net, "selective", None, True, generator)
+
+    def gradients():
+        live = {name: p for name, p in problem.model.named_parameters() if p.requires_grad}
+        loss = problem.penalty() + problem.model(problem.images).square().sum()
+        return dict(zip(live, backward_gradients(loss, list(live.values())), strict=True))
+
+    expected = gradients()
+    for name, parameter in problem.model.named_parameters():
+        parameter.requires_grad_(not name.endswith(frozen))
+    for name, gradient in gradients().items():
+        torch.testing.assert_close(gradient, expected[name], msg=name)
