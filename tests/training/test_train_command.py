@@ -62,7 +62,9 @@ def test_one_command_trains_and_tests(options: list[str], capsys: pytest.Capture
     written = {path.name for path in Path("run").iterdir()}
     assert written >= {"best.ckpt", "last.ckpt", "config.yaml", "log.csv", "curves.png", "heatmaps", "plain"}
     assert {path.name for path in Path("run/heatmaps").iterdir()} == {"epoch-000.png", "epoch-001.png"}
-    assert capsys.readouterr().out.endswith(Path("run/tests.md").read_text())
+    said = capsys.readouterr().out
+    assert said.endswith(Path("run/tests.md").read_text())
+    assert "% balanced accuracy on backgrounds of other classes (validation); written to run\n" in said
     found = json.loads(Path("run/tests.json").read_text())["abroad"]
     assert found["images"] == 16
     low, high = found["balanced_accuracy"][1:]

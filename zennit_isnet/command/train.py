@@ -178,6 +178,10 @@ def _train(cli: TrainCommand, folder: Path, trainer: Trainer) -> None:
         plain = cli.trainer_in(folder / "plain", max_epochs=epochs, logger=False) if epochs else None
         calibrate(cli.model, cli.datamodule, plain, ckpt_path=plain_last if resume and plain_last.exists() else None)
     trainer.fit(cli.model, cli.datamodule, ckpt_path=last if begun else None)
+    score: Any = getattr(trainer.checkpoint_callback, "best_model_score", None)
+    if trainer.is_global_zero and score is not None:
+        reached = f"{100 * float(score):.1f} % balanced accuracy on backgrounds of other classes"
+        sys.stdout.write(f"best epoch: {reached} (validation); written to {folder}\n")
 
 
 def _check_same(former: Any, settings: Any, folder: Path) -> None:
