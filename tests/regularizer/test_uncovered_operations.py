@@ -219,3 +219,24 @@ def test_what_is_linear_in_the_signal_is_fine(name):
     assert logits.shape == (4, CLASSES)
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
     assert model.features[0].weight.grad.any()
+
+
+class Inner(nn.Linear):
+    """Declared by itself, and a part of a declared module."""
+
+
+class Outer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Inner(12, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.inner(images.flatten(1))
+
+
+def test_the_rule_of_a_module_counts_for_all_that_is_in_it() -> None:
+    model, images = Outer(), torch.rand(2, 3, 2, 2)
+    rules = ({Outer: "linear", Inner: "gate"}, {Outer: "linear"})
+    both = [ISNetRegularizer(model, composite=LRPFlex(modules=one), layers=()).heatmap(images, 1) for one in rules]
+    assert both[0].any()
+    assert torch.equal(*both)
