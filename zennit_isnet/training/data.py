@@ -17,6 +17,7 @@ from zennit_isnet.checks import check_count, check_number
 from zennit_isnet.data import BackgroundBias, MaskedImageTable, evaluation_transform, load_digits, training_transform
 from zennit_isnet.data.background_bias import Background, Bias
 from zennit_isnet.data.decoding import Binarize
+from zennit_isnet.data.files import MaskedFiles
 from zennit_isnet.data.masked import Empty, Missing
 from zennit_isnet.data.opening import open_masked
 from zennit_isnet.data.transforms import Fit
@@ -84,17 +85,19 @@ class MaskedData(LightningDataModule):
     @property
     def classes(self) -> list[str]:
         """Names of the classes, in the order of the logits."""
-        return list(_inner(self.train).classes)
+        return list(_whole(self.train)[0].classes)
 
     @property
     def multi_label(self) -> bool:
         """Whether an image may have several labels."""
-        return bool(getattr(_inner(self.train), "multi_label", False))
+        return bool(getattr(_whole(self.train)[0], "multi_label", False))
 
     def describe(self, test: str, indices: Sequence[int]) -> list[tuple[str, str]]:
         """Return the name of each image of a test set, and of the group that it belongs to: here itself."""
-        names = [_name(self.tests[test], index) for index in indices]
-        return [(name, name) for name in names]
+        data, of_part = _whole(self.tests[test])
+        name = getattr(data, "name", str)
+        names = [str(name(of_part[index])) for index in indices]
+        return list(zip(names, names, strict=True))
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return shuffled batches; a last one of fewer images is left out."""
@@ -260,12 +263,11 @@ class MaskedImages(MaskedData):
             source = [part for part in (images, masks) if part is not None]
             first = {**how, "empty": empty, "missing": missing, "transform": v2.Compose([*grey, moved])}
             train = _opened(source, {**first, "classes": classes})
-            data = _inner(train)
             # images that are only tested need no mask, and a crop may lose the object
             how |= {"empty": "skip-penalty", "missing": "skip-penalty", "transform": v2.Compose([*grey, still])}
-            how |= {"classes": data.classes, "multi_label": data.multi_label}
+            how |= {"classes": train.classes, "multi_label": train.multi_label}
             if val:
-                parts = {"train": train, "val": _opened(val, how)}
+                parts: dict[str, Any] = {"train": train, "val": _opened(val, how)}
             else:
                 # the same images in the same order
                 again = {**how, "missing": "drop"} if missing == "drop" else how
@@ -276,29 +278,25 @@ class MaskedImages(MaskedData):
             if group is not None:
                 _check_groups(parts, others, group)
             sets = parts.pop("train"), parts.pop("val"), parts | others
-            if absent := [name for name, count in zip(data.classes, _counts(sets[0]), strict=True) if not count]:
+            if absent := [name for name, count in zip(train.classes, _counts(sets[0]), strict=True) if not count]:
                 raise InvalidValueError(f"each class must have a training image; got none of {', '.join(absent)}")
         super().__init__(*sets, batch_size=batch_size, workers=workers, seed=seed)
 
     def describe(self, test: str, indices: Sequence[int]) -> list[tuple[str, str]]:
         """Return the file of each image of a test set, and its group: its cell in that column, else itself."""
         found, data = super().describe(test, indices), self.tests[test]
-        if self.group is None or not isinstance(_inner(data), MaskedImageTable):
+        if self.group is None or not isinstance(_whole(data)[0], MaskedImageTable):
             return found
         groups = _cells(data, self.group)
         return [(name, groups[index]) for (name, _), index in zip(found, indices, strict=True)]
 
 
-def _name(data: Any, index: int) -> str:
-    """The name of an image of a data set, or of a part of one."""
-    if isinstance(data, Subset):
-        return _name(data.dataset, data.indices[index])
-    return str(data.name(index)) if hasattr(data, "name") else str(index)
-
-
-def _inner(data: Any) -> Any:
-    """The data set that a subset is taken from."""
-    return _inner(data.dataset) if isinstance(data, Subset) else data
+def _whole(part: Any) -> tuple[Any, Sequence[int]]:
+    """The data set that a part is taken from, and which of its images they are."""
+    if not isinstance(part, Subset):
+        return part, range(len(part))
+    data, indices = _whole(part.dataset)
+    return data, [indices[index] for index in part.indices]
 
 
 def _digits(bias: Bias, size: int, seed: int) -> tuple[Any, Any, dict[str, Any]]:
@@ -308,7 +306,7 @@ def _digits(bias: Bias, size: int, seed: int) -> tuple[Any, Any, dict[str, Any]]
     return part(split="train"), part(split="validation"), tests
 
 
-def _opened(source: Sequence[str], options: Mapping[str, Any]) -> Subset[Any]:
+def _opened(source: Sequence[str], options: Mapping[str, Any]) -> MaskedFiles:
     """Open a folder, table or annotations."""
     if not 1 <= len(source) <= 2:
         raise InvalidValueError(f"give a CSV file, or a folder of images and one of masks; got {list(source)}")
@@ -319,11 +317,11 @@ def _opened(source: Sequence[str], options: Mapping[str, Any]) -> Subset[Any]:
     if wanted is not None and data.multi_label != wanted:
         kinds = ("one label", "several labels")
         raise InvalidValueError(f"{source[0]} must have {kinds[wanted]} for each image, as the training images have")
-    return Subset(data, range(len(data)))
+    return data
 
 
 def _divided(
-    train: Subset[Any], tested: Subset[Any], split: str | None, group: str | None, share: float, seed: int
+    train: MaskedFiles, tested: MaskedFiles, split: str | None, group: str | None, share: float, seed: int
 ) -> dict[str, Subset[Any]]:
     """Divide the images of one source: by a column, or at random in each class, and then a group stays together."""
     if split is not None:
@@ -335,7 +333,7 @@ def _divided(
         members: dict[str, list[int]] = defaultdict(list)
         for at, name in enumerate(groups):
             members[name].append(at)
-        kinds = [str(_inner(train).targets[index].tolist()) for index in train.indices]
+        kinds = [str(target.tolist()) for target in train.targets]
         wanted = {kind: share * count for kind, count in Counter(kinds).items()}
         held: set[str] = set()
         names_of_groups = list(members)
@@ -353,7 +351,7 @@ def _divided(
     return {part: Subset(train if part == "train" else tested, at) for part, at in at_of.items() if at}
 
 
-def _check_groups(parts: Mapping[str, Subset[Any]], others: Mapping[str, Subset[Any]], column: str) -> None:
+def _check_groups(parts: Mapping[str, Any], others: Mapping[str, MaskedFiles], column: str) -> None:
     """Raise if a group is divided between the parts of the home data, or a table has no such column."""
     seen: dict[str, str] = {}
     for name, part in parts.items():
@@ -362,27 +360,23 @@ def _check_groups(parts: Mapping[str, Subset[Any]], others: Mapping[str, Subset[
                 found = f"{cell!r} is in {seen[cell]} and in {name}"
                 raise InvalidValueError(f"groups of the column {column!r} must not be divided; {found}")
     for part in others.values():
-        if isinstance(_inner(part), MaskedImageTable):
-            _cells(part, column)
+        if isinstance(part, MaskedImageTable):
+            part.column(column)
 
 
-def _counts(part: Subset[Any]) -> list[int]:
-    """Number of images of each class in a part of a data set."""
-    if isinstance(part.dataset, Subset):
-        return _counts(Subset(part.dataset.dataset, [part.dataset.indices[index] for index in part.indices]))
-    data = _inner(part)
-    targets = data.targets[list(part.indices)]
+def _counts(part: Any) -> list[int]:
+    """Number of images of each class in a data set of files, or a part of one."""
+    data, indices = _whole(part)
+    targets = data.targets[list(indices)]
     if data.multi_label:
         return [int(count) for count in targets.sum(0)]
     return [int(count) for count in torch.bincount(targets, minlength=len(data.classes))]
 
 
-def _cells(part: Subset[Any], column: str) -> list[str]:
+def _cells(part: Any, column: str) -> list[str]:
     """What a column of the table says of each image."""
-    if isinstance(part.dataset, Subset):
-        inner = _cells(part.dataset, column)
-    elif isinstance(part.dataset, MaskedImageTable):
-        inner = part.dataset.column(column)
-    else:
+    data, indices = _whole(part)
+    if not isinstance(data, MaskedImageTable):
         raise InvalidValueError(f"the column {column!r} needs a CSV file of the images; they are in no table")
-    return [inner[index] for index in part.indices]
+    cells = data.column(column)
+    return [cells[index] for index in indices]
