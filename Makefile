@@ -69,7 +69,7 @@ fuzz: $(READY) ## 10,000 random networks; FUZZ_ARGS="--hypothesis-seed=N" makes 
 	FUZZ_EXAMPLES=10000 $(PYTEST) tests/signal/test_random_networks.py $(FUZZ_ARGS)
 
 doctest: $(READY) ## the examples in the docstrings alone
-	$(PYTEST) --doctest-modules zennit_isnet $(MAY_BE_EMPTY)
+	$(PYTEST) --doctest-modules zennit_isnet zennit_isnet_command.py $(MAY_BE_EMPTY)
 
 lint: $(READY) ## ruff: rules and format; import-linter: no part imports one above it
 	$(BIN)/ruff check .

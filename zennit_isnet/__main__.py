@@ -2,7 +2,7 @@
 
 import sys
 
-from zennit_isnet.command import main
+from zennit_isnet_command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from zennit_isnet.command import main
+from zennit_isnet_command import main
 
 USAGE = 2
 

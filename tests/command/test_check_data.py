@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from zennit_isnet.command import main
+from zennit_isnet_command import main
 
 ROOT = Path(__file__).resolve().parents[2]
 USAGE = 2

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torchvision.models import squeezenet1_1
 
-from zennit_isnet.command import main
+from zennit_isnet_command import main
 
 
 @pytest.fixture

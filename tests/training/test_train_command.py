@@ -14,7 +14,7 @@ import torch
 import yaml
 from PIL import Image
 
-from zennit_isnet.command import main
+from zennit_isnet_command import main
 
 PRESET = Path(__file__).parents[2] / "examples" / "chest_films.yaml"
 
