@@ -13,6 +13,7 @@ FUZZ_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO_READY := $(VENV)/.demo-ready
 DOCS_READY := $(VENV)/.docs-ready
 ZENNIT1 := 1.0.0
 ZENNIT1_DIR := .zennit-$(ZENNIT1)
@@ -33,12 +34,26 @@ help: ## list the targets
 
 setup: $(READY) ## make .venv with the package and all development tools
 
-$(READY): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+$(READY): $(DEMO_READY)
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	@touch $@
 
-demo: $(READY) ## train plain, ISNet and the ceiling on biased digits; print one table
+$(DEMO_READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	@$(TORCH)
+	$(BIN)/python -m pip install --editable ".[examples]"
+	@touch $@
+
+# PyPI's torch for Linux brings gigabytes of CUDA. Without an NVIDIA driver, PyTorch's own index has a build without it;
+# where that cannot be reached, the next installation takes what there is.
+define TORCH
+if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
+	$(BIN)/python -m pip install --retries 1 --timeout 15 --index-url https://download.pytorch.org/whl/cpu \
+		torch torchvision || echo "no build of torch for the CPU alone could be had; going on with another"; \
+fi
+endef
+
+demo: $(DEMO_READY) ## train with and without the heatmap loss on two shortcuts, three minutes; a table and a picture
 	$(BIN)/python examples/background_bias.py $(DEMO_ARGS)
 
 test: $(READY) ## the fast tests and the examples in the docstrings

@@ -7,10 +7,12 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+# squares instead of digits, and few steps: these tests ask nothing of what is learned
+pytestmark = pytest.mark.filterwarnings("ignore::zennit_isnet.errors.RelevanceRangeWarning")
+
 
 @pytest.fixture(scope="module")
 def digits():
-    """Squares in place of digits: these tests ask nothing of what is learned."""
     labels = torch.arange(200) % 10
     images = torch.zeros(200, 28, 28, dtype=torch.uint8)
     images[:, 8:20, 8:20] = 255
