@@ -26,9 +26,9 @@ def step(device: str, dtype: torch.dtype, name: str, layout: torch.memory_format
     """Loss and gradient of the first convolution, on the CPU in float64."""
     torch.manual_seed(0)
     model = resnet18(num_classes=5).to(device, dtype, memory_format=layout)
-    images, labels = torch.rand(4, 3, 64, 64, dtype=dtype), torch.tensor([0, 1, 2, 3])
-    masks = torch.zeros(4, 1, 64, 64)
-    masks[..., 16:48, 16:48] = 1
+    images, labels = torch.rand(4, 3, 32, 32, dtype=dtype), torch.tensor([0, 1, 2, 3])
+    masks = torch.zeros(4, 1, 32, 32)
+    masks[..., 8:24, 8:24] = 1
     regularizer = ISNetRegularizer(model, **OPTIONS[name]())
     regularizer.calibrate([images], progress=False)  # moved to the model's device
     logits, penalty = regularizer(images.to(device, memory_format=layout), masks.to(device))
@@ -61,9 +61,9 @@ def test_autocast_with_a_gradient_scaler_trains(device: str, dtype: torch.dtype)
     torch.manual_seed(0)
     model = resnet18(num_classes=5).to(device)
     before = model.conv1.weight.detach().clone()
-    images, labels = torch.rand(4, 3, 64, 64, device=device), torch.tensor([0, 1, 2, 3], device=device)
-    masks = torch.zeros(4, 1, 64, 64, device=device)
-    masks[..., 16:48, 16:48] = 1
+    images, labels = torch.rand(4, 3, 32, 32, device=device), torch.tensor([0, 1, 2, 3], device=device)
+    masks = torch.zeros(4, 1, 32, 32, device=device)
+    masks[..., 8:24, 8:24] = 1
     regularizer = ISNetRegularizer(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
