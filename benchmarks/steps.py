@@ -117,7 +117,9 @@ def network(name: str, classes: int) -> nn.Module:
         return torchvision.models.get_model(name, num_classes=classes)
     from efficientnet_lite_pytorch import EfficientNet
 
-    return EfficientNet.from_name("efficientnet-lite0", {"num_classes": classes})
+    lite: nn.Module = EfficientNet.from_name("efficientnet-lite0")
+    lite._fc = nn.Linear(lite._fc.in_features, classes)
+    return lite
 
 
 def build(case: Case, names: list[str], device: torch.device) -> dict[str, Callable[[], None]]:
