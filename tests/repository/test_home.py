@@ -127,11 +127,8 @@ def test_issue_forms_have_what_github_needs(form: Path) -> None:
 
 
 def test_the_script_of_the_bug_form_runs() -> None:
-    (code,) = (
-        field["attributes"]["value"]
-        for field in content(GITHUB / "ISSUE_TEMPLATE" / "bug.yml")["body"]
-        if field["id"] == "code"
-    )
+    form = content(GITHUB / "ISSUE_TEMPLATE" / "bug.yml")
+    (code,) = (field["attributes"]["value"] for field in form["body"] if field["id"] == "code")
     names: dict[str, Any] = {}
     exec(code, names)
     _, penalty = names["ISNetRegularizer"](names["model"], layers=())(names["images"], names["masks"])
