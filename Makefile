@@ -9,6 +9,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 PYTEST_ARGS ?=
 FUZZ_ARGS ?=
+TAG ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,7 +28,7 @@ FAST := -m "not slow" -n $(WORKERS)
 MAY_BE_EMPTY = || { code=$$?; [ $$code -eq 5 ] && echo "NOTE: nothing ran: '$@' has no tests yet"; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-zennit1 test-oldest doctest fuzz lint format typecheck docs ci bench gpu clean
+.PHONY: help setup demo test test-slow test-zennit1 test-oldest doctest fuzz lint format typecheck docs dist ci bench gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 15
@@ -86,9 +87,10 @@ fuzz: $(READY) ## 10,000 random networks; FUZZ_ARGS="--hypothesis-seed=N" makes 
 doctest: $(READY) ## the examples in the docstrings alone
 	$(PYTEST) --doctest-modules zennit_isnet zennit_isnet_command.py $(MAY_BE_EMPTY)
 
-lint: $(READY) ## ruff: rules and format; import-linter: no part imports one above it
+lint: $(READY) ## ruff: rules and format; codespell; import-linter: no part imports one above it
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	git ls-files -z | xargs -0 $(BIN)/codespell
 	$(BIN)/lint-imports
 
 format: $(READY) ## let ruff repair what it can
@@ -114,11 +116,21 @@ $(DOCS_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	@touch $@
 
+dist: ## wheel and sdist in dist/, checked; TAG=v1.2.3 also checks that this is their version
+	rm -rf dist $(VENV)-dist
+	$(PYTHON) -m venv $(VENV)-dist
+	$(VENV)-dist/bin/python -m pip install --quiet build twine
+	$(VENV)-dist/bin/python -m build
+	$(VENV)-dist/bin/python -m twine check --strict dist/*
+	$(VENV)-dist/bin/python .ci/check_dist.py dist $(TAG)
+	$(VENV)-dist/bin/python -m pip install --quiet --no-deps dist/*.whl
+	$(VENV)-dist/bin/zennit-isnet --help
+
 ci: ## everything that must pass before a change is merged, in order
 	@for target in lint typecheck test test-zennit1 test-slow docs; do \
 		echo "=== make $$target"; $(MAKE) --no-print-directory $$target || exit 1; \
 	done
 
 clean: ## remove the environments, caches and build products
-	rm -rf $(VENV) $(VENV)-oldest .zennit-* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-dist .zennit-* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
