@@ -1,4 +1,4 @@
-"""The training steps that are compared: each does forward pass, loss, backward pass and update on the same batch."""
+"""The training steps to compare: each runs forward pass, loss, backward pass and update on the same batch."""
 
 from __future__ import annotations
 
@@ -107,11 +107,11 @@ VARIANTS: dict[str, Callable[..., Callable[[], None]]] = {
 }
 
 PERIODS = {"Selective, every=4": 4}
-"""How many steps of a variant are one measurement, where they differ; plain steps are measured as many at once."""
+"""Steps per measurement of a variant, if more than one; as many plain steps are measured together."""
 
 
 def build(case: Case, names: list[str], device: torch.device) -> dict[str, Callable[[], None]]:
-    """Return the steps of a case; all of them train one model."""
+    """Return the steps of a case; all train the same model."""
     torch.manual_seed(0)
     model = torchvision.models.get_model(case.model, num_classes=case.classes).to(device).train()
     images = torch.rand(case.batch, 3, case.size, case.size, device=device)
