@@ -1,9 +1,9 @@
-"""The heatmap loss and measures of heatmaps as pure functions, one formula each.
+"""The heatmap loss and heatmap measures as pure functions, one formula each.
 
-Index letters: N images, K heatmaps per image, C channels, then the spatial axes, ``(H, W)`` or ``(T, H, W)``.
-All functions compute in float32 at least, whatever the autocast state or the dtype of the relevance. Those of the loss
-are differentiable in the relevance and never wait for an accelerator; a NaN in the relevance gives a NaN loss. The
-measures (shares, ranks and accuracies of groups) read values, so a NaN is an error.
+Index letters: N images, K heatmaps per image, C channels, then the spatial axes, ``(H, W)`` or ``(T, H, W)``. All
+functions compute at least in float32, regardless of autocast and the dtype of the relevance. The loss functions are
+differentiable with respect to the relevance and never synchronise an accelerator; a NaN in the relevance gives a NaN
+loss. The measures (shares, ranks and group accuracies) read values, so a NaN is an error.
 
 References
 ----------
