@@ -137,7 +137,8 @@ class AllLogits(Formulation):
 
     References
     ----------
-    Bassi, Decherchi, Cavalli, IEEE Access 12 (2024) 155151, Dual ISNet.
+    .. [1] Bassi, P. R. A. S., Decherchi, S., Cavalli, A. "Faster ISNet for background bias mitigation on deep neural
+       networks". IEEE Access 12, 155151 (2024). arXiv:2401.08409. Dual ISNet.
 
     Examples
     --------
@@ -305,8 +306,8 @@ class Contrast(Formulation):
 
     References
     ----------
-    Simpson, Dutil, Bengio, Cohen, "GradMask: Reduce Overfitting by Regularizing Saliency", MIDL 2019,
-    arXiv:1904.07478, the contrast variant.
+    .. [1] Simpson, B., Dutil, F., Bengio, Y., Cohen, J. P. "GradMask: reduce overfitting by regularizing saliency".
+       MIDL 2019. arXiv:1904.07478. Contrast variant.
 
     Examples
     --------
@@ -392,7 +393,9 @@ class SoftmaxGradient(Formulation):
 
     References
     ----------
-    Bassi, Dertkigil, Cavalli, Nat. Commun. 15 (2024) 291, ISNet Grad*Input.
+    .. [1] Bassi, P. R. A. S., Dertkigil, S. S. J., Cavalli, A. "Improving deep neural network generalization and
+       robustness to background bias via layer-wise relevance propagation optimization". Nat. Commun. 15, 291 (2024).
+       ISNet Grad*Input.
 
     Examples
     --------
@@ -418,7 +421,8 @@ class LogProbabilities(Formulation):
 
     References
     ----------
-    Ross, Hughes, Doshi-Velez, "Right for the Right Reasons", IJCAI 2017, section 2.
+    .. [1] Ross, A. S., Hughes, M. C., Doshi-Velez, F. "Right for the right reasons: training differentiable models by
+       constraining their explanations". IJCAI 2017. arXiv:1703.03717. Section 2.
 
     Examples
     --------

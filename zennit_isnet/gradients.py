@@ -54,8 +54,10 @@ class InputGradient(Described):
 
     References
     ----------
-    Simonyan, Vedaldi, Zisserman, "Deep Inside Convolutional Networks", arXiv:1312.6034 (2013), section 3. As a
-    penalty: Ross, Hughes, Doshi-Velez, "Right for the Right Reasons", IJCAI 2017.
+    .. [1] Simonyan, K., Vedaldi, A., Zisserman, A. "Deep inside convolutional networks: visualising image
+       classification models and saliency maps". arXiv:1312.6034 (2013). Section 3.
+    .. [2] Ross, A. S., Hughes, M. C., Doshi-Velez, F. "Right for the right reasons: training differentiable models by
+       constraining their explanations". IJCAI 2017. arXiv:1703.03717. As a penalty.
 
     Examples
     --------
@@ -104,8 +106,11 @@ class GradientTimesInput(InputGradient):
 
     References
     ----------
-    Shrikumar et al., "Not Just a Black Box: Learning Important Features Through Propagating Activation Differences",
-    arXiv:1605.01713 (2016). As a penalty: Bassi, Dertkigil, Cavalli, Nat. Commun. 15 (2024) 291, ISNet Grad*Input.
+    .. [1] Shrikumar, A. et al. "Not just a black box: learning important features through propagating activation
+       differences". arXiv:1605.01713 (2016).
+    .. [2] Bassi, P. R. A. S., Dertkigil, S. S. J., Cavalli, A. "Improving deep neural network generalization and
+       robustness to background bias via layer-wise relevance propagation optimization". Nat. Commun. 15, 291 (2024). As
+       a penalty: ISNet Grad*Input.
 
     Examples
     --------
@@ -153,7 +158,7 @@ class IntegratedGradients(Described):
 
     References
     ----------
-    Sundararajan, Taly, Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, equations 1 and 3.
+    .. [1] Sundararajan, M., Taly, A., Yan, Q. "Axiomatic attribution for deep networks". ICML 2017. Equations 1 and 3.
 
     Examples
     --------
@@ -227,8 +232,8 @@ class GradCAM(Described):
 
     References
     ----------
-    Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017,
-    equations 1 and 2.
+    .. [1] Selvaraju, R. R. et al. "Grad-CAM: visual explanations from deep networks via gradient-based localization".
+       ICCV 2017. arXiv:1610.02391. Equations 1 and 2.
 
     Examples
     --------

@@ -235,7 +235,9 @@ class BackgroundShare(LocalizationMetric):
 
     References
     ----------
-    1 minus the relevance mass accuracy of Arras, Osman, Samek, Information Fusion 81 (2022) 14, arXiv:2003.07258.
+    .. [1] Arras, L., Osman, A., Samek, W. "CLEVR-XAI: a benchmark dataset for the ground truth evaluation of neural
+       network explanations". Inf. Fusion 81, 14 (2022). arXiv:2003.07258. This is 1 minus the paper's relevance mass
+       accuracy.
 
     Examples
     --------
@@ -271,7 +273,8 @@ class RelevanceMassAccuracy(LocalizationMetric):
 
     References
     ----------
-    Arras, Osman, Samek, Information Fusion 81 (2022) 14, arXiv:2003.07258.
+    .. [1] Arras, L., Osman, A., Samek, W. "CLEVR-XAI: a benchmark dataset for the ground truth evaluation of neural
+       network explanations". Inf. Fusion 81, 14 (2022). arXiv:2003.07258.
 
     Examples
     --------
@@ -302,7 +305,8 @@ class EnergyPointingGame(RelevanceMassAccuracy):
 
     References
     ----------
-    Wang et al., "Score-CAM", CVPR Workshops 2020, arXiv:1910.01279, section 4.3.
+    .. [1] Wang, H. et al. "Score-CAM: score-weighted visual explanations for convolutional neural networks". CVPR
+       Workshops 2020. arXiv:1910.01279. Section 4.3.
 
     Examples
     --------
@@ -330,7 +334,8 @@ class RelevanceRankAccuracy(LocalizationMetric):
 
     References
     ----------
-    Arras, Osman, Samek, Information Fusion 81 (2022) 14, arXiv:2003.07258.
+    .. [1] Arras, L., Osman, A., Samek, W. "CLEVR-XAI: a benchmark dataset for the ground truth evaluation of neural
+       network explanations". Inf. Fusion 81, 14 (2022). arXiv:2003.07258.
 
     Examples
     --------
@@ -363,7 +368,8 @@ class PointingGame(LocalizationMetric):
 
     References
     ----------
-    Zhang et al., Int. J. Comput. Vis. 126 (2018) 1084, arXiv:1608.00507, section 4.1.
+    .. [1] Zhang, J. et al. "Top-down neural attention by excitation backprop". Int. J. Comput. Vis. 126, 1084 (2018).
+       arXiv:1608.00507. Section 4.1.
 
     Examples
     --------
@@ -400,7 +406,8 @@ class TopKIntersection(LocalizationMetric):
 
     References
     ----------
-    Theiner, Müller-Budack, Ewerth, WACV 2022, arXiv:2104.14995.
+    .. [1] Theiner, J., Müller-Budack, E., Ewerth, R. "Interpretable semantic photo geolocation". WACV 2022.
+       arXiv:2104.14995.
 
     Examples
     --------
@@ -439,7 +446,8 @@ class WorstGroupAccuracy(SeparateMetric):
 
     References
     ----------
-    Sagawa, Koh, Hashimoto, Liang, ICLR 2020, arXiv:1911.08731.
+    .. [1] Sagawa, S., Koh, P. W., Hashimoto, T. B., Liang, P. "Distributionally robust neural networks for group
+       shifts". ICLR 2020. arXiv:1911.08731.
 
     Examples
     --------
@@ -510,7 +518,8 @@ class BiasGap(SeparateMetric):
 
     References
     ----------
-    Like the BG-Gap of Xiao, Engstrom, Ilyas, Madry, ICLR 2021, arXiv:2006.09994.
+    .. [1] Xiao, K., Engstrom, L., Ilyas, A., Madry, A. "Noise or signal: the role of image backgrounds in object
+       recognition". ICLR 2021. arXiv:2006.09994. Similar to its BG-Gap.
 
     Examples
     --------

@@ -57,8 +57,8 @@ def rrr_loss(attribution: Tensor, foreground: Tensor) -> Tensor:
 
     References
     ----------
-    Ross, Hughes, Doshi-Velez, "Right for the Right Reasons: Training Differentiable Models by Constraining their
-    Explanations", IJCAI 2017, arXiv:1703.03717, the second term of the loss in section 2.
+    .. [1] Ross, A. S., Hughes, M. C., Doshi-Velez, F. "Right for the right reasons: training differentiable models by
+       constraining their explanations". IJCAI 2017. arXiv:1703.03717. Second term of the loss in section 2.
 
     Examples
     --------
@@ -100,8 +100,8 @@ def gradmask_loss(attribution: Tensor, foreground: Tensor) -> Tensor:
 
     References
     ----------
-    Simpson, Dutil, Bengio, Cohen, "GradMask: Reduce Overfitting by Regularizing Saliency", MIDL 2019,
-    arXiv:1904.07478.
+    .. [1] Simpson, B., Dutil, F., Bengio, Y., Cohen, J. P. "GradMask: reduce overfitting by regularizing saliency".
+       MIDL 2019. arXiv:1904.07478.
 
     Examples
     --------
@@ -148,9 +148,10 @@ def energy_loss(attribution: Tensor, foreground: Tensor) -> Tensor:
 
     References
     ----------
-    Rao, Böhle, Parchami-Araghi, Schiele, "Studying How to Efficiently and Effectively Guide Models with
-    Explanations", ICCV 2023, arXiv:2303.11932, the energy loss; the measure is that of Wang et al., "Score-CAM",
-    CVPR Workshops 2020, arXiv:1910.01279.
+    .. [1] Rao, S., Böhle, M., Parchami-Araghi, A., Schiele, B. "Studying how to efficiently and effectively guide
+       models with explanations". ICCV 2023. arXiv:2303.11932. Energy loss.
+    .. [2] Wang, H. et al. "Score-CAM: score-weighted visual explanations for convolutional neural networks". CVPR
+       Workshops 2020. arXiv:1910.01279. The measure.
 
     Examples
     --------
@@ -218,7 +219,8 @@ def rrr(model: nn.Module, *, every: int | EveryNth = 1, validate: bool = False) 
 
     References
     ----------
-    Ross, Hughes, Doshi-Velez, IJCAI 2017, arXiv:1703.03717.
+    .. [1] Ross, A. S., Hughes, M. C., Doshi-Velez, F. "Right for the right reasons: training differentiable models by
+       constraining their explanations". IJCAI 2017. arXiv:1703.03717.
 
     Examples
     --------
@@ -250,7 +252,8 @@ def gradmask(model: nn.Module, *, every: int | EveryNth = 1, validate: bool = Fa
 
     References
     ----------
-    Simpson, Dutil, Bengio, Cohen, MIDL 2019, arXiv:1904.07478.
+    .. [1] Simpson, B., Dutil, F., Bengio, Y., Cohen, J. P. "GradMask: reduce overfitting by regularizing saliency".
+       MIDL 2019. arXiv:1904.07478.
 
     Examples
     --------
@@ -287,7 +290,8 @@ def energy(
 
     References
     ----------
-    Rao, Böhle, Parchami-Araghi, Schiele, ICCV 2023, arXiv:2303.11932.
+    .. [1] Rao, S., Böhle, M., Parchami-Araghi, A., Schiele, B. "Studying how to efficiently and effectively guide
+       models with explanations". ICCV 2023. arXiv:2303.11932.
 
     Examples
     --------
@@ -333,8 +337,10 @@ def gradcam_guided(
 
     References
     ----------
-    Rao, Böhle, Parchami-Araghi, Schiele, ICCV 2023, arXiv:2303.11932, which guides Grad-CAM among others; the maps:
-    Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv:1610.02391.
+    .. [1] Rao, S., Böhle, M., Parchami-Araghi, A., Schiele, B. "Studying how to efficiently and effectively guide
+       models with explanations". ICCV 2023. arXiv:2303.11932. Guides Grad-CAM among others.
+    .. [2] Selvaraju, R. R. et al. "Grad-CAM: visual explanations from deep networks via gradient-based localization".
+       ICCV 2017. arXiv:1610.02391. The maps.
 
     Examples
     --------

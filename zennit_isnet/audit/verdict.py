@@ -53,7 +53,8 @@ class Proportion:
 
         References
         ----------
-        Wilson: Probable inference, the law of succession, and statistical inference. J. Am. Stat. Assoc. 22, 1927.
+        .. [1] Wilson, E. B. "Probable inference, the law of succession, and statistical inference". J. Am. Stat. Assoc.
+           22 (1927).
         """
         if not self.count:
             return 0.0, 1.0
@@ -112,7 +113,8 @@ class Drop:
 
         References
         ----------
-        Agresti, Min: Simple improved confidence intervals for comparing matched proportions. Stat. Med. 24, 2005.
+        .. [1] Agresti, A., Min, Y. "Simple improved confidence intervals for comparing matched proportions". Stat. Med.
+           24 (2005).
         """
         n, lost, gained = self.count + 2, self.lost + 0.5, self.gained + 0.5
         centre = (lost - gained) / n
@@ -163,7 +165,8 @@ class Balanced:
 
         References
         ----------
-        Zou, Donner: Construction of confidence limits about effect measures: a general approach. Stat. Med. 27, 2008.
+        .. [1] Zou, G. Y., Donner, A. "Construction of confidence limits about effect measures: a general approach".
+           Stat. Med. 27 (2008).
         """
         tested = [part for part in self.parts if part.count]
         if not tested or self.value is None:

@@ -41,7 +41,8 @@ class CompositeAttribution(GradientAttribution):
 
     References
     ----------
-    Bassi, Decherchi, Cavalli, IEEE Access 12 (2024) 155151, LRP-Flex.
+    .. [1] Bassi, P. R. A. S., Decherchi, S., Cavalli, A. "Faster ISNet for background bias mitigation on deep neural
+       networks". IEEE Access 12, 155151 (2024). arXiv:2401.08409. LRP-Flex.
 
     Examples
     --------

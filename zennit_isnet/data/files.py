@@ -633,7 +633,7 @@ class OxfordPetMasks(MaskedFiles):
 
     References
     ----------
-    Parkhi, Vedaldi, Zisserman, Jawahar: Cats and Dogs. CVPR 2012.
+    .. [1] Parkhi, O. M., Vedaldi, A., Zisserman, A., Jawahar, C. V. "Cats and dogs". CVPR 2012.
     """
 
     def __init__(

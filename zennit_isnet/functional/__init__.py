@@ -7,11 +7,10 @@ loss. The measures (shares, ranks and group accuracies) read values, so a NaN is
 
 References
 ----------
-Bassi, P. R. A. S., Dertkigil, S. S. J., Cavalli, A. "Improving deep neural network generalization and robustness to
-background bias via layer-wise relevance propagation optimization". Nat. Commun. 15, 291 (2024).
-
-Bassi, P. R. A. S., Decherchi, S., Cavalli, A. "Faster ISNet for background bias mitigation on deep neural networks".
-IEEE Access 12, 155151 (2024). arXiv:2401.08409.
+.. [1] Bassi, P. R. A. S., Dertkigil, S. S. J., Cavalli, A. "Improving deep neural network generalization and robustness
+   to background bias via layer-wise relevance propagation optimization". Nat. Commun. 15, 291 (2024).
+.. [2] Bassi, P. R. A. S., Decherchi, S., Cavalli, A. "Faster ISNet for background bias mitigation on deep neural
+   networks". IEEE Access 12, 155151 (2024). arXiv:2401.08409.
 """
 
 from zennit_isnet.functional.groups import bias_gap, group_counts, worst_group_accuracy

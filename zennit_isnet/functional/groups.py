@@ -73,8 +73,8 @@ def worst_group_accuracy(
 
     References
     ----------
-    Sagawa, Koh, Hashimoto, Liang, "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020,
-    arXiv:1911.08731.
+    .. [1] Sagawa, S., Koh, P. W., Hashimoto, T. B., Liang, P. "Distributionally robust neural networks for group
+       shifts". ICLR 2020. arXiv:1911.08731.
 
     Examples
     --------
@@ -116,8 +116,9 @@ def bias_gap(
 
     References
     ----------
-    Like the BG-Gap between backgrounds of the same and of random classes of Xiao, Engstrom, Ilyas, Madry, "Noise or
-    Signal: The Role of Image Backgrounds in Object Recognition", ICLR 2021, arXiv:2006.09994.
+    .. [1] Xiao, K., Engstrom, L., Ilyas, A., Madry, A. "Noise or signal: the role of image backgrounds in object
+       recognition". ICLR 2021. arXiv:2006.09994. Similar to its BG-Gap between backgrounds of the same and of random
+       classes.
 
     Examples
     --------

@@ -58,7 +58,9 @@ def background_share(
 
     References
     ----------
-    1 minus the relevance mass accuracy of Arras, Osman, Samek, Information Fusion 81 (2022) 14, arXiv:2003.07258.
+    .. [1] Arras, L., Osman, A., Samek, W. "CLEVR-XAI: a benchmark dataset for the ground truth evaluation of neural
+       network explanations". Inf. Fusion 81, 14 (2022). arXiv:2003.07258. This is 1 minus the paper's relevance mass
+       accuracy.
 
     Examples
     --------
@@ -100,7 +102,8 @@ def relevance_mass_accuracy(
 
     References
     ----------
-    Arras, Osman, Samek, Information Fusion 81 (2022) 14, arXiv:2003.07258, relevance mass accuracy.
+    .. [1] Arras, L., Osman, A., Samek, W. "CLEVR-XAI: a benchmark dataset for the ground truth evaluation of neural
+       network explanations". Inf. Fusion 81, 14 (2022). arXiv:2003.07258. Relevance mass accuracy.
 
     Examples
     --------
@@ -140,7 +143,8 @@ def energy_pointing_game(heatmaps: Tensor, foreground: Tensor, *, undefined: Und
 
     References
     ----------
-    Wang et al., "Score-CAM", CVPR Workshops 2020, arXiv:1910.01279, section 4.3.
+    .. [1] Wang, H. et al. "Score-CAM: score-weighted visual explanations for convolutional neural networks". CVPR
+       Workshops 2020. arXiv:1910.01279. Section 4.3.
 
     Examples
     --------
@@ -180,7 +184,8 @@ def relevance_rank_accuracy(
 
     References
     ----------
-    Arras, Osman, Samek, Information Fusion 81 (2022) 14, arXiv:2003.07258, relevance rank accuracy.
+    .. [1] Arras, L., Osman, A., Samek, W. "CLEVR-XAI: a benchmark dataset for the ground truth evaluation of neural
+       network explanations". Inf. Fusion 81, 14 (2022). arXiv:2003.07258. Relevance rank accuracy.
 
     Examples
     --------
@@ -223,8 +228,8 @@ def pointing_game(
 
     References
     ----------
-    Zhang et al., "Top-Down Neural Attention by Excitation Backprop", Int. J. Comput. Vis. 126 (2018) 1084,
-    arXiv:1608.00507, section 4.1.
+    .. [1] Zhang, J. et al. "Top-down neural attention by excitation backprop". Int. J. Comput. Vis. 126, 1084 (2018).
+       arXiv:1608.00507. Section 4.1.
 
     Examples
     --------
@@ -271,7 +276,8 @@ def top_k_intersection(
 
     References
     ----------
-    Theiner, Müller-Budack, Ewerth, "Interpretable Semantic Photo Geolocation", WACV 2022, arXiv:2104.14995.
+    .. [1] Theiner, J., Müller-Budack, E., Ewerth, R. "Interpretable semantic photo geolocation". WACV 2022.
+       arXiv:2104.14995.
 
     Examples
     --------
@@ -320,8 +326,8 @@ def pool_channels(heatmaps: Tensor, pooling: ChannelPooling) -> Tensor:
 
     References
     ----------
-    Arras, Osman, Samek, "CLEVR-XAI: A benchmark dataset for the ground truth evaluation of neural network
-    explanations", Information Fusion 81 (2022) 14, arXiv:2003.07258, on pooling; all but ``sum``.
+    .. [1] Arras, L., Osman, A., Samek, W. "CLEVR-XAI: a benchmark dataset for the ground truth evaluation of neural
+       network explanations". Inf. Fusion 81, 14 (2022). arXiv:2003.07258. All poolings but ``sum``.
 
     Examples
     --------

@@ -218,8 +218,8 @@ class LRPFlex(LRPComposite):
 
     References
     ----------
-    Bassi, Decherchi, Cavalli, "Faster ISNet for Background Bias Mitigation on Deep Neural Networks", IEEE Access 12
-    (2024), LRP-Flex.
+    .. [1] Bassi, P. R. A. S., Decherchi, S., Cavalli, A. "Faster ISNet for background bias mitigation on deep neural
+       networks". IEEE Access 12, 155151 (2024). arXiv:2401.08409. LRP-Flex.
 
     Examples
     --------

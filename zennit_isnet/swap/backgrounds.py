@@ -71,7 +71,8 @@ def swap_backgrounds(images: Tensor, masks: Tensor, donors: Tensor, *, feather: 
 
     References
     ----------
-    Xiao, Engstrom, Ilyas, Madry: Noise or signal: the role of image backgrounds in object recognition. ICLR 2021.
+    .. [1] Xiao, K., Engstrom, L., Ilyas, A., Madry, A. "Noise or signal: the role of image backgrounds in object
+       recognition". ICLR 2021. arXiv:2006.09994.
     """
     images, masks = check_pair(images, masks)
     check_number("feather", feather, include_low=True)
@@ -363,7 +364,8 @@ def fill_holes(images: Tensor, known: Tensor) -> Tensor:
 
     References
     ----------
-    Gortler, Grzeszczuk, Szeliski, Cohen: The Lumigraph. SIGGRAPH 1996, section 3.4 (the pull-push algorithm).
+    .. [1] Gortler, S. J., Grzeszczuk, R., Szeliski, R., Cohen, M. F. "The Lumigraph". SIGGRAPH 1996. Section 3.4, the
+       pull-push algorithm.
 
     Examples
     --------

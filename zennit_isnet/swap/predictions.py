@@ -59,8 +59,10 @@ def swap_consistency(logits: Tensor, swapped_logits: Tensor, *, multilabel: bool
 
     References
     ----------
-    Jeffreys: An invariant form for the prior probability in estimation problems. Proc. R. Soc. A 186, 1946.
-    Consistency of predictions as a loss: Hendrycks et al., AugMix, ICLR 2020, section 3.
+    .. [1] Jeffreys, H. "An invariant form for the prior probability in estimation problems". Proc. R. Soc. A 186
+       (1946).
+    .. [2] Hendrycks, D. et al. "AugMix: a simple data processing method to improve robustness and uncertainty". ICLR
+       2020. arXiv:1912.02781. Section 3, consistency of predictions as a loss.
     """
     logits, swapped_logits = _checked(logits, swapped_logits, values=False)
     if len(logits) == 0:
@@ -116,8 +118,8 @@ def swap_gap(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multilab
 
     References
     ----------
-    ``"gap"`` compares accuracies as the BG-Gap of Xiao, Engstrom, Ilyas, Madry: Noise or signal: the role of image
-    backgrounds in object recognition. ICLR 2021, arXiv:2006.09994.
+    .. [1] Xiao, K., Engstrom, L., Ilyas, A., Madry, A. "Noise or signal: the role of image backgrounds in object
+       recognition". ICLR 2021. arXiv:2006.09994. ``"gap"`` compares accuracies like its BG-Gap.
 
     Examples
     --------

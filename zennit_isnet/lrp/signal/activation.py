@@ -347,7 +347,7 @@ def power(mode: FrozenGateMode, func: Any, input: Any, exponent: Any) -> Tensor:
 
 
 def clamp(mode: FrozenGateMode, func: Any, input: Tensor, min: Any = None, max: Any = None) -> Tensor:
-    """Clamp: an activation if zero is in its range; with a positive lower bound ``c + relu(z − c)``, ``c`` as a bias."""
+    """Clamp: an activation if zero is in its range; with a positive lower bound ``c + relu(z − c)``, ``c`` a bias."""
     if isinstance(min, Tensor) or isinstance(max, Tensor):
         mode.report(func, "has tensors as bounds", "use numbers, or torch.maximum and torch.minimum")
         return func(input, min, max)

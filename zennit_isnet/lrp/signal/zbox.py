@@ -186,8 +186,8 @@ def zbox_relevance(
 
     References
     ----------
-    Montavon et al., "Explaining nonlinear classification decisions with deep Taylor decomposition", Pattern
-    Recognition 65 (2017), eq. 18.
+    .. [1] Montavon, G. et al. "Explaining nonlinear classification decisions with deep Taylor decomposition". Pattern
+       Recognit. 65 (2017). Equation 18.
     """
     positive, negative = weight.clamp(min=0), weight.clamp(max=0)
     one_image = images[:1].shape
