@@ -1,4 +1,4 @@
-"""The words of pages, docstrings and messages: turns that a native reader stumbles over are named with file and line."""
+"""The words of pages, docstrings and messages: turns that make a native reader stumble, named with file and line."""
 
 from __future__ import annotations
 
@@ -72,11 +72,13 @@ def found(files: list[Path], patterns: dict[str, str]) -> Iterator[str]:
 @pytest.mark.parametrize("files", [PAGES, CODE, TEMPLATES], ids=["pages", "code", "templates"])
 def test_no_turn_makes_a_native_reader_stumble(files: list[Path]) -> None:
     assert files
-    assert not [*found(files, flexible(TURNS))]
+    hits = [*found(files, flexible(TURNS))]
+    assert not hits, "\n".join(hits)
 
 
 def test_defaults_and_messages_have_one_form() -> None:
-    assert not [*found(CODE, NUMPYDOC | MESSAGES)]
+    hits = [*found(CODE, NUMPYDOC | MESSAGES)]
+    assert not hits, "\n".join(hits)
 
 
 @pytest.mark.parametrize(
