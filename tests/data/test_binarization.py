@@ -49,7 +49,7 @@ def test_half_is_half_of_the_range_of_the_format(top: float, values: list[float]
 
 
 def test_half_of_an_unknown_range_is_refused() -> None:
-    with pytest.raises(InvalidValueError, match=r"mask 1\.png .*not known"):
+    with pytest.raises(InvalidValueError, match=r"mask 1\.png .*unknown"):
         foreground([0, 1, 2], "half", top=None)
     with pytest.raises(InvalidValueError, match=r"up to 200,.* is 1;"):
         foreground([0.0, 200.0], "half", top=1)

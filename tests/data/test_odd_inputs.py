@@ -244,14 +244,14 @@ FOLDERS: list[Case] = [
         each("images", values(lambda grey: (grey / 255).astype(np.float32)), ".tif"),
         {},
         "refused",
-        ["float", "no agreed range", "8 or 16 bits"],
+        ["float", "without a standard range", "8 or 16 bits"],
     ),
     (
         "signed 16 bits",
         each("images", values(lambda grey: (grey - 1024).astype(np.int32)), ".tif"),
         {},
         "refused",
-        ["no agreed range"],
+        ["without a standard range"],
     ),
     # names
     ("image decomposed, mask composed", both(renamed("images", nfd), renamed("masks", nfc)), {}, "right", []),
@@ -386,7 +386,7 @@ FOLDERS: list[Case] = [
     ("swapped, checked", swapped, {}, "reported", ["1 problem:", "look swapped", "(4 in all)"]),
     ("parts as classes", split, {}, "refused", ["each class", "train, val", "folder below"]),
     # differences between classes
-    ("size of the object", larger_ones, {}, "reported", ["size of the mask", "digit0 0.", "digit1 0.", "AUC"]),
+    ("size of the object", larger_ones, {}, "reported", ["mask size alone", "digit0 0.", "digit1 0.", "AUC"]),
 ]
 
 
@@ -434,8 +434,8 @@ def test_odd_folders(grey: Layout, plant: Plant, options: dict[str, Any], outcom
         (".", ".", ["each class", "images, masks"]),
         (".", "masks", ["each class", "images, masks"]),
         ("images", ".", ["4 of 4", "looked for", "nearest is"]),
-        ("images", "images", ["another folder", "mask_suffix"]),
-        ("images", "images/digit0", ["folder digit0", "holds masks_root"]),
+        ("images", "images", ["different from images_root", "mask_suffix"]),
+        ("images", "images/digit0", ["folder digit0", "contains masks_root"]),
     ],
 )
 def test_folders_above_and_below(grey: Layout, images: str, masks: str, words: list[str], missing: Any) -> None:

@@ -175,7 +175,7 @@ def test_illegal_arguments_are_named(images: Path) -> None:
             segment(images, segmenter)
     with pytest.raises(InvalidTypeError, match="preprocess must be callable"):
         segment(images, brightness, preprocess=1)
-    with pytest.raises(InvalidValueError, match=r"images_root must be a folder that holds images; got .*absent"):
+    with pytest.raises(InvalidValueError, match=r"images_root must be a folder that contains images; got .*absent"):
         segment(images / "absent", brightness)
-    with pytest.raises(InvalidValueError, match="masks_root must lie outside of images_root="):
+    with pytest.raises(InvalidValueError, match="masks_root must lie outside images_root="):
         masks_from_segmenter(brightness, images, images / "masks")

@@ -77,12 +77,12 @@ def test_merging_several_layers_into_one_batch_norm_is_refused():
 
 @pytest.mark.parametrize("value", [None, "epsilon_plus", EpsilonPlus, Epsilon()], ids=["None", "name", "class", "rule"])
 def test_what_is_no_composite_is_refused(value):
-    with pytest.raises(InvalidTypeError, match=r"composite must be a zennit.core.Composite, got"):
+    with pytest.raises(InvalidTypeError, match=r"composite must be a zennit.core.Composite; got"):
         differentiable(value)
 
 
 def test_a_composite_that_propagates_signals_is_refused():
-    with pytest.raises(InvalidTypeError, match="LRPFlex is differentiable as it is"):
+    with pytest.raises(InvalidTypeError, match="LRPFlex is already differentiable"):
         differentiable(LRPFlex())
 
 

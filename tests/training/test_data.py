@@ -150,13 +150,13 @@ def test_the_benchmark_is_tested_on_four_backgrounds():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"images": None}, "give images, or benchmark"),
+        ({"images": None}, "pass either images or benchmark"),
         ({"mean": [0.5]}, "mean and std"),
-        ({"split": "part", "val": ["x.csv"]}, "give val, or the column split"),
+        ({"split": "part", "val": ["x.csv"]}, "pass either val or split"),
         ({"split": "nowhere"}, r"one of .*part.*'nowhere'"),
         ({"split": "patient"}, "'patient' must hold train, val, test; got p0, p1"),
-        ({"split": "part", "group": "patient"}, "'patient' must not be divided; 'p1' is in val and in test"),
-        ({"benchmark": "patch", "images": None, "channels": 1}, "3 channels; got channels=1"),
+        ({"split": "part", "group": "patient"}, "'patient' must not be split; 'p1' is in val and in test"),
+        ({"benchmark": "patch", "images": None, "channels": 1}, "channels=3; got channels=1"),
         ({"split": "part", "tests": {"test": ["films.csv"]}}, "must not be called 'test'"),
         ({"classes": ["cat"]}, "no image of the classes cat"),
         ({"classes": ["normal", "covdi"]}, "must have a training image; got none of covdi"),

@@ -90,7 +90,7 @@ def test_one_command_trains_and_tests(options: list[str], capsys: pytest.Capture
     assert main(["test", "--config", "run/config.yaml", "--data.tests", "{one: [more.csv]}"]) == 0
     assert json.loads(Path("run/test/tests.json").read_text())["one"]["images"] == 1
     assert main(["test", "--config", "run/config.yaml", "--data.tests", "{}"]) == 2
-    assert "nothing to test" in capsys.readouterr().err
+    assert "no test set given" in capsys.readouterr().err
 
 
 def test_an_earlier_run_is_not_overwritten_and_can_be_extended(options: list[str], capsys: pytest.CaptureFixture[str]):

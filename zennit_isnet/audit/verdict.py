@@ -15,7 +15,7 @@ Outcome: TypeAlias = Literal["relies on the background", "no reliance found", "u
 Z = 1.959964
 """Quantile of the normal distribution: 95 % lie within ± Z."""
 
-DISTURBED = "A changed background, or the seams of the swap, disturb the model"
+DISTURBED = "A changed background or the seams of the swap disturb the model"
 
 
 @dataclass(frozen=True)

@@ -313,7 +313,7 @@ def _class_folders(images_root: str, masks_roots: Sequence[str], mask_suffix: st
         raise InvalidValueError(f"images_root must be an existing folder: {error}") from error
     paths = {name: os.path.join(images_root, name) for name in names}
     classes = [name for name, path in paths.items() if os.path.isdir(path)]
-    needed = "images_root must contain a folder of images for each class"
+    needed = "images_root must hold a folder of images for each class"
     if not classes:
         raise InvalidValueError(f"{needed}; got {images_root!r}, which contains no folder")
     if {name.casefold() for name in classes} <= PARTS:

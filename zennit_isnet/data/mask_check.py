@@ -221,7 +221,7 @@ def check_masks(dataset: MaskedDataset, *, workers: int | None = None, progress:
             telling.append(f"{name} {auc:.2f}")
     if isinstance(dataset, MaskedImageFolder):
         for mask in dataset.unused_masks:
-            problems.append(MaskProblem("unused-mask", mask, f"mask {mask} belongs to no image"))
+            problems.append(MaskProblem("unused-mask", mask, f"mask {mask} does not belong to an image"))
     notes = [*dataset.notes] if isinstance(dataset, MaskedFiles) else []
     if resized := [dataset.mask_name(index) for index, finding in enumerate(findings) if finding.resized]:
         notes.append(f"masks with another resolution than their images are resized: {listed(resized, EXAMPLES)}")

@@ -210,7 +210,7 @@ class MaskedDataset(Dataset[Any], ABC):
             image, moved = self.transform(image, moved)
         if image.shape[-2:] != moved.shape[-2:]:
             made = f"got {tuple(image.shape)} and {tuple(moved.shape)} for {self.name(index)}"
-            raise InvalidValueError(f"transform must transform image and mask together; {made}")
+            raise InvalidValueError(f"transform must move image and mask together; {made}")
         if levels is not None:
             self._check_foreground(index, moved, "no foreground left after transform")
         target = self.targets[index]

@@ -59,7 +59,7 @@ def renumbered(data: MaskedFiles, classes: Sequence[str], where: str) -> Any:
     """Number the classes of a data set in the order of a list of names, which must contain them all."""
     unknown = sorted(set(data.classes) - set(classes))
     if unknown or len(set(classes)) < len(classes):
-        problem = f"{', '.join(unknown)} are missing" if unknown else "a class occurs twice"
+        problem = f"missing: {', '.join(unknown)}" if unknown else "a class occurs twice"
         raise InvalidValueError(f"{where} must be among the classes {', '.join(classes)}; {problem}")
     if data.multi_label:
         raise InvalidValueError(f"{where} must be one per image; got an image with several")

@@ -423,7 +423,7 @@ def _as_masks(foreground: Tensor, heatmaps: Tensor) -> Tensor:
         raise InvalidValueError(
             f"foreground must have shape {expected} or without the 1, on {heatmaps.device}, for these heatmaps; got "
             f"{tuple(foreground.shape)} on {foreground.device}; resize masks by resize_foreground(foreground, "
-            "{size}); heatmaps of videos have shape (N, K, C, T, H, W)"
+            f"{size}); heatmaps of videos have shape (N, K, C, T, H, W)"
         )
     # masks without foreground are legal here: the measure decides whether that is an error
     empty = (masks == 0).flatten(1).all(dim=1)

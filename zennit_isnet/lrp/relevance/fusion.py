@@ -216,6 +216,5 @@ class FusedBatchNorm(Switched):
         """Raise if relevance arrives."""
         raise UnsupportedModelError(
             f"{self.where}: it has no second derivative in PyTorch and could not be fused with a layer; use LRPFlex, "
-            "the rule Pass, FuseBatchNorm() among the canonizers if it follows a layer, or eval "
-            "mode"
+            "the rule Pass, FuseBatchNorm() among the canonizers if it follows a layer, or eval mode"
         )
