@@ -140,9 +140,7 @@ def test_the_balanced_sum_warns_of_a_penalty_that_is_drowned(model):
     classification, penalty = losses(regularizer)
     for _ in range(100):
         regularizer.balanced(classification, steeper(penalty, 1e-9))
-    with pytest.warns(
-        GradientRatioWarning, match="for 150 steps .* almost no effect: use a larger weight P"
-    ) as caught:
+    with pytest.warns(GradientRatioWarning, match="for 150 steps .* almost no effect: use a larger weight P") as caught:
         regularizer.balanced(classification, steeper(penalty, 1e-9))
     assert caught[0].filename == __file__
 

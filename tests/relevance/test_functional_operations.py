@@ -276,9 +276,7 @@ def test_operations_without_a_rule_are_refused_by_name(kind: str, name: str, gen
 @pytest.mark.parametrize("name", NEGATIVE)
 def test_positive_parts_do_not_pass_a_minus(name: str, generator: torch.Generator) -> None:
     model, images = make(NEGATIVE[name], "z+", generator)
-    with pytest.raises(
-        UncoveredOperationError, match=r"Branches\): torch\.\S+: has a minus sign"
-    ):
+    with pytest.raises(UncoveredOperationError, match=r"Branches\): torch\.\S+: has a minus sign"):
         heatmap(model, images, ZPlus())
 
 
