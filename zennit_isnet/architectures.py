@@ -172,7 +172,7 @@ def _read(path: Path) -> Any:
     except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError) as error:
         reason = textwrap.shorten(str(error) or type(error).__name__, LONGEST)
         needed = "plain weights, as torch.save(model.state_dict(), file) writes them (no code is run)"
-        raise InvalidValueError(f"{path} must be a readable file of {needed}: {reason}") from error
+        raise InvalidValueError(f"{path} cannot be read as a file of {needed}: {reason}") from error
 
 
 def _of_function(name: str, classes: int) -> nn.Module:

@@ -156,7 +156,7 @@ class Deaf(nn.Module):
 
 @pytest.mark.parametrize("attribution", PLAIN[:3])
 def test_logits_that_do_not_depend_on_the_images_are_an_error(attribution):
-    with pytest.raises(InvalidValueError, match="arrives at input: it does not influence the logits"):
+    with pytest.raises(InvalidValueError, match="reaches input: it does not influence the logits"):
         attribution(Deaf(), torch.rand(2, 3, 8, 8), Original())
 
 

@@ -186,7 +186,7 @@ def test_captums_lrp_is_refused(method, layer):
     [
         (captum.attr.Saliency(tiny_net()), {}, r"method must be a class of captum\.attr.*got Saliency"),
         (captum.attr.Saliency, {"layer": "2"}, "Saliency: too many positional arguments; leave layer out"),
-        (captum.attr.LayerGradCam, {}, "LayerGradCam: missing a required argument: 'layer'; give the name"),
+        (captum.attr.LayerGradCam, {}, "LayerGradCam: missing a required argument: 'layer'; pass the layer's name"),
         (captum.attr.LayerGradCam, {"layer": nn.ReLU()}, r"layer must be a name as in model.named_modules.*got ReLU"),
         (captum.attr.Saliency, {"target": 1}, r"^target: leave it out.* its formulation the target"),
     ],

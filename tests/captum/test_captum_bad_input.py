@@ -191,5 +191,5 @@ def test_in_inference_mode_there_is_no_explanation():
 
 def test_attributions_of_another_number_of_examples_have_no_delta():
     attribution = CompositeAttribution(tiny_net())
-    with pytest.raises(InvalidValueError, match=r"\[3\] examples do not fit 2 outputs"):
+    with pytest.raises(InvalidValueError, match=r"\[3\] examples do not match 2 outputs"):
         attribution.compute_convergence_delta(torch.rand(3, 4), torch.rand(2))

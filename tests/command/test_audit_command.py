@@ -138,7 +138,7 @@ def test_bad_models_weights_and_data_end_with_a_message(
         (["images", "nowhere"], "MASKS must be an existing folder; got nowhere"),
         (["images", "masks", "--device", "abacus"], "--device: 'abacus' cannot be used"),
         (["images", "masks", "--mean", "0", "0", "--std", "1", "1"], "--mean must have 1 or 3 values; got 2"),
-        (["images", "masks", "--grey", "--mean", "0", "0", "0", "--std", "1"], "--mean must be 1 number; got 3"),
+        (["images", "masks", "--grey", "--mean", "0", "0", "0", "--std", "1"], "--mean must have 1 values; got 3"),
         (["images", "masks", "--grey", "--imagenet"], "with --grey give --mean"),
         (["images", "masks", "--mean", "0", "0", "0"], "--mean and --std"),
         (["--benchmark", "patch", "--imagenet"], "classes, colours and normalisation"),

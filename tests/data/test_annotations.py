@@ -159,7 +159,7 @@ class TestCoco:
     def test_image_of_another_size_than_annotated_is_an_error_unless_resized(self, tmp_path: Path) -> None:
         file = write_coco(tmp_path, [{"segmentation": [corners(2, 2, 5, 5)]}])
         Image.new("RGB", (2 * WIDTH, 2 * HEIGHT)).save(tmp_path / "1.png")
-        with pytest.raises(InvalidValueError, match=r"18×24 .*9×12; resize_masks"):
+        with pytest.raises(InvalidValueError, match=r"18×24 .*9×12; pass resize_masks"):
             AnnotatedImages(file)[0]
         assert only_mask(file, resize_masks=True)[0, 4:12, 4:12].all()
 

@@ -71,7 +71,7 @@ def test_values_beyond_a_byte_are_not_taken_for_bytes() -> None:
 
 @pytest.mark.parametrize("binarize", ["strict", "half", "nonzero", {1}])
 def test_values_that_are_not_finite_are_refused(binarize: Binarize) -> None:
-    with pytest.raises(InvalidValueError, match="not finite"):
+    with pytest.raises(InvalidValueError, match="finite values"):
         foreground([0.0, float("nan")], binarize, top=1)
 
 

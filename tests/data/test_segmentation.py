@@ -152,7 +152,7 @@ def test_contact_sheet_of_many_images_shows_some(tmp_path: Path) -> None:
         (torch.zeros(2, 3, 4, 4), InvalidValueError, r"\(2, 3, 4, 4\)"),
         (torch.zeros(1, 3, 4, 4).long(), InvalidValueError, r"\(1, 3, 4, 4\) torch.int64"),
         (torch.zeros(4, 4), InvalidValueError, r"\(4, 4\)"),
-        (torch.full((1, 1, 4, 4), torch.nan), InvalidValueError, "not finite"),
+        (torch.full((1, 1, 4, 4), torch.nan), InvalidValueError, "finite scores"),
     ],
 )
 def test_other_outputs_are_refused_with_the_image(

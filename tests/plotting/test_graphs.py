@@ -87,7 +87,7 @@ def test_refuses_what_does_not_fit_the_shares() -> None:
         share_by_class([0.1, 0.2], [0], CLASSES)
     with pytest.raises(InvalidValueError, match=r"labels .* 2; got \[3\]"):
         share_by_class([0.1, 0.2], [0, 3], CLASSES)
-    with pytest.raises(InvalidValueError, match=r"expected .* 2; got 1"):
+    with pytest.raises(InvalidValueError, match=r"expected .* 2 shares; got 1"):
         share_by_class([0.1, 0.2], [0, 1], CLASSES, expected=[0.5])
     with pytest.raises(InvalidValueError, match="at least one model"):
         share_histogram({})

@@ -119,7 +119,7 @@ def test_a_wrapped_composite_that_is_registered_itself_is_refused(problem):
     stock = EpsilonPlus()
     with stock.context(model):
         before = state_of(model)
-        with pytest.raises(InvalidValueError, match="EpsilonPlus in this composite is registered with a model itself"):
+        with pytest.raises(InvalidValueError, match="EpsilonPlus in this composite is itself registered with a model"):
             differentiable(stock).register(model)
         assert state_of(model) == before
 

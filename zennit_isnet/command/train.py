@@ -184,7 +184,7 @@ def _train(cli: TrainCommand, folder: Path, trainer: Trainer) -> None:
     trainer.fit(cli.model, cli.datamodule, ckpt_path=last if begun else None)
     score: Any = getattr(trainer.checkpoint_callback, "best_model_score", None)
     if trainer.is_global_zero and score is not None:
-        reached = f"{100 * float(score):.1f} % balanced accuracy on backgrounds from other classes"
+        reached = f"{100 * float(score):.1f} % balanced accuracy on backgrounds of other classes"
         sys.stdout.write(f"best epoch: {reached} (validation); written to {folder}\n")
 
 
