@@ -87,10 +87,11 @@ fuzz: $(READY) ## 10,000 random networks; FUZZ_ARGS="--hypothesis-seed=N" makes 
 doctest: $(READY) ## the examples in the docstrings alone
 	$(PYTEST) --doctest-modules zennit_isnet zennit_isnet_command.py $(MAY_BE_EMPTY)
 
-lint: $(READY) ## ruff: rules and format; codespell; import-linter: no part imports one above it
+lint: $(READY) ## ruff: rules and format; spelling and prose; import-linter: no part imports one above it
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	git ls-files -z | xargs -0 $(BIN)/codespell
+	$(BIN)/python -m pytest --quiet --noconftest tests/docs/test_prose.py
 	$(BIN)/lint-imports
 
 format: $(READY) ## let ruff repair what it can

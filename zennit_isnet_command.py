@@ -1,4 +1,4 @@
-"""The command ``zennit-isnet``. It stands beside the package so that its help need not wait for PyTorch."""
+"""The command ``zennit-isnet``. It is outside the package so that its help does not import PyTorch."""
 
 import argparse
 import sys
@@ -7,10 +7,10 @@ from importlib import import_module
 from importlib.metadata import version
 
 COMMANDS = {
-    "audit": "report whether a model looks at the background",
-    "check-data": "check images and their masks before a training",
+    "audit": "report whether a model relies on the background",
+    "check-data": "check images and masks before training",
     "explain": "draw heatmaps of images",
-    "train": "train a classifier with the heatmap loss, and test it",
+    "train": "train a classifier with the heatmap loss and test it",
     "test": "test a trained classifier, also on other data",
 }
 
@@ -21,12 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     arguments : sequence of str, optional
-        Without the command's own name. Default: those of the process.
+        Without the command's own name. If None, those of the process.
 
     Returns
     -------
     int
-        Exit status of the subcommand. Wrong usage ends the process with status 2.
+        Exit status of the subcommand. Wrong usage exits with status 2.
 
     Examples
     --------

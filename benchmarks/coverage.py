@@ -1,10 +1,10 @@
-"""Which classifiers of torchvision and timm LRPFlex covers, with the reason where it does not: a table from `check`.
+"""Which classifiers of torchvision and timm LRPFlex covers, and why it does not cover the others, from `check`.
 
     python benchmarks/coverage.py  # writes benchmarks/results/coverage.md
 
-Beside the checker's verdict stands the conservation error: relevance without biases against the explained logit, in
-float64 at ε = 1e-30, on randomly initialised weights; the largest one of the images and of the layers that
-``layers="auto"`` takes, which are counted, with their sizes.
+The table also gives the conservation error: relevance without biases against the explained logit, in float64 at ε =
+1e-30, with random weights. It is the largest error over the images and the layers chosen by ``layers="auto"``, whose
+number and sizes are listed.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ TIMM = (
     ),
     *("visformer_tiny", "efficientformer_l1", "edgenext_xx_small", "mobilevit_xxs", "fastvit_t8", "tresnet_m"),
 )
-"""Diverse architectures of timm; those that an installed version does not know are named in the table."""
+"""Diverse architectures of timm; the table names those that the installed version lacks."""
 
 
 SIZES = {"alexnet": 63, "inception_v3": 75, "maxvit_t": 224, "vit_h_14": 28, "s3d": 224}
 SIZES |= dict.fromkeys(("mvit_v1_b", "mvit_v2_s"), 224)
-"""Pixels of the smallest image that a classifier of torchvision accepts, where that is not `SMALLEST`."""
+"""Smallest image size in pixels that a torchvision classifier accepts, where it is not `SMALLEST`."""
 
 FRAMES = {"s3d": 16, "mvit_v1_b": 16, "mvit_v2_s": 16}
 """Frames of the shortest video, where that is not `SHORTEST`."""
@@ -74,21 +74,21 @@ FRAMES = {"s3d": 16, "mvit_v1_b": 16, "mvit_v2_s": 16}
 SMALLEST, SHORTEST = 32, 4
 
 Candidate = tuple[str, Callable[[], nn.Module] | None, tuple[int, ...]]
-"""Name, how it is made (None where the name is not known) and the shape of its input."""
+"""Name, constructor (None if the name is unknown) and input shape."""
 
 
 class WithoutInitialisation(TorchFunctionMode):
-    """Leaves out what takes most of a large model's construction: its weights are drawn here."""
+    """Skips the slow initialisation of large models; weights are drawn here instead."""
 
     SKIPPED = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.erfinv_})
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        """Zero instead of drawing, because truncated draws are repeated until they lie in their range."""
+        """Fill with zeros: truncated draws are repeated until they fall in range, which is slow."""
         return args[0].zero_() if func in self.SKIPPED else func(*args, **(kwargs or {}))
 
 
 def torchvision_candidates(module: Any) -> Iterator[Candidate]:
-    """Yield the classifiers of one of torchvision's modules, with the smallest input that each accepts."""
+    """Yield the classifiers of a torchvision module, each with the smallest input it accepts."""
     for name in torchvision.models.list_models(module=module):
         size = SIZES.get(name, SMALLEST)
         options: dict[str, Any] = {"image_size": size} if name.startswith("vit") else {}
@@ -100,7 +100,7 @@ def torchvision_candidates(module: Any) -> Iterator[Candidate]:
 
 
 def timm_candidates() -> Iterator[Candidate]:
-    """Yield the classifiers of `TIMM`, with the images that they were made for."""
+    """Yield the classifiers of `TIMM`, with their native image size."""
     timm = importlib.import_module("timm")
     for name in TIMM:
         known = timm.is_model(name)
@@ -110,7 +110,7 @@ def timm_candidates() -> Iterator[Candidate]:
 
 @torch.no_grad()
 def without_biases(model: nn.Module) -> nn.Module:
-    """Zero what adds a constant, in float64, and refill what is initialised with zeros."""
+    """Zero everything that adds a constant, in float64, and randomise what is initialised with zeros."""
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         constant = name.endswith(("bias", "running_mean", "_token", "_pos", "embedding", "beta"))
         if constant or "pos_emb" in name:
@@ -121,10 +121,10 @@ def without_biases(model: nn.Module) -> nn.Module:
 
 
 class Conservation(NamedTuple):
-    """What the relevance of one model's largest logit sums to."""
+    """The sum of the relevance of a model's largest logit."""
 
     error: float
-    """``|Σ R − y| / |y|``, the largest of all places."""
+    """``|Σ R − y| / |y|``, the largest over all places."""
     layers: dict[str, tuple[int, ...]]
     """Size of each layer that ``layers="auto"`` takes."""
 
@@ -143,7 +143,7 @@ def conservation(model: nn.Module, shape: tuple[int, ...]) -> Conservation:
 
 
 def sizes(layers: dict[str, tuple[int, ...]]) -> str:
-    """Return number and sizes of layers: ``3: 8², 4², 2²``; other sizes than squares with all their sides."""
+    """Return number and sizes of layers: ``3: 8², 4², 2²``; sizes that are not square with all their sides."""
     squares = [
         f"{size[0]}²" if len(size) == 2 and size[0] == size[1] else "×".join(map(str, size)) for size in layers.values()
     ]
@@ -153,7 +153,7 @@ def sizes(layers: dict[str, tuple[int, ...]]) -> str:
 def row(name: str, make: Callable[[], nn.Module] | None, shape: tuple[int, ...]) -> str:
     """Return one line of the table."""
     if make is None:
-        return f"| {name} | – | – | – | this version does not have it |"
+        return f"| {name} | – | – | – | not in this version |"
     with WithoutInitialisation():
         model = make()
     try:
@@ -172,7 +172,7 @@ def table(title: str, candidates: Iterable[Candidate]) -> list[str]:
     """Return heading and table of one source."""
     rows = [row(*candidate) for candidate in tqdm(list(candidates), desc=title, unit="model")]
     covered = sum("| yes |" in line for line in rows)
-    head = ["| model | covered | conservation error | layers taken by auto | rules, or why not |", "|" + " --- |" * 5]
+    head = ["| model | covered | conservation error | layers chosen by auto | rules, or why not |", "|" + " --- |" * 5]
     return [f"## {title}", "", f"{covered} of {len(rows)} are covered.", "", *head, *rows, ""]
 
 

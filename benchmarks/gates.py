@@ -1,7 +1,7 @@
 """How rough the penalty's gradient is for each kind of gate, on an untrained ResNet-18.
 
-Two figures, as cosines between gradients over all parameters: before and after each weight moves by up to 2⁻⁸ of
-itself, which is what bfloat16 rounds; and in bfloat16 autocast against float32. 1 is smooth.
+Two figures, each a cosine between gradients over all parameters: before and after each weight changes by up to 2⁻⁸ of
+its value, the rounding of bfloat16; and in bfloat16 autocast against float32. 1 is smooth.
 
     python benchmarks/gates.py
 """
@@ -43,7 +43,7 @@ def gradient(
 
 
 def moved(model: nn.Module) -> nn.Module:
-    """Return the model with each weight moved by up to `STEP` of itself."""
+    """Return the model with each weight changed by up to `STEP` of its value."""
     model = copy.deepcopy(model)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -53,7 +53,7 @@ def moved(model: nn.Module) -> nn.Module:
 
 def main() -> None:
     """Print the table: medians over three seeds."""
-    # an untrained network has no range, and here none is needed: the background term alone has no scale
+    # an untrained network has no meaningful range, and the background term alone does not need one
     warnings.simplefilter("ignore")
     print("| gates | layers | after moving the weights by 2⁻⁸ | bfloat16 against float32 |")
     print("| --- | --- | ---: | ---: |")

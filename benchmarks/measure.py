@@ -38,10 +38,10 @@ def seconds(step: Callable[[], None], device: torch.device, repeats: int = 1) ->
 
 
 def paired_ratios(case: Case, names: list[str], rounds: int, device: torch.device) -> dict[str, Any]:
-    """Ratio of each variant's step to the plain step that was measured right before it.
+    """Ratio of each variant's step to the plain step measured right before it.
 
-    One process, one model, in turns: what else the machine does disturbs both alike. The median over the rounds is
-    reported, with quartiles.
+    They take turns in one process, on one model, so other load on the machine affects both equally. Reported are the
+    median over the rounds and the quartiles.
     """
     steps = build(case, ["plain", *names], device)
     warnings.simplefilter("ignore", RelevanceRangeWarning)
@@ -64,8 +64,7 @@ def paired_ratios(case: Case, names: list[str], rounds: int, device: torch.devic
 def peak_memory(case: Case, name: str, device: torch.device) -> float:
     """MiB above the idle model at the peak of one step; call it in a process of its own.
 
-    On the CPU the profiler's record of each allocation is added up, which depends neither on the allocator nor on what
-    it keeps.
+    On the CPU the profiler's allocation records are summed, which depends neither on the allocator nor on its cache.
     """
     step = build(case, [name], device)[name]
     warnings.simplefilter("ignore", RelevanceRangeWarning)
@@ -88,7 +87,7 @@ def peak_memory(case: Case, name: str, device: torch.device) -> float:
 
 
 def peak_memory_of_process(case: Case, name: str) -> float:
-    """The same, measured in a new process."""
+    """Peak memory, measured in a new process."""
     request = json.dumps({"case": dataclasses.asdict(case), "name": name})
     command = [sys.executable, str(Path(__file__)), request]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
@@ -96,7 +95,7 @@ def peak_memory_of_process(case: Case, name: str) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="peak memory of one step in MiB")
-    parser.add_argument("request", help="JSON with case and name of the variant")
+    parser.add_argument("request", help="JSON with the case and the variant's name")
     asked = json.loads(parser.parse_args().request)
     here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(peak_memory(Case(**asked["case"]), asked["name"], here))

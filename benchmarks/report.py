@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from steps import Case
 
 LIMIT = 2.0
-"""What the arithmetic allows for one heatmap: 6 convolutions for each 3 of a plain step."""
+"""Arithmetic lower bound for one heatmap: 6 convolutions for every 3 of a plain step."""
 
 
 def table(results: dict[str, Any]) -> str:
@@ -21,7 +21,7 @@ def table(results: dict[str, Any]) -> str:
         f"Device: {results['device']}; torch {results['torch']}; {results['threads']} thread(s).",
         f"Command: `{results['command']}`",
         "",
-        "Time of a training step (forward, loss, backward, update) in units of the plain step that was measured right "
+        "Time of a training step (forward, loss, backward, update) relative to the plain step measured right "
         "before it: median and quartiles over the rounds.",
         "",
         "| case | variant | ratio | quartiles |",
@@ -34,7 +34,7 @@ def table(results: dict[str, Any]) -> str:
     if results["memory"]:
         lines += [
             "",
-            "Peak memory of a step above the idle model, each in a process of its own.",
+            "Peak memory of a step above the idle model, each measured in its own process.",
             "",
             "| case | variant | MiB | ratio to plain |",
             "| --- | --- | --- | --- |",

@@ -1,4 +1,4 @@
-"""Measures what the penalty costs: ``python benchmarks/run.py`` writes a table, its numbers and a plot."""
+"""Measure the cost of the penalty: ``python benchmarks/run.py`` writes a table, its numbers and a plot."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TIMES: list[tuple[Case, list[str]]] = [
     (Case("convnext_tiny", 4, 128), FEW),
     (Case("vit_b_32", 4, 224), ["Selective", "defaults"]),
 ]
-"""RRR is left out for ViT: PyTorch's fused attention has no second derivative."""
+"""RRR is left out for ViT, because PyTorch's fused attention has no second derivative."""
 
 ON_GPU: list[tuple[Case, list[str]]] = [
     (Case("resnet50", 64, 224), FEW),
@@ -47,7 +47,7 @@ MEMORY: list[tuple[Case, list[str]]] = [
 
 
 def device_name(device: torch.device) -> str:
-    """Name of the GPU with its cuDNN, or of the CPU."""
+    """Name of the GPU with its cuDNN version, or of the CPU."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name()}, cuDNN {torch.backends.cudnn.version()}"
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -58,7 +58,7 @@ def device_name(device: torch.device) -> str:
 def main() -> None:
     """Run the cases and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9, help="measurements of each variant (default 9)")
+    parser.add_argument("--rounds", type=int, default=9, help="measurements of each variant (default: 9)")
     parser.add_argument("--models", nargs="*", help="only these models")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch on the CPU")
     parser.add_argument("--skip-memory", action="store_true", help="measure times only")

@@ -1,4 +1,4 @@
-"""The training steps that are compared: each does forward pass, loss, backward pass and update on the same batch."""
+"""The training steps to compare: each runs forward pass, loss, backward pass and update on the same batch."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ VARIANTS: dict[str, Callable[..., Callable[[], None]]] = {
 }
 
 PERIODS = {"defaults, every=4": 4}
-"""How many steps of a variant are one measurement, where they differ; plain steps are measured as many at once."""
+"""Steps per measurement of a variant, if more than one; as many plain steps are measured together."""
 
 
 def network(name: str, classes: int) -> nn.Module:
@@ -123,7 +123,7 @@ def network(name: str, classes: int) -> nn.Module:
 
 
 def build(case: Case, names: list[str], device: torch.device) -> dict[str, Callable[[], None]]:
-    """Return the steps of a case; all of them train one model."""
+    """Return the steps of a case; all train the same model."""
     torch.manual_seed(0)
     layout = torch.channels_last if case.channels_last else torch.contiguous_format
     model = network(case.model, case.classes).to(device, memory_format=layout).train()

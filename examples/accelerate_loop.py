@@ -1,9 +1,9 @@
-"""The heatmap loss in a loop with Hugging Face Accelerate: one device, several, mixed precision, the same code.
+"""The heatmap loss in a Hugging Face Accelerate loop: one device, several, or mixed precision with the same code.
 
     python examples/accelerate_loop.py --epochs 6
     accelerate launch --cpu --num_processes 2 examples/accelerate_loop.py
 
-Six epochs take less than a minute on a CPU and show how the parts fit together, not what the method reaches.
+Six epochs take less than a minute on a CPU. They show how the parts fit together, not how well the method works.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None, digits: Digits | None = None) -
     parser.add_argument("--plain-epochs", type=int, default=2)
     parser.add_argument("--weight", type=float, default=0.7)
     parser.add_argument("--precision", default="no", choices=("no", "fp16", "bf16"))
-    parser.add_argument("--checkpoint", type=Path, help="folder to save the state in, and to go on from if it exists")
+    parser.add_argument("--checkpoint", type=Path, help="folder to save the state in, and to resume from if it exists")
     options = parser.parse_args(arguments)
 
     accelerator = Accelerator(mixed_precision=options.precision)
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None, digits: Digits | None = None) -
     batches, *tests = (loader("train", "biased", digits), *(loader("test", k, digits, 250) for k in TESTS))
     model, optimizer, batches, *tests = accelerator.prepare(model, optimizer, batches, *tests)
 
-    # after `prepare`, so that the forward pass is that of the wrapped model
+    # after `prepare`, so that the forward pass uses the wrapped model
     regularizer = ISNetRegularizer(model)
     accelerator.register_for_checkpointing(regularizer)
     if options.checkpoint is not None and options.checkpoint.exists():

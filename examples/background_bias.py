@@ -1,7 +1,7 @@
-"""See what the heatmap loss does: digits whose background gives the class away, in three minutes on two CPU cores.
+"""See what the heatmap loss does to a shortcut: digits whose background gives the class away, in three minutes.
 
-Two shortcuts, one process each: a white patch whose place at the border names the digit, and a photograph for each
-digit. With each, the same small network is trained three times:
+Three minutes on two CPU cores, for two shortcuts in one process each: a white patch whose position at the border names
+the digit, and a photograph for each digit. The same small network is trained three times with each:
 
 plain
     cross-entropy on images with the shortcut.
@@ -9,10 +9,10 @@ heatmap loss
     the same images, cross-entropy and the heatmap loss with the defaults of `ISNetRegularizer`. Its relevance range is
     measured on the plain classifier.
 ceiling
-    cross-entropy on images whose background says nothing about the digit: the best that can be hoped for.
+    cross-entropy on images whose background says nothing about the digit: the best possible result.
 
-The test images come with four kinds of background; no mask is used on them. The epoch that is kept is chosen by the
-training's own loss on validation images, which have the shortcut too.
+The test images come with four kinds of background and are classified without masks. The best epoch is chosen by the
+training loss on validation images, which have the shortcut too.
 
     python examples/background_bias.py
     python examples/background_bias.py --bias patch --model resnet18 --threads 2
@@ -52,7 +52,7 @@ from zennit_isnet.functional import background_share
 
 PLAIN, ISNET, CEILING = "plain", "heatmap loss", "ceiling"
 BIASES: dict[Bias, str] = {
-    "patch": "a white patch whose place at the border names the digit",
+    "patch": "a white patch whose position at the border names the digit",
     "texture": "a photograph for each digit behind it",
 }
 TESTS: dict[Background, str] = {
@@ -60,15 +60,15 @@ TESTS: dict[Background, str] = {
     "confounding": "names another digit",
     "none": "is black",
 }
-"""Backgrounds of the test images, and what the columns of the table call them."""
+"""Backgrounds of the test images, with their column titles in the table."""
 
 SHOWN = (3, 5, 7)
-"""Digits in the picture: the first of each among the test images."""
+"""Digits in the picture: the first test image of each."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one training gave."""
+    """Result of one training."""
 
     accuracy: dict[str, float]
     background_share: float
@@ -94,7 +94,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=0.05, help="highest learning rate (SGD, one cycle)")
     parser.add_argument("--size", type=int, default=32, help="height and width of the images in pixels")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="of each process; one is best for the small network")
+    parser.add_argument("--threads", type=int, default=1, help="threads per process; one is best for the small network")
     parser.add_argument("--output", type=Path, default=Path("results/background_bias"), help="folder for the results")
     options = parser.parse_args(arguments)
     for name in ("epochs", "plain_epochs", "batch_size", "threads"):
@@ -138,13 +138,13 @@ class Comparison:
         return folder / f"{name.replace(' ', '_')}.pth"
 
     def saved(self, name: str) -> nn.Module:
-        """Return the network that a training left."""
+        """Return a trained network."""
         model = make_model(self.options.model)
         model.load_state_dict(torch.load(self.weights(name), weights_only=True))
         return model
 
     def run(self) -> dict[str, Result]:
-        """Train three times, say how each ended, save the weights, and return the figures."""
+        """Train three times, print each result, save the weights, and return the figures."""
         torch.set_num_threads(self.options.threads)
         self.weights(PLAIN).parent.mkdir(parents=True, exist_ok=True)
         plain, first = self.train(PLAIN, "biased", self.options.plain_epochs)
@@ -154,7 +154,7 @@ class Comparison:
         return {PLAIN: first, ISNET: second, CEILING: third}
 
     def train(self, name: str, background: Background, epochs: int, ranges: Any = None) -> tuple[nn.Module, Result]:
-        """Train one network, with the heatmap loss where ranges are given, and test it."""
+        """Train one network, with the heatmap loss if ranges are given, and test it."""
         torch.manual_seed(self.options.seed)
         model = make_model(self.options.model)
         regularizer = None if ranges is None else ISNetRegularizer(model, ranges=ranges)
@@ -211,9 +211,9 @@ def batches(data: BackgroundBias, size: int, generator: torch.Generator | None =
 
 @torch.no_grad()
 def validation_loss(model: nn.Module, regularizer: ISNetRegularizer | None, data: BackgroundBias) -> float:
-    """Return the training's loss in eval mode.
+    """Return the training loss in eval mode.
 
-    The penalty has its full weight, without the factor of the balance, so that epochs can be compared.
+    The penalty has its full weight, without the balancing factor, so that epochs can be compared.
     """
     model.eval()
     total = 0.0
@@ -229,26 +229,26 @@ def validation_loss(model: nn.Module, regularizer: ISNetRegularizer | None, data
 
 @torch.no_grad()
 def answers(model: nn.Module, images: Tensor) -> Tensor:
-    """Return the class that the model names for each image."""
+    """Return the predicted class of each image."""
     model.eval()
     return logits_of(model(images)).argmax(1)
 
 
 def accuracy(model: nn.Module, data: BackgroundBias) -> float:
-    """Return the share of right answers."""
+    """Return the share of correct predictions."""
     right = sum((answers(model, images) == labels).sum().item() for images, _, labels in batches(data, 250))
     return right / len(data)
 
 
 def share_on_background(model: nn.Module, data: BackgroundBias) -> float:
-    """Return the mean share of the |relevance| of the true class that lies on the background."""
+    """Return the mean share of |relevance| on the background, for the true class."""
     explain = ISNetRegularizer(model).heatmap
     shares = [background_share(explain(images, labels), masks) for images, masks, labels in batches(data, 125)]
     return torch.cat(shares).mean().item()
 
 
 def expected_seconds(comparison: Comparison) -> float:
-    """Return how long the trainings with one shortcut will take, from a few steps of each kind."""
+    """Return the estimated time of the trainings with one shortcut, from a few steps of each kind."""
     options = comparison.options
     torch.set_num_threads(options.threads)
     model = make_model(options.model)
@@ -272,15 +272,15 @@ def expected_seconds(comparison: Comparison) -> float:
         return min(times)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RelevanceRangeWarning)  # an untrained network has no range worth measuring
+        warnings.simplefilter("ignore", RelevanceRangeWarning)  # an untrained network has no meaningful range
         of_plain, of_penalised = seconds(plain), seconds(penalised)
     steps = len(data) // options.batch_size
-    overhead = 1.7  # reading, validation and tests, and the two processes that share a machine
+    overhead = 1.7  # loading, validation and tests, and two processes that share the machine
     return overhead * steps * (2 * options.plain_epochs * of_plain + options.epochs * of_penalised)
 
 
 def plan(options: argparse.Namespace, seconds: float) -> str:
-    """Return what will be done, and how long it takes."""
+    """Return the plan, with the total time."""
     shortcuts = "\n".join(f"  {bias:13} {BIASES[bias]}" for bias in options.bias)
     return f"""Three trainings of the {options.model} network for each shortcut; about {seconds / 60:.1f} minutes.
 Shortcuts
@@ -293,7 +293,7 @@ Trainings
 
 
 def trained(comparisons: Sequence[Comparison]) -> dict[Bias, dict[str, Result]]:
-    """Run the comparisons, side by side where there are several."""
+    """Run the comparisons, in parallel if there are several."""
     if len(comparisons) == 1:
         results = [comparisons[0].run()]
     else:
@@ -316,7 +316,7 @@ def table(results: dict[Bias, dict[str, Result]]) -> str:
 
 
 def picture(comparisons: Sequence[Comparison]) -> Figure:
-    """Draw test images whose background names another digit, and what the networks make of them."""
+    """Draw test images whose background names another digit, with each network's heatmap and prediction."""
     figure = Figure(figsize=(4.6 * len(comparisons) + 0.4, 6), layout="constrained")
     count = len(SHOWN)
     gaps = [*[1.0] * count, 0.15] * len(comparisons)

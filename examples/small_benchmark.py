@@ -16,7 +16,7 @@ Digits = tuple[Tensor, Tensor]
 
 
 def small_net() -> nn.Module:
-    """Return a ResNet of three of torchvision's blocks, which trains in seconds an epoch on a CPU."""
+    """Return a ResNet of three torchvision blocks; an epoch takes seconds on a CPU."""
 
     def block(before: int, after: int) -> nn.Module:
         shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride=2, bias=False), nn.BatchNorm2d(after))
@@ -28,7 +28,7 @@ def small_net() -> nn.Module:
 
 
 def loader(split: Split, background: Background, digits: Digits | None = None, batch_size: int = 64) -> DataLoader[Any]:
-    """Return batches of images, masks and labels, shuffled for training."""
+    """Return batches of images, masks and labels; training batches are shuffled."""
     data = BackgroundBias(split=split, background=background, source=load_digits() if digits is None else digits)
     training = split == "train"
     generator = torch.Generator().manual_seed(0)

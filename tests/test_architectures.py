@@ -66,7 +66,7 @@ def test_refuses_files_that_are_no_weights_of_the_model(tmp_path: Path) -> None:
         (lambda: torch.save(torch.ones(3), file), "must hold a state dict; got Tensor"),
         (
             lambda: torch.save(squeezenet1_1(num_classes=4).state_dict(), file),
-            "weights of another model, or number of classes: size mismatch",
+            "weights of another model or for another number of classes: size mismatch",
         ),
         (
             lambda: torch.save(squeezenet1_1(num_classes=3), file),
@@ -117,7 +117,7 @@ def test_a_function_makes_the_model_and_a_file_has_its_weights(tmp_path, monkeyp
     [
         ("resnet19", None, r"torchvision classifier, timm:name or module:function; got 'resnet19'; close .*resnet18"),
         ("resnet18", "IMAGENET1K_V9", "a file or one of resnet18's; got 'IMAGENET1K_V9'; close .*IMAGENET1K_V1"),
-        ("torch.nn:Linear", "DEFAULT", "brings its own weights"),
+        ("torch.nn:Linear", "DEFAULT", "makes its own weights"),
     ],
 )
 def test_unknown_names_are_refused_with_close_matches(name, weights, says):

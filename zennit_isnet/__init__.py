@@ -1,4 +1,4 @@
-"""LRP that can be trained with: differentiable relevance for Zennit and Captum, and the ISNet heatmap loss.
+"""Differentiable LRP for Zennit and Captum, and the ISNet heatmap loss for training classifiers.
 
 Start with `ISNetRegularizer`, which adds the heatmap loss to an existing training loop, or with `LRPFlex`, a Zennit
 composite whose relevance is differentiable with respect to the model's parameters.

@@ -1,4 +1,4 @@
-"""Classifiers by name, with a head for some classes, and weights from a file."""
+"""Classifiers by name, with a new head for the number of classes, and weights from a file."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from torchvision import models
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError, import_optional
 
 WEIGHTS = ("model", "state_dict", "model_state_dict")
-"""Keys under which checkpoints of training scripts keep the weights."""
+"""Keys under which training scripts store the weights in checkpoints."""
 
 WRAPPERS = ("module.", "_orig_mod.", "model.")
-"""What `DistributedDataParallel`, `torch.compile` and Lightning put before the names of all weights."""
+"""Prefixes that `DistributedDataParallel`, `torch.compile` and Lightning add to the names of all weights."""
 
 __all__ = ["make_model"]
 
 FILES = (".pt", ".pth", ".ckpt")
-"""Endings of what must be a file and cannot be a name of weights."""
+"""Extensions that mark a file, not the name of pretrained weights."""
 
 TIMM = "timm:"
 
 RUN = "zennit_isnet"
-"""Key under which a checkpoint of ``zennit-isnet train`` has its settings."""
+"""Key of the settings in a checkpoint of ``zennit-isnet train``."""
 
 LONGEST = 600
-"""How much is shown of what PyTorch says; it lists all weights that do not fit."""
+"""Characters shown of PyTorch's message, which lists every weight that does not fit."""
 
 
 class RunSettings(NamedTuple):
-    """What a checkpoint of ``zennit-isnet train`` says of its model, and of the images that the model takes.
+    """The model of a ``zennit-isnet train`` checkpoint, and the images that it takes.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class RunSettings(NamedTuple):
     classes : list of str
         In the order of the logits.
     multi_label : bool
-        Whether an image may have several.
+        Whether an image may have several labels.
     size, channels, mean, std, fit
         See `zennit_isnet.training.MaskedImages`.
     """
@@ -71,15 +71,16 @@ def make_model(name: str, classes: int, weights: str | None = None, *, channels:
     name : str
         A classifier of torchvision such as ``"resnet18"``, one of timm such as ``"timm:resnet18"``, or
         ``"module:function"``: a function that returns a model, in a module that can be imported from the current
-        folder. It gets ``num_classes=classes`` if it takes that.
+        folder. It is called with ``num_classes=classes`` if it accepts that argument.
     classes : int
-        Number of logits. The head of weights with another number is replaced by a random one.
+        Number of logits. If the weights have another number of classes, their head is replaced by a random one.
     weights : str, optional
-        ``"DEFAULT"`` for the library's pretrained weights, the name of other ones of torchvision, or a file of
-        weights of this very model: a state dict, or a dictionary that holds one under ``"model"`` or ``"state_dict"``.
-        No code of the file is run. Default: random weights.
-    channels : int, default 3
-        Of the images. With 1, the first convolution of torchvision's classifiers adds up its weights over the colours.
+        ``"DEFAULT"`` for the library's pretrained weights, the name of other torchvision weights, or a file with
+        weights for exactly this model: a state dict, or a dictionary that holds one under ``"model"`` or
+        ``"state_dict"``. No code in the file is run. If None, random weights.
+    channels : int, default=3
+        Channels of the images. With 1, the first convolution of torchvision classifiers sums its weights over the
+        colours.
 
     Returns
     -------
@@ -88,7 +89,7 @@ def make_model(name: str, classes: int, weights: str | None = None, *, channels:
     Raises
     ------
     InvalidValueError
-        If a name is unknown, or a file is missing, damaged or of another model.
+        If a name is unknown, or a file is missing, damaged or belongs to another model.
     InvalidTypeError
         If the function does not return a module.
 
@@ -108,7 +109,7 @@ def make_model(name: str, classes: int, weights: str | None = None, *, channels:
         model: nn.Module = timm.create_model(name.removeprefix(TIMM), pretrained=pretrained is not None, **size)
     elif ":" in name:
         if pretrained is not None:
-            raise InvalidValueError(f"{name} brings its own weights, or takes a file; got weights={weights!r}")
+            raise InvalidValueError(f"{name} makes its own weights; pass weights=None or a file, not {weights!r}")
         model = _of_function(name, classes)
     else:
         model = _of_torchvision(name, classes, pretrained)
@@ -125,7 +126,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises
     ------
     InvalidValueError
-        If the file is missing, damaged, or of another model.
+        If the file is missing, damaged or belongs to another model.
     """
     content = _read(path)
     while isinstance(content, Mapping) and (inner := [key for key in WEIGHTS if isinstance(content.get(key), Mapping)]):
@@ -140,18 +141,20 @@ def load_weights(model: nn.Module, path: Path) -> None:
         model.load_state_dict(state)
     except RuntimeError as error:
         found = textwrap.shorten(str(error).partition("\n")[2], LONGEST)
-        raise InvalidValueError(f"{path} holds weights of another model, or number of classes: {found}") from error
+        raise InvalidValueError(
+            f"{path} holds weights of another model or for another number of classes: {found}"
+        ) from error
 
 
 def check_known(kind: str, name: str, known: Sequence[str]) -> None:
-    """Raise `InvalidValueError` with close matches unless a name is known."""
+    """Raise `InvalidValueError` with close matches if a name is unknown."""
     if name not in known:
         close = ", ".join(difflib.get_close_matches(name, known, n=5, cutoff=0.3)) or "none"
         raise InvalidValueError(f"{kind}; got {name!r}; close matches: {close}")
 
 
 def read_run(path: Path) -> RunSettings | None:
-    """Read the settings of a checkpoint of ``zennit-isnet train``; None of another file.
+    """Read the settings of a ``zennit-isnet train`` checkpoint; None for any other file.
 
     Raises
     ------
@@ -168,7 +171,7 @@ def _read(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError) as error:
         reason = textwrap.shorten(str(error) or type(error).__name__, LONGEST)
-        needed = "weights alone, as torch.save(model.state_dict(), file) writes them, for no code is run"
+        needed = "plain weights, as torch.save(model.state_dict(), file) writes them (no code is run)"
         raise InvalidValueError(f"{path} cannot be read as a file of {needed}: {reason}") from error
 
 
@@ -208,7 +211,7 @@ def _of_torchvision(name: str, classes: int, weights: str | None) -> nn.Module:
 
 
 def _add_up_colours(model: nn.Module) -> None:
-    """Let the first convolution take grey images, with the answer that it gives to the same in three channels."""
+    """Let the first convolution take grey images, with the same output as for three equal channels."""
     name, first = next((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
     options: dict[str, Any] = {
         key: getattr(first, key) for key in ("kernel_size", "stride", "padding", "dilation", "padding_mode")
@@ -221,4 +224,4 @@ def _add_up_colours(model: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, grey)
     if hasattr(model, "transform_input"):
-        vars(model)["transform_input"] = False  # of colours, by GoogLeNet and Inception
+        vars(model)["transform_input"] = False  # GoogLeNet and Inception transform colours

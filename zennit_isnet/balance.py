@@ -1,4 +1,4 @@
-"""Two losses in proportion: the norms of their gradients, and a factor that keeps the penalty's within a limit."""
+"""Balancing two losses: the norms of their gradients, and a factor that limits the penalty's gradient."""
 
 import math
 import warnings
@@ -13,21 +13,21 @@ from zennit_isnet.checks import check_state
 from zennit_isnet.errors import GradientRatioWarning, InvalidTypeError, InvalidValueError
 
 FAR = 10.0
-"""A ratio of gradient norms this far from 1 lets one loss drown the other."""
+"""At a ratio of gradient norms this far from 1, one loss dominates the other."""
 
 PATIENCE = 3
-"""Measurements in a row that must be that far before a warning is due."""
+"""Consecutive measurements that must be that far off before a warning."""
 
 SETTLED = 0.1, math.log(2)
-"""Classification loss and penalty that have little left to teach: ``-log p`` of a right and certain classifier, and
-``-log(1 − b)`` of a background as faint as the loss asks for."""
+"""Classification loss and penalty below which there is little left to learn: ``-log p`` of a correct and confident
+classifier, and ``-log(1 − b)`` of a background as faint as the loss requires."""
 
 _POWER = 2.0**10
-"""Losses are multiplied by it before they are differentiated, so that small gradients survive float16."""
+"""Losses are multiplied by this before differentiation, so that small gradients survive float16."""
 
 
 class GradientNorms(NamedTuple):
-    """Norms over all trainable parameters, each loss by itself and unweighted.
+    """Gradient norms over all trainable parameters, for each unweighted loss.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class GradientNorms(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """The penalty's norm in units of the classification loss's; infinite where that is zero."""
+        """The penalty's norm divided by the classification loss's; infinite if that is zero."""
         return self.penalty / self.classification if self.classification else math.inf
 
 
@@ -49,25 +49,25 @@ def gradient_norms(
 ) -> GradientNorms:
     """Measure the norm of each loss's gradient; see `ISNetRegularizer.gradient_norms`.
 
-    `everywhere` says that all processes call this although the model is not wrapped, as in Lightning.
+    With `everywhere`, all processes call this although the model is not wrapped, as in Lightning.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     for name, loss in (("classification", classification), ("penalty", penalty)):
         if not isinstance(loss, Tensor):
-            raise InvalidTypeError(f"{name} must be a scalar Tensor, got {type(loss).__name__}")
+            raise InvalidTypeError(f"{name} must be a scalar Tensor; got {type(loss).__name__}")
         if loss.numel() != 1:
-            raise InvalidValueError(f"{name} must be a scalar, got shape {tuple(loss.shape)}; reduce it to its mean")
+            raise InvalidValueError(f"{name} must be a scalar; got shape {tuple(loss.shape)}; reduce it to its mean")
     squares = torch.stack([_squared_norm(loss, parameters) for loss in (classification, penalty)])
     if everywhere or isinstance(model, DistributedDataParallel):
         group = model.process_group if isinstance(model, DistributedDataParallel) else None
-        # the root mean square over the processes, so that all of them see the same figures
+        # the root mean square over the processes, so that all see the same figures
         distributed.all_reduce(squares, group=group)
         squares /= distributed.get_world_size(group)
     return GradientNorms(*squares.sqrt().tolist())
 
 
 def _squared_norm(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    # no float64 for float32 models: not every accelerator has it
+    # not every accelerator supports float64
     square = torch.zeros((), dtype=torch.promote_types(loss.dtype, torch.float32), device=loss.device)
     if not loss.requires_grad:
         return square
@@ -79,23 +79,23 @@ def _squared_norm(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
 
 
 class LossBalance:
-    """Factor ``λ`` of the penalty, measured at every n-th step, that keeps its gradient within a limit.
+    """Factor ``λ`` that keeps the penalty's gradient within a limit, measured at every n-th step.
 
-    ``λ = min(1, limit · m / ‖∇penalty‖)`` with ``m`` the mean of ``‖∇classification‖`` over all measurements. The mean,
-    and not the latest value: a classifier that has found a shortcut has hardly any gradient left, and the penalty is
-    what it needs then.
+    ``λ = min(1, limit · m / ‖∇penalty‖)`` with ``m`` the mean of ``‖∇classification‖`` over all measurements. The mean
+    is used instead of the latest value because a classifier that has learned a shortcut has almost no gradient left,
+    and needs the penalty most.
 
     Parameters
     ----------
     limit : float
         Largest ratio of the two norms.
     every : int
-        Steps from one measurement to the next. One costs about as much as a penalised step.
+        Steps between measurements. A measurement costs about as much as a penalised step.
 
     Attributes
     ----------
     everywhere : bool
-        See `gradient_norms`; False at first.
+        See `gradient_norms`; initially False.
     """
 
     def __init__(self, limit: float, every: int) -> None:
@@ -106,10 +106,10 @@ class LossBalance:
         self._watch = RatioWatch()
 
     def __call__(self, model: nn.Module, classification: Tensor, penalty: Tensor, *, stacklevel: int = 2) -> float:
-        """Count a step, measure where it is due, and return the factor."""
+        """Count a step, measure if due, and return the factor."""
         if self.calls % self.every == 0:
             norms = gradient_norms(model, classification, penalty, everywhere=self.everywhere)
-            # the former factor stays after an overflow of half precision, and where no image of the batch has a mask
+            # the factor is kept after a half-precision overflow, and if no image of the batch has a mask
             if all(map(math.isfinite, norms)) and norms.penalty > 0:
                 self.norms = norms
                 self.measurements += 1
@@ -122,37 +122,37 @@ class LossBalance:
         return self.factor
 
     def state_dict(self) -> dict[str, float]:
-        """What a resumed training needs."""
+        """Return the state that a resumed training needs."""
         return {name: getattr(self, name) for name in ("calls", "measurements", "mean", "factor")}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         check_state(self, state)
         for name, value in state.items():
             setattr(self, name, type(getattr(self, name))(value))
 
 
 class RatioWatch:
-    """Warns where one gradient has drowned the other in some measurements in a row.
+    """Warns if one gradient has dominated the other in consecutive measurements.
 
-    A loss that is small has done its work, and its gradient is small for a good reason.
+    Losses that are already small are ignored: their gradient should be small.
     """
 
     def __init__(self) -> None:
         self._high = self._low = 0
 
     def see(self, ratio: float, losses: tuple[float, float], span: str, stacklevel: int) -> None:
-        """Count a ratio of the penalty's norm to the classification loss's; `span` is how long a warning looks back."""
+        """Count a ratio of the penalty's norm to the classification loss's; `span` is the period named in a warning."""
         self._high = self._high + 1 if ratio > FAR and losses[0] > SETTLED[0] else 0
         self._low = self._low + 1 if ratio < 1 / FAR and losses[1] > SETTLED[1] else 0
         if PATIENCE not in (self._high, self._low):
             return
         if self._high:
             loud, quiet, factor = "penalty", "classification loss", ratio
-            remedy = "weigh them with regularizer.balanced(…), or take a smaller weight P"
+            remedy = "combine them with regularizer.balanced(…), or use a smaller weight P"
         else:
             loud, quiet, factor = "classification loss", "penalty", 1 / ratio if ratio else math.inf
-            remedy = "take a larger weight P, and see whether the relevance has vanished"
-        found = f"for {span} the gradient of the {loud} has been more than {FAR:g} times that of the {quiet}"
-        message = f"{found} ({factor:.3g} times now), which hardly counts: {remedy}"
+            remedy = "use a larger weight P, and check whether the relevance has vanished"
+        found = f"for {span} the gradient norm of the {loud} has been over {FAR:g} times the {quiet}'s"
+        message = f"{found} ({factor:.3g} times now), so the {quiet} has almost no effect: {remedy}"
         warnings.warn(message, GradientRatioWarning, stacklevel=stacklevel + 1)

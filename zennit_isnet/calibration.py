@@ -30,16 +30,16 @@ class RelevanceRange:
     c1, c2 : float
         Lower and upper end; the foreground term of the loss pulls the relevance on the foreground between them.
     mean, std : float
-        Mean and sample standard deviation over the measured images; NaN where the range was set and not measured.
+        Mean and sample standard deviation over the measured images; NaN if the range was set by hand.
     count : int
-        Number of measured images, 0 where the range was set.
+        Number of measured images; 0 if the range was set by hand.
 
     Raises
     ------
     InvalidTypeError
-        If `c1` or `c2` is no number.
+        If `c1` or `c2` is not a number.
     CalibrationError
-        If not ``0 < c1 < c2``, both finite.
+        Unless ``0 < c1 < c2`` and both are finite.
 
     Examples
     --------
@@ -56,11 +56,11 @@ class RelevanceRange:
     def __post_init__(self) -> None:
         for name in ("c1", "c2"):
             if not isinstance(end := getattr(self, name), Real):
-                raise InvalidTypeError(f"{name} must be a number, got {type(end).__name__}: {end!r}")
+                raise InvalidTypeError(f"{name} must be a number; got {type(end).__name__}: {end!r}")
         if not (0 < self.c1 < self.c2 < math.inf):
             came = f"c1 = {self.c1:.6g}, c2 = {self.c2:.6g}"
             measured = f"mean {self.mean:.6g}, standard deviation {self.std:.6g}, {self.count} images"
-            raise CalibrationError(f"the relevance range must satisfy 0 < c1 < c2 < inf, got {came} ({measured})")
+            raise CalibrationError(f"the relevance range must satisfy 0 < c1 < c2 < inf; got {came} ({measured})")
 
     @classmethod
     def from_statistics(cls, mean: float, std: float, count: int) -> RelevanceRange:
@@ -85,9 +85,9 @@ class RelevanceRange:
         (4.0, 16.0)
         """
         if count < 2:
-            raise CalibrationError(f"measuring the relevance range needs at least 2 images, got {count}")
+            raise CalibrationError(f"measuring the relevance range needs at least 2 images; got {count}")
         if not (math.isfinite(mean) and math.isfinite(std)):
-            raise CalibrationError(f"the total relevance must be finite, got mean {mean} and standard deviation {std}")
+            raise CalibrationError(f"the total relevance must be finite; got mean {mean} and standard deviation {std}")
         c1 = max(mean / 5, mean - 3 * std)
         return cls(c1, min(25 * c1, mean + 3 * std), mean, std, count)
 
@@ -102,17 +102,17 @@ def checked_ranges(ranges: Mapping[Any, Any]) -> Places[RelevanceRange]:
     Raises
     ------
     InvalidTypeError
-        If they are no mapping of places, or names of layers, to ranges.
+        If they do not map places or names of layers to ranges.
     """
     if not isinstance(ranges, Mapping) or not all(
         isinstance(key, (Place, str)) and isinstance(value, RelevanceRange) for key, value in ranges.items()
     ):
-        raise InvalidTypeError(f"ranges must map places or names of layers to RelevanceRange(c1, c2), got {ranges!r}")
+        raise InvalidTypeError(f"ranges must map places or names of layers to RelevanceRange(c1, c2); got {ranges!r}")
     return Places(ranges)
 
 
 def ranges_from_state(state: Any) -> Places[RelevanceRange]:
-    """Return the ranges that a regularizer's state has as numbers.
+    """Return the ranges stored as numbers in a regularizer's state.
 
     Parameters
     ----------
@@ -140,22 +140,22 @@ def ranges_from_state(state: Any) -> Places[RelevanceRange]:
 
 
 _FAR = 10.0
-"""A total relevance this many times outside of the range draws a warning."""
+"""A total relevance this many times outside the range triggers a warning."""
 
 
 def warn_outside_default_range(place: Place, total: float, *, stacklevel: int = 2) -> None:
-    """Warn with `RelevanceRangeWarning` if a total |relevance| lies far outside of the default range."""
+    """Warn with `RelevanceRangeWarning` if a total |relevance| lies far outside the default range."""
     low, high = DEFAULT_RANGE.c1, DEFAULT_RANGE.c2
     if not low / _FAR <= total <= high * _FAR:
-        problem = f"the total relevance at {place} is {total:.3g}, far outside of the default range ({low:g}, {high:g})"
-        remedy = "measure the range with calibrate(loader) on a plainly trained model"
+        problem = f"the total relevance at {place} is {total:.3g}, far outside the default range ({low:g}, {high:g})"
+        remedy = "measure the range with calibrate(loader) on a model trained without the penalty"
         warnings.warn(f"{problem}; {remedy}", RelevanceRangeWarning, stacklevel=stacklevel)
 
 
 class Maturity:
-    """Recognises a classifier that was not trained yet, whose relevance has no natural range.
+    """Detects an untrained classifier, whose relevance has no natural range.
 
-    Its logits name the same class for all images, with hardly more than the probability of a guess.
+    It predicts the same class for all images, with little more than chance probability.
     """
 
     def __init__(self) -> None:
@@ -177,24 +177,26 @@ class Maturity:
         """Warn with `RelevanceRangeWarning` if the classifier looks untrained."""
         confidence = self._confidence / max(self._images, 1)
         if self._images >= _ENOUGH and len(self._classes) == 1 and confidence < 1.5 * self._guess:
-            found = f"it takes all {self._images} images for class {min(self._classes)}"
-            problem = f"{found}, with a probability of {confidence:.2g} where a guess has {self._guess:.2g}"
-            remedy = "train it plainly for some epochs before calibrate(loader), a new head too"
-            message = f"the classifier looks untrained: {problem}. Trained, it has another range of relevance; {remedy}"
+            found = f"it predicts class {min(self._classes)} for all {self._images} images"
+            problem = f"{found}, with a probability of {confidence:.2g} (chance: {self._guess:.2g})"
+            remedy = (
+                "train it without the penalty for some epochs before calibrate(loader), also if only its head is new"
+            )
+            message = f"the classifier looks untrained: {problem}. Training will change its relevance range; {remedy}"
             warnings.warn(message, RelevanceRangeWarning, stacklevel=stacklevel)
 
 
 def no_relevance_message(place: Place, model: nn.Module) -> str:
-    """Say that no relevance arrives, and what of the model could be the reason."""
+    """Return the message that there is no relevance, with the likely reason."""
     zero = [name for name, p in model.named_parameters() if p.ndim > 1 and p.numel() and not bool(p.detach().any())]
-    colour = "each image has one colour, or units that all paths pass are zero"
+    colour = "each image has a single colour, or a layer that all paths pass through outputs zeros"
     reason = f"{', '.join(zero)} is zero throughout" if zero else colour
-    remedy = "train the classifier plainly for some epochs first, or initialise a new head with random weights"
+    remedy = "train the classifier without the penalty for some epochs first, or give a new head random weights"
     return f"all relevance at {place} is zero: the logits do not depend on the images ({reason}); {remedy}"
 
 
 _ENOUGH = 30
-"""Of fewer images one outlier would be enough to draw the warning."""
+"""With fewer images, one outlier would be enough for a warning."""
 
 
 def measured_ranges(batches: Iterable[Mapping[Place, Tensor]], model: nn.Module) -> Places[RelevanceRange]:
@@ -205,7 +207,8 @@ def measured_ranges(batches: Iterable[Mapping[Place, Tensor]], model: nn.Module)
     batches : iterable of mapping of Place to Tensor
         For each batch, the total of each image ``(N,)`` by place.
     model : Module
-        In `DistributedDataParallel` the batches are one process's, and the ranges are those of all processes' images.
+        In `DistributedDataParallel` the batches are this process's share, and the ranges cover the images of all
+        processes.
 
     Returns
     -------
@@ -214,13 +217,13 @@ def measured_ranges(batches: Iterable[Mapping[Place, Tensor]], model: nn.Module)
     Raises
     ------
     CalibrationError
-        If there are fewer than two images, a total is not finite, or a range is empty; or in another process anything
-        was wrong.
+        If there are fewer than two images, a total is not finite, or a range is empty; or if the measurement failed in
+        another process.
 
     Warns
     -----
     RelevanceRangeWarning
-        If the totals of a place, of 30 images or more, scatter by more than their mean.
+        If the totals of at least 30 images at a place have a standard deviation above their mean.
 
     Examples
     --------
@@ -238,7 +241,7 @@ def measured_ranges(batches: Iterable[Mapping[Place, Tensor]], model: nn.Module)
         for place, values in batch.items():
             totals.setdefault(place, []).append(values)
     if not totals:
-        raise CalibrationError("measuring the relevance range needs at least 2 images, got 0")
+        raise CalibrationError("measuring the relevance range needs at least 2 images; got 0")
     ranges: Places[RelevanceRange] = Places()
     for place, parts in totals.items():
         values = torch.cat(parts)
@@ -248,8 +251,8 @@ def measured_ranges(batches: Iterable[Mapping[Place, Tensor]], model: nn.Module)
         std = values.std().item() if count > 1 else math.nan
         ranges[place] = RelevanceRange.from_statistics(mean, std, count)
         if count >= _ENOUGH and std > mean:
-            problem = f"the total relevance at {place} scatters more than any range covers"
+            problem = f"the total relevance at {place} varies too much for any range"
             found = f"mean {mean:.3g}, standard deviation {std:.3g}, {count} images"
-            remedy = "train plainly first, and take Selective(delta=0)"
+            remedy = "train without the penalty first, and use Selective(delta=0)"
             warnings.warn(f"{problem} ({found}); {remedy}", RelevanceRangeWarning, stacklevel=3)
     return ranges

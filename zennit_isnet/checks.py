@@ -1,4 +1,4 @@
-"""Checks of what a user hands in: every message shows what came and what is allowed."""
+"""Checks of user input: every message shows what was passed and what is allowed."""
 
 import inspect
 import math
@@ -54,7 +54,7 @@ def check_number(name: str, value: Any, *, low: float = 0.0, high: float = math.
     InvalidTypeError
         If `value` is not a number.
     InvalidValueError
-        If `value` lies outside of the interval.
+        If `value` lies outside the interval.
     """
     opening, closing = "[" if include_low else "(", "]" if high < math.inf else ")"
     interval = f"{opening}{low:g}, {high:g}{closing}"
@@ -67,7 +67,7 @@ def check_number(name: str, value: Any, *, low: float = 0.0, high: float = math.
 
 
 def check_epsilon(name: str, value: Any, *, include_zero: bool = False) -> None:
-    """Raise unless `value` is a number that is no zero and no infinity in float32, nor is what it divides.
+    """Raise unless `value` is a number that is nonzero and finite in float32, and so is its inverse.
 
     Parameters
     ----------
@@ -83,12 +83,12 @@ def check_epsilon(name: str, value: Any, *, include_zero: bool = False) -> None:
     InvalidTypeError
         If `value` is not a number.
     InvalidValueError
-        If it is not in the range.
+        If it is outside the range.
     """
     check_number(name, value, include_low=include_zero)
     if float(value) != 0 and not 1e-30 <= value <= 1e30:
         zero = "be 0 or " if include_zero else ""
-        raise InvalidValueError(f"{name} must {zero}lie in [1e-30, 1e+30], for the range of float32; got {value!r}")
+        raise InvalidValueError(f"{name} must {zero}lie in [1e-30, 1e+30], the safe range of float32; got {value!r}")
 
 
 def check_count(name: str, value: object, *, low: int = 1) -> None:
@@ -117,18 +117,18 @@ def check_count(name: str, value: object, *, low: int = 1) -> None:
 
 
 def check_model(model: Any) -> None:
-    """Raise for models whose operations cannot be seen.
+    """Raise for models whose operations cannot be observed.
 
     Raises
     ------
     InvalidTypeError
-        If `model` is no module.
+        If `model` is not a module.
     UnsupportedModelError
-        If it, or a module in it, is compiled, scripted, replicated by `torch.nn.DataParallel`, sharded by
+        If it, or one of its modules, is compiled, scripted, replicated by `torch.nn.DataParallel`, sharded by
         ``fully_shard``, or a `DistributedDataParallel` with a static graph.
     """
     if not isinstance(model, nn.Module):
-        raise InvalidTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        raise InvalidTypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
     for name, module in model.named_modules():
         problem = _problem_of(module)
         if problem:
@@ -136,20 +136,20 @@ def check_model(model: Any) -> None:
 
 
 def _problem_of(module: nn.Module) -> str | None:
-    """Return why the operations of a module cannot be seen, or its gradients be taken, and the remedy."""
+    """Return why a module's operations cannot be observed or its gradients not be taken, with the remedy."""
     if isinstance(module, torch.jit.ScriptModule):
-        return "a scripted module hides its operations; hand in the Python module"
+        return "a scripted module hides its operations; pass the original Python module"
     if type(module).__name__ == "OptimizedModule" and hasattr(module, "_orig_mod"):
-        return "torch.compile has no double backward; hand in the module that was compiled, `._orig_mod`"
+        return "torch.compile does not support double backward; pass the original module, `._orig_mod`"
     if getattr(module, "_compiled_call_impl", None) is not None:
-        return "torch.compile has no double backward; do not call `compile()` on the module"
+        return "torch.compile does not support double backward; do not call `compile()` on the module"
     if isinstance(module, nn.DataParallel):
-        return "replicas of DataParallel run in threads of their own; use DistributedDataParallel"
+        return "DataParallel runs replicas in separate threads; use DistributedDataParallel"
     # FSDP2's modules have the method, FSDP1's the attribute
     if hasattr(module, "set_requires_gradient_sync") or hasattr(module, "_fsdp_wrapped_module"):
         return "FSDP frees parameters that loss.backward() needs; use DistributedDataParallel, ZeroRedundancyOptimizer"
     if isinstance(module, DistributedDataParallel) and module.static_graph:
-        return "with static_graph=True gradients are not averaged; leave it out, or use find_unused_parameters=True"
+        return "with static_graph=True gradients are not averaged; remove it, or use find_unused_parameters=True"
     return None
 
 
@@ -159,11 +159,11 @@ def check_callable(**parts: Any) -> None:
     Raises
     ------
     InvalidTypeError
-        If one cannot be called.
+        If a part is not callable.
     """
     for name, part in parts.items():
         if not (part is None or callable(part)):
-            raise InvalidTypeError(f"{name} must be callable, or None for the default, got {type(part).__name__}")
+            raise InvalidTypeError(f"{name} must be callable, or None for the default; got {type(part).__name__}")
 
 
 def check_images(images: Tensor, *, values: bool) -> Tensor:
@@ -172,79 +172,83 @@ def check_images(images: Tensor, *, values: bool) -> Tensor:
     Parameters
     ----------
     images : Tensor
-        Floating, ``(N, C, H, W)`` or ``(N, C, T, H, W)``, finite.
+        Floating point and finite, ``(N, C, H, W)`` or ``(N, C, T, H, W)``.
     values : bool
-        Whether to look at the values, which synchronises an accelerator.
+        Whether to check the values, which synchronises an accelerator.
 
     Raises
     ------
     InvalidTypeError
-        If `images` is no floating tensor, or float16 outside of autocast.
+        If `images` is not a floating tensor, or float16 outside autocast.
     InvalidValueError
-        If the shape is wrong or a value is NaN or infinite, or in or from `torch.inference_mode`.
+        If the shape is wrong, a value is NaN or infinite, or in or from `torch.inference_mode`.
     """
     check_differentiable("images", images, " (N, C, H, W)")
     if images.ndim not in (4, 5) or images.numel() == 0:
         raise InvalidValueError(
-            f"images must have shape (N, C, H, W) or (N, C, T, H, W), none of them 0, got {tuple(images.shape)}"
+            f"images must have shape (N, C, H, W) or (N, C, T, H, W), all sizes positive; got {tuple(images.shape)}"
         )
     if values:
         broken = ~images.detach().isfinite().flatten(1).all(1)
         if bool(broken.any()):
-            raise InvalidValueError(f"images must be finite, NaN or Inf in images {broken.nonzero()[:, 0].tolist()}")
+            raise InvalidValueError(
+                f"images must be finite; got NaN or Inf in images {broken.nonzero()[:, 0].tolist()}"
+            )
     return images.as_subclass(Tensor)
 
 
 def check_differentiable(name: str, value: Any, shape: str = "") -> None:
-    """Raise for anything that heatmaps cannot be made of; `name` and `shape` are for the message.
+    """Raise for anything that cannot be explained by heatmaps; `name` and `shape` are for the message.
 
     Raises
     ------
     InvalidTypeError
-        If `value` is no floating tensor, or float16 outside of autocast.
+        If `value` is not a floating tensor, or float16 outside autocast.
     InvalidValueError
         In `torch.inference_mode`, or for a tensor made in it.
     """
     if torch.is_inference_mode_enabled():
-        raise InvalidValueError("heatmaps need gradients, which torch.inference_mode forbids; use torch.no_grad")
+        raise InvalidValueError(
+            "heatmaps need gradients, which torch.inference_mode forbids; use torch.no_grad instead"
+        )
     if not isinstance(value, Tensor):
-        raise InvalidTypeError(f"{name} must be a Tensor{shape}, got {type(value).__name__}")
+        raise InvalidTypeError(f"{name} must be a Tensor{shape}; got {type(value).__name__}")
     if value.is_inference():
-        raise InvalidValueError(f"{name} must be normal tensors, got one made in torch.inference_mode; clone it")
+        raise InvalidValueError(f"{name} must not be inference tensors; got one made in torch.inference_mode; clone it")
     check_dense(name, value)
     if not value.is_floating_point():
-        raise InvalidTypeError(f"{name} must be floating point (scale them first), got {value.dtype}")
+        raise InvalidTypeError(f"{name} must be floating point (convert and scale them first); got {value.dtype}")
     if value.dtype == torch.float16 and not torch.is_autocast_enabled(value.device.type):
         within = f"torch.autocast({value.device.type!r}, torch.float16)"
         remedy = f"keep model and {name} in float32 and call within {within}, or use bfloat16"
-        raise InvalidTypeError(f"signals leave the range of float16; {remedy}; got {name} of torch.float16")
+        raise InvalidTypeError(f"signals exceed the range of float16; {remedy}; got {name} of torch.float16")
 
 
 def check_dense(name: str, value: Tensor) -> None:
-    """Raise `InvalidTypeError` for a tensor without values, sparse, nested, quantized, or of eight-bit floats."""
+    """Raise `InvalidTypeError` for meta, sparse, nested, quantized or eight-bit floating tensors."""
     kinds = {"nested": value.is_nested, "meta": value.is_meta, str(value.layout): value.layout != torch.strided}
     kinds[str(value.dtype)] = value.is_quantized or (value.is_floating_point() and value.element_size() < 2)
     came = [kind for kind, is_so in kinds.items() if is_so]
     if came:
-        remedy = "to_dense(), to_padded_tensor(0), dequantize() or float() makes one"
-        raise InvalidTypeError(f"{name} must be an ordinary tensor, got a {came[0]} tensor; {remedy}")
+        remedy = "convert it by to_dense(), to_padded_tensor(0), dequantize() or float()"
+        raise InvalidTypeError(f"{name} must be an ordinary tensor; got a {came[0]} tensor; {remedy}")
 
 
 def check_masks(masks: Any, images: Tensor) -> Tensor:
     """Return foreground masks as a plain tensor ``(N, 1, H, W)``, or ``(N, 1, T, H, W)`` for videos.
 
-    A video's mask ``(N, 1, H, W)`` or ``(N, H, W)`` holds for all its frames. Masks may have another resolution than
-    the images, but neither their proportions turned by 90° nor another number of frames.
+    For a video, a mask ``(N, 1, H, W)`` or ``(N, H, W)`` applies to all frames. Masks may have another resolution than
+    the images, but must not look rotated by 90° or have another number of frames.
 
     Raises
     ------
     InvalidTypeError
-        If `masks` is no tensor.
+        If `masks` is not a tensor.
     InvalidValueError
-        If their number, dimensions, orientation, frames or device do not fit the images.
+        If their number, dimensions, orientation, frames or device do not match the images.
     """
     if not isinstance(masks, Tensor):
-        raise InvalidTypeError(f"masks must be a Tensor (N, 1, H, W) or (N, H, W), got {type(masks).__name__}")
+        raise InvalidTypeError(f"masks must be a Tensor (N, 1, H, W) or (N, H, W); got {type(masks).__name__}")
     check_dense("masks", masks)
     result = masks.as_subclass(Tensor)
     while 3 <= result.ndim < images.ndim:
@@ -254,20 +258,20 @@ def check_masks(masks: Any, images: Tensor) -> Tensor:
     shape, came = tuple(images.shape), tuple(masks.shape)
     if result.ndim != images.ndim or result.shape[1] != 1 or result.shape[0] != images.shape[0]:
         legal = f"(N, 1, H, W) or (N, H, W) with N = {shape[0]} (and T for videos)"
-        raise InvalidValueError(f"masks must have shape {legal} for images of shape {shape}, got {came}")
+        raise InvalidValueError(f"masks must have shape {legal} for images of shape {shape}; got {came}")
     if looks_turned(result.shape, images.shape):
-        problem = f"masks must not be turned against images of shape {shape}"
+        problem = f"masks must have the orientation of images of shape {shape}"
         raise InvalidValueError(f"{problem}; got {came}, which looks transposed: swap its last two dimensions")
     if images.ndim == 5 and result.shape[2] != images.shape[2]:
         legal = f"one frame or T = {shape[2]} of them for videos of shape {shape}"
-        raise InvalidValueError(f"masks of videos must have {legal}, got {result.shape[2]} in {came}")
+        raise InvalidValueError(f"masks of videos must have {legal}; got {result.shape[2]} in {came}")
     if result.device != images.device:
-        raise InvalidValueError(f"masks must be on the images' device {images.device}, got {result.device}")
+        raise InvalidValueError(f"masks must be on the images' device {images.device}; got {result.device}")
     return result
 
 
 def looks_turned(mask: Sequence[int], image: Sequence[int]) -> bool:
-    """Whether a mask has the proportions of its image turned by 90°; both shapes end with height and width."""
+    """Whether a mask has the proportions of its image rotated by 90°; both shapes end with height and width."""
     return mask[-2] != mask[-1] and mask[-2] * image[-2] == mask[-1] * image[-1]
 
 
@@ -288,8 +292,10 @@ def check_in_box(images: Tensor, box: tuple[Tensor, Tensor]) -> None:
     low, high = (fitted_bound(bound, images) for bound in box)
     for bound in (low, high):
         if bound.ndim >= 3 and bound.shape[0] not in (1, images.shape[1]):
-            raise InvalidValueError(f"box has bounds for {bound.shape[0]} channels, images have {images.shape[1]}")
-    # room for the rounding of the normalisation
+            raise InvalidValueError(
+                f"box must have bounds for the images' {images.shape[1]} channels; got {bound.shape[0]}"
+            )
+    # allow for rounding in the normalisation
     slack = 1e-4 * (high - low)
     outside = ((images < low - slack) | (images > high + slack)).flatten(1).any(1)
     if bool(outside.any()):
@@ -307,29 +313,29 @@ def check_has_mask(has_mask: Any, count: int, device: torch.device) -> Tensor:
     InvalidTypeError
         If it is not boolean.
     InvalidValueError
-        If it has not one entry for each image.
+        If it does not have one entry for each image.
     """
     if has_mask is None:
         return torch.ones(count, dtype=torch.bool, device=device)
     try:
         flags = torch.as_tensor(has_mask, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidTypeError(f"has_mask must be boolean, one for each image, got {has_mask!r}") from error
+        raise InvalidTypeError(f"has_mask must be boolean, one value per image; got {has_mask!r}") from error
     check_dense("has_mask", flags)
     if flags.dtype != torch.bool:
-        raise InvalidTypeError(f"has_mask must be boolean, one for each image, got {flags.dtype}")
+        raise InvalidTypeError(f"has_mask must be boolean, one value per image; got {flags.dtype}")
     if flags.shape != (count,):
-        raise InvalidValueError(f"has_mask must have shape ({count},), got {tuple(flags.shape)}")
+        raise InvalidValueError(f"has_mask must have shape ({count},); got {tuple(flags.shape)}")
     return flags
 
 
 def as_floats(name: str, value: Any) -> Tensor:
-    """Return a floating tensor in float32, or as it is in float64.
+    """Return a floating tensor in float32; float64 is kept.
 
     Raises
     ------
     InvalidTypeError
-        If `value` is no floating tensor.
+        If `value` is not a floating tensor.
     """
     if not isinstance(value, Tensor) or not value.is_floating_point():
         raise InvalidTypeError(f"{name} must be a floating tensor; got {kind_of(value)}")
@@ -345,7 +351,7 @@ def as_integers(
     *,
     booleans: bool = True,
 ) -> Tensor:
-    """Return a tensor of integers or booleans in int64, in which no comparison with `count` can overflow.
+    """Return a tensor of integers or booleans in int64, so that comparisons with `count` cannot overflow.
 
     Parameters
     ----------
@@ -354,18 +360,19 @@ def as_integers(
     value : object
         What the caller passed.
     shape, device : optional
-        Where the values must fit; not checked if None.
+        Expected shape and device; not checked if None.
     count : int, optional
-        The values must be less; by default they must only not be negative. They are read, so an accelerator waits.
+        The values must be less than this; if None, they must only not be negative. Values are read, which synchronises
+        an accelerator.
     booleans : bool, default=True
         Whether booleans count as 0 and 1, as labels of two classes may.
 
     Raises
     ------
     InvalidTypeError
-        If `value` is no tensor of integers.
+        If `value` is not a tensor of integers.
     InvalidValueError
-        If it does not fit, or a value is out of range.
+        If its shape or device does not match, or a value is out of range.
     """
     refused = () if booleans else (torch.bool,)
     if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex() or value.dtype in refused:
@@ -397,12 +404,12 @@ def check_logits(name: str, logits: Any, *, values: bool = False) -> None:
     logits : object
         What the caller passed.
     values : bool, default=False
-        Whether the values are read too, and must be finite.
+        Whether to read the values too, which must be finite.
 
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        If its type or dtype, or its shape or values, are others.
+        If its type, dtype, shape or values are not allowed.
     """
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         raise InvalidTypeError(f"{name} must be a floating tensor; got {kind_of(logits)}")
@@ -418,21 +425,23 @@ def check_state(owner: Any, state: Any) -> None:
     Raises
     ------
     InvalidValueError
-        If it has others, as that of an object that was built with other arguments.
+        If it has other keys, such as the state of an object with other arguments.
     """
     name, expected = type(owner).__name__, sorted(owner.state_dict())
     came = sorted(state) if isinstance(state, Mapping) else kind_of(state)
     if came != expected:
-        raise InvalidValueError(f"the state of {name}, built alike, must have the keys {expected}; got {came}")
+        raise InvalidValueError(
+            f"state must come from a {name} with the same arguments, with the keys {expected}; got {came}"
+        )
 
 
 def kind_of(value: object) -> str:
-    """Return the dtype of a tensor, the type of anything else, for a message."""
+    """Return the dtype of a tensor or the type of anything else, for a message."""
     return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
 
 
 class Described:
-    """Shows an object as the call that makes it, without the arguments that have their defaults."""
+    """Gives an object a repr that shows its constructor call, without arguments at their defaults."""
 
     def __repr__(self) -> str:
         options = inspect.signature(type(self)).parameters.values()
@@ -442,12 +451,12 @@ class Described:
 
 
 class Drawing(Described):
-    """Draws random numbers, by a generator of its own unless it has none.
+    """Draws random numbers, from its own generator if it has one.
 
     Parameters
     ----------
     generator : torch.Generator, optional
-        On the CPU, so that the draws do not depend on a model's device. Default None: the global generator.
+        On the CPU, so that the draws do not depend on a model's device. If None, the global generator.
 
     Raises
     ------
@@ -469,24 +478,24 @@ class Drawing(Described):
         return {} if self.generator is None else {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the state of the generator, so that the draws go on as they would have.
+        """Restore the state of the generator, so that the draws continue where they left off.
 
         Parameters
         ----------
         state : mapping of str to Tensor
-            From the `state_dict` of an object that had a generator if and only if this one has.
+            From the `state_dict` of an object with a generator if and only if this one has one.
 
         Raises
         ------
         InvalidValueError
-            If `state` has other keys than this object's own state.
+            If the keys of `state` differ from this object's own.
         """
         check_state(self, state)
         if self.generator is not None:
             self.generator.set_state(state["generator"].cpu())
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the attributes, the generator as its state in bytes: PyTorch cannot hand one to a spawned process."""
+        """Return the attributes, with the generator's state as bytes: PyTorch cannot pickle generators."""
         drawn = None if self.generator is None else bytes(self.generator.get_state().tolist())
         return {**vars(self), "generator": drawn}
 

@@ -1,4 +1,4 @@
-"""Several processes: what each of them measured, put together."""
+"""Combining measurements of several processes."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -16,18 +16,18 @@ T = TypeVar("T")
 
 
 def penalty_weight(has_mask: Tensor, group: Any = None) -> Tensor:
-    """Return what to multiply a process's penalty by where the processes have unequal numbers of masks.
+    """Return the factor for a process's penalty that makes up for unequal numbers of masks in the processes.
 
-    The penalty is the mean over the masked images of one process, and `DistributedDataParallel` takes the mean over the
-    processes, so that an image counts more where fewer images have a mask. Times this weight, the mean over the
-    processes is the mean over all masked images. With ``layers=``, each process still ranks the layers by itself.
+    The penalty is the mean over one process's masked images, and `DistributedDataParallel` averages over the processes,
+    so images count more in processes with fewer masks. With this weight, the average over the processes is the mean
+    over all masked images. With ``layers=``, each process still ranks the layers separately.
 
     Parameters
     ----------
     has_mask : Tensor of bool
-        ``(N,)``, what this process gives to the regularizer.
+        ``(N,)``, the flags that this process passes to the regularizer.
     group : torch.distributed.ProcessGroup, optional
-        The processes, all of which must call this. Default: all there are, or this one if there is no group.
+        The processes, all of which must call this. If None, all processes, or only this one if there is no group.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def penalty_weight(has_mask: Tensor, group: Any = None) -> Tensor:
     Raises
     ------
     InvalidTypeError
-        If `has_mask` is no boolean tensor.
+        If `has_mask` is not a boolean tensor.
 
     Examples
     --------
@@ -47,7 +47,7 @@ def penalty_weight(has_mask: Tensor, group: Any = None) -> Tensor:
     tensor(1.)
     """
     if not isinstance(has_mask, Tensor) or has_mask.dtype != torch.bool:
-        raise InvalidTypeError(f"has_mask must be a boolean tensor (N,), got {kind_of(has_mask)}")
+        raise InvalidTypeError(f"has_mask must be a boolean tensor (N,); got {kind_of(has_mask)}")
     own = has_mask.sum().float()
     if not (distributed.is_available() and distributed.is_initialized()):
         return own.clamp(max=1)
@@ -57,38 +57,38 @@ def penalty_weight(has_mask: Tensor, group: Any = None) -> Tensor:
 
 
 def from_all_processes(measure: Callable[[], T], model: nn.Module) -> list[T]:
-    """Return what `measure` returned in each process of a `DistributedDataParallel`; for other models, here.
+    """Return the results of `measure` in each process of a `DistributedDataParallel`; otherwise only in this process.
 
     Parameters
     ----------
     measure : callable
-        What every process does with its share; the result can be pickled.
+        What each process runs on its share; its result must be picklable.
     model : Module
         The model.
 
     Raises
     ------
     CalibrationError
-        If it raised in another process. In that process its own error goes on.
+        If it raised in another process, where the original error is raised.
     """
     if not isinstance(model, DistributedDataParallel):
         return [measure()]
     try:
         result = measure()
     except Exception:
-        _gathered(None, model)  # the others must not wait for ever
+        _gathered(None, model)  # the others must not wait forever
         raise
     results = _gathered((result,), model)
     failed = [rank for rank, other in enumerate(results) if other is None]
     if failed:
-        raise CalibrationError(f"measuring failed in process {', '.join(map(str, failed))}; its own error says why")
+        raise CalibrationError(f"measuring failed in process {', '.join(map(str, failed))}; see the error there")
     return [other[0] for other in results]
 
 
 def _gathered(value: Any, model: DistributedDataParallel) -> list[Any]:
-    """Return the value of each process."""
+    """Return the values of all processes."""
     gathered = [None] * distributed.get_world_size(model.process_group)
-    # objects travel by the current device, which may be another process's
+    # objects are sent through the current device, which may be another process's
     with torch.cuda.device_of(next(model.parameters())):
         distributed.all_gather_object(gathered, value, model.process_group)
     return gathered

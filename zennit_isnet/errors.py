@@ -1,7 +1,7 @@
 """Exceptions and warnings of the package.
 
 Every error that the package raises on purpose derives from `ISNetError` *and* from the builtin that callers expect
-(`ValueError` or `TypeError`), so that ``except ValueError`` and ``except ISNetError`` both work.
+(`ValueError`, `TypeError` or `ImportError`), so ``except ValueError`` and ``except ISNetError`` both work.
 """
 
 from importlib import import_module
@@ -26,7 +26,7 @@ class ISNetError(Exception):
 
 
 class InvalidValueError(ISNetError, ValueError):
-    """An argument has the right type but a shape or value that is not allowed."""
+    """An argument has an allowed type but a shape or value that is not allowed."""
 
 
 class InvalidTypeError(ISNetError, TypeError):
@@ -34,18 +34,18 @@ class InvalidTypeError(ISNetError, TypeError):
 
 
 class UnsupportedModelError(ISNetError, ValueError):
-    """The model cannot be explained as it is; the message names each problem with its remedy."""
+    """The model cannot be explained in its current form; the message names each problem and its remedy."""
 
 
 class UncoveredOperationError(UnsupportedModelError):
     """The model runs operations that no relevance rule covers.
 
-    All problems of the model are collected before the error is raised.
+    All problems in the model are collected before the error is raised.
 
     Parameters
     ----------
     problems : list of str
-        One line for each problem: module path, operation, reason and remedy.
+        One line per problem: module path, operation, reason and remedy.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -59,19 +59,19 @@ class CalibrationError(ISNetError, ValueError):
 
 
 class MissingDependencyError(ISNetError, ImportError):
-    """A package of one of the extras is needed but not installed."""
+    """A package from one of the extras is needed but not installed."""
 
 
 class RelevanceRangeWarning(UserWarning):
-    """The relevance range (C1, C2) does not fit: it was not measured, or the measured relevance scatters too much."""
+    """The relevance range (C1, C2) does not fit: it was not measured, or the measured relevance varies too much."""
 
 
 class GradientRatioWarning(UserWarning):
-    """The gradient of one loss has been drowned by that of the other for some tens of steps."""
+    """One loss's gradient has been far larger than the other's for tens of steps."""
 
 
 class VanishedRelevanceWarning(UserWarning):
-    """The relevance has all but vanished, and the penalty is a constant that teaches nothing."""
+    """The relevance has almost vanished, and the penalty has become a constant without a training signal."""
 
 
 def import_optional(module: str, package: str, extra: str = "examples") -> ModuleType:
@@ -82,9 +82,9 @@ def import_optional(module: str, package: str, extra: str = "examples") -> Modul
     module : str
         Dotted name to import, such as ``"skimage.data"``.
     package : str
-        The distribution's name on the package index, such as ``"scikit-image"``.
+        The distribution's name on PyPI, such as ``"scikit-image"``.
     extra : str, default="examples"
-        The extra of this package that brings it.
+        The extra of this package that installs it.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Which quantity of the logits is explained: formulations turn logits into seeds of the signal."""
+"""Formulations: the quantity to explain, as seeds of the signal computed from the logits."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -28,8 +28,8 @@ __all__ = [
 class Formulation(Described, ABC):
     """Base class of the formulations. Index letters: N images, C classes, K heatmaps per image.
 
-    A formulation is called with logits and returns, for each of K quantities per image, the signal at the logits:
-    the gradient of the quantity with respect to them. Subclasses write `seeds`; their logits have been checked.
+    A formulation is called with logits and returns the signal at the logits for each of K quantities per image: the
+    gradient of the quantity with respect to the logits. Subclasses implement `seeds`, which gets checked logits.
 
     Examples
     --------
@@ -47,23 +47,23 @@ class Formulation(Described, ABC):
     """
 
     needs_labels: ClassVar[bool] = False
-    """Whether it is called with the labels of the images too."""
+    """Whether it also needs the labels of the images."""
 
     compares_classes: ClassVar[bool] = False
-    """Whether it says nothing of a single class, which then is an error."""
+    """Whether it needs at least two classes; a single one is then an error."""
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Seeds of the signal, one set for each heatmap.
+        """Return the seeds of the signal, one set for each heatmap.
 
         Parameters
         ----------
         logits : Tensor, shape (N, C)
-            Floating, before any softmax or sigmoid.
+            Floating point, before any softmax or sigmoid.
 
         Returns
         -------
         Tensor, shape (N, K, C)
-            In the dtype of the logits, and differentiable in them where the formula depends on them smoothly.
+            In the dtype of the logits, and differentiable with respect to them if the formula is.
 
         Raises
         ------
@@ -84,7 +84,7 @@ class Formulation(Described, ABC):
         """Return the seeds of shape (N, K, C) for floating logits of shape (N, C)."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """State that a resumed training needs; empty where there is none."""
+        """State that a resumed training needs; empty if there is none."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -93,24 +93,24 @@ class Formulation(Described, ABC):
         Parameters
         ----------
         state : mapping of str to Tensor
-            From a formulation that was built alike.
+            From a formulation with the same arguments.
 
         Raises
         ------
         InvalidValueError
-            If `state` has other keys than this formulation's own state.
+            If the keys of `state` differ from this formulation's own.
         """
         check_state(self, state)
 
 
 def one_hot(classes: Tensor, like: Tensor) -> Tensor:
     """One-hot rows in the dtype, device and shape of `like` (N, C), for `classes` of shape (N, 1)."""
-    # Unlike torch.nn.functional.one_hot this never reads the classes back from the device.
+    # Unlike torch.nn.functional.one_hot, this never synchronises with the device.
     return torch.zeros_like(like).scatter(1, classes, 1.0)
 
 
 class Original(Formulation):
-    """Every logit by itself; C heatmaps per image, so the cost grows with the number of classes.
+    """Every logit separately; C heatmaps per image, so the cost grows with the number of classes.
 
     Examples
     --------
@@ -131,13 +131,14 @@ class Original(Formulation):
 class AllLogits(Formulation):
     """The sum of all logits; one heatmap per image whatever the number of classes.
 
-    In the heatmap of `LRPFlex` evidence for one class can cancel evidence for another, in that of `ZPlus` nothing
-    cancels: both together, ``ISNetRegularizer(model, composite=(LRPFlex(), ZPlus()), formulation=AllLogits())``, are
+    In the `LRPFlex` heatmap, evidence for one class can cancel evidence for another; in the `ZPlus` heatmap nothing
+    cancels. Both together, ``ISNetRegularizer(model, composite=(LRPFlex(), ZPlus()), formulation=AllLogits())``, are
     Dual ISNet.
 
     References
     ----------
-    Bassi, Decherchi, Cavalli, IEEE Access 12 (2024) 155151, Dual ISNet.
+    .. [1] Bassi, P. R. A. S., Decherchi, S., Cavalli, A. "Faster ISNet for background bias mitigation on deep neural
+       networks". IEEE Access 12, 155151 (2024). arXiv:2401.08409. Dual ISNet.
 
     Examples
     --------
@@ -153,21 +154,22 @@ class AllLogits(Formulation):
 
 
 class Target(Formulation):
-    """The logit of a given class; one heatmap per image. For explaining, not for training.
+    """The logit of a given class; one heatmap per image. For explanations, not for training.
 
     In training it would leave the other classes free to use the background.
 
     Parameters
     ----------
     classes : int or Tensor of shape (N,)
-        One class for all images, or one for each; counted from 0. A tensor is copied.
+        One class for all images, or one per image, counted from 0. A tensor is copied.
 
     Raises
     ------
     InvalidTypeError
         If `classes` is neither an int nor an integer tensor.
     InvalidValueError
-        If `classes` has negative entries; at the call, if it has another shape or entries beyond the classes.
+        If `classes` has negative entries. When called: if it has another shape, or entries beyond the number of
+        classes.
 
     Examples
     --------
@@ -182,7 +184,7 @@ class Target(Formulation):
     def __init__(self, classes: int | Tensor) -> None:
         if not isinstance(classes, Tensor):
             check_count("classes", classes, low=0)
-        # on the CPU, so that the checks of calls need not wait for an accelerator
+        # on the CPU, so that checks in calls need not synchronise an accelerator
         self.classes = as_integers("classes", torch.as_tensor(classes), booleans=False).to("cpu", copy=True)
 
     def seeds(self, logits: Tensor) -> Tensor:
@@ -194,16 +196,16 @@ class Target(Formulation):
 
 
 class Stochastic(Drawing, Formulation):
-    """One logit, drawn for each image: the highest with probability 1/2, else any other alike; one heatmap per image.
+    """A random logit per image: the highest with probability 1/2, otherwise any other uniformly; one heatmap per image.
 
     Unlike `Selective` it needs no softmax, so it suits multi-label models and models with one logit (which is then
-    always the one explained). Draws are made on the CPU, so they do not depend on the device of the model.
+    always explained). Draws are made on the CPU, so they do not depend on the model's device.
 
     Parameters
     ----------
     generator : torch.Generator, optional
-        Source of the draws, on the CPU. Pass a seeded one for runs that can be repeated; by default PyTorch's global
-        generator is used.
+        Generator of the random draws, on the CPU. Pass a seeded one for reproducible runs. If None, PyTorch's
+        global generator is used.
 
     Raises
     ------
@@ -239,7 +241,7 @@ class Stochastic(Drawing, Formulation):
 
 
 class Label(Formulation):
-    """The logit of each image's label; one heatmap per image. The labels come with the call.
+    """The logit of each image's label; one heatmap per image. The labels are passed with the call.
 
     Examples
     --------
@@ -261,23 +263,23 @@ class Label(Formulation):
         logits : Tensor, shape (N, C)
             Floating.
         labels : Tensor of shape (N,)
-            Class of each image of the batch, an integer counted from 0. Their values are read: labels on the CPU, as
-            a loader gives them, keep the call from waiting for an accelerator.
+            Class of each image of the batch, an integer counted from 0. The values are read; pass labels on the CPU, as
+            a loader yields them, to avoid synchronising an accelerator.
 
         Raises
         ------
         InvalidTypeError
             If `labels` is not an integer tensor.
         InvalidValueError
-            If there are no labels, or they have another shape or values outside of the classes.
+            If there are no labels, or their shape or values are not allowed.
         """
         if labels is None:
             remedy = "call the regularizer with labels=…, or explain the predicted class with Predicted()"
-            raise InvalidValueError(f"Label explains the labels' logits and got no labels; {remedy}")
+            raise InvalidValueError(f"Label explains the labels' logits but got no labels; {remedy}")
         return Target(labels)(logits)
 
     def seeds(self, logits: Tensor) -> Tensor:
-        """Raise: there are no labels."""
+        """Raise, because labels are missing."""
         return self(logits)
 
 
@@ -300,12 +302,12 @@ class Predicted(Formulation):
 class Contrast(Formulation):
     """The highest logit minus the second highest; one heatmap per image.
 
-    With two classes it is ``|y_0 − y_1|``, which is how it is published; this is its continuation to more classes.
+    With two classes it is ``|y_0 − y_1|``, the published form; this extends it to more classes.
 
     References
     ----------
-    Simpson, Dutil, Bengio, Cohen, "GradMask: Reduce Overfitting by Regularizing Saliency", MIDL 2019,
-    arXiv:1904.07478, the contrast variant.
+    .. [1] Simpson, B., Dutil, F., Bengio, Y., Cohen, J. P. "GradMask: reduce overfitting by regularizing saliency".
+       MIDL 2019. arXiv:1904.07478. Contrast variant.
 
     Examples
     --------
@@ -333,16 +335,16 @@ class Selective(Formulation):
         \qquad p = \mathrm{softmax}(y)
 
     With :math:`\delta = 0` the gradient is 1 at :math:`c` and :math:`-p_j / (1 - p_c)`, a softmax over the other
-    classes, elsewhere. Its size is the same for a certain classifier and for an uncertain one.
+    classes, elsewhere. Its magnitude does not depend on the classifier's confidence.
 
-    All logits take part in the softmax, so one heatmap carries evidence for and against every class, and the cost does
-    not grow with the number of classes. For multi-label models take `Stochastic`.
+    The softmax uses all logits, so one heatmap contains evidence for and against every class, and the cost does not
+    grow with the number of classes. For multi-label models use `Stochastic`.
 
     Parameters
     ----------
     delta : float, default=0.0
-        Makes the gradient vanish with :math:`p_c / \delta`, for a class that is hopeless already. The papers have 1e-2;
-        it then needs a classifier that stays uncertain, by label smoothing for example.
+        Makes the gradient vanish like :math:`p_c / \delta` for a class with negligible probability. The papers use
+        1e-2, which requires a classifier that stays uncertain, for example through label smoothing.
 
     Raises
     ------
@@ -375,7 +377,7 @@ class Selective(Formulation):
         lowest = logits.argmin(dim=1, keepdim=True)
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.delta == 0:
-            # in closed form: the quotient of p_j by 1 − p_c is a softmax without c
+            # in closed form: p_j / (1 − p_c) is a softmax without c
             others = precise.scatter(1, lowest, -torch.inf).softmax(dim=1)
             return (one_hot(lowest, precise) - others).to(logits.dtype).unsqueeze(1)
         probability = precise.softmax(dim=1)
@@ -387,11 +389,13 @@ class Selective(Formulation):
 class SoftmaxGradient(Formulation):
     """Gradient of the softmax score ``p_c`` of the highest class; one heatmap per image. An ablation.
 
-    It vanishes where the classifier is certain.
+    It vanishes if the classifier is confident.
 
     References
     ----------
-    Bassi, Dertkigil, Cavalli, Nat. Commun. 15 (2024) 291, ISNet Grad*Input.
+    .. [1] Bassi, P. R. A. S., Dertkigil, S. S. J., Cavalli, A. "Improving deep neural network generalization and
+       robustness to background bias via layer-wise relevance propagation optimization". Nat. Commun. 15, 291 (2024).
+       ISNet Grad*Input.
 
     Examples
     --------
@@ -417,7 +421,8 @@ class LogProbabilities(Formulation):
 
     References
     ----------
-    Ross, Hughes, Doshi-Velez, "Right for the Right Reasons", IJCAI 2017, section 2.
+    .. [1] Ross, A. S., Hughes, M. C., Doshi-Velez, F. "Right for the right reasons: training differentiable models by
+       constraining their explanations". IJCAI 2017. arXiv:1703.03717. Section 2.
 
     Examples
     --------

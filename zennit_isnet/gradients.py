@@ -1,9 +1,8 @@
-"""Attributions by the ordinary gradient, differentiable with respect to the parameters.
+"""Gradient attributions that are differentiable with respect to the parameters.
 
 Each is a callable ``attribution(model, images, formulation) -> output, {place: relevance (N, K, C, …)}`` that
-`ISNetRegularizer` can penalise in the place of LRP. They need a second derivative of every operation, which PyTorch
-lacks for a few (hardsigmoid, in MobileNetV3; some fused attention): ``backward()`` raises then, where `LRPAttribution`
-does not.
+`ISNetRegularizer` can penalise instead of LRP. They need second derivatives of all operations. PyTorch lacks a few
+(hardsigmoid, in MobileNetV3; some fused attention); ``backward()`` then raises, while `LRPAttribution` does not.
 """
 
 from collections.abc import Callable
@@ -23,24 +22,24 @@ from zennit_isnet.model import buffers_restored, unwrapped
 __all__ = ["GradCAM", "GradientTimesInput", "InputGradient", "IntegratedGradients"]
 
 Seeds: TypeAlias = Callable[[Tensor], Tensor]
-"""What makes seeds ``(N, K, C)`` of logits: a formulation."""
+"""A formulation: makes seeds ``(N, K, C)`` from logits."""
 
 Explained: TypeAlias = tuple[Any, Places[Tensor]]
-"""What the model returned, and its relevance ``(N, K, C, …)`` by place."""
+"""The model's output, and the relevance ``(N, K, C, …)`` by place."""
 
 
 class OrdinaryGradient(LRPComposite):
-    """A composite without rules: what arrives at each place is the ordinary gradient."""
+    """A composite without rules: the relevance at each place is the ordinary gradient."""
 
     propagates = "signal"
 
     def relevance(self, activation: Tensor, arrived: Tensor) -> Tensor:
-        """Return the gradient."""
+        """Return the gradient unchanged."""
         return arrived
 
 
 def _gradients(model: nn.Module, images: Tensor, formulation: Seeds, taps: Taps, create_graph: bool) -> Explained:
-    """Return the model's output, and the gradients of each explained quantity at the layers, or else the images."""
+    """Return the model's output, and the gradients of each explained quantity at the layers, or at the images."""
     check_differentiable("images", images, " (N, C, H, W)")
     seeds = seeds_of(formulation, len(images))
     return propagate(
@@ -49,14 +48,16 @@ def _gradients(model: nn.Module, images: Tensor, formulation: Seeds, taps: Taps,
 
 
 class InputGradient(Described):
-    """Sensitivity ``R = ∂q/∂x`` of the explained quantity ``q`` to each pixel, with its sign.
+    """Sensitivity ``R = ∂q/∂x`` of the explained quantity ``q`` to each pixel, signed.
 
     Captum's `Saliency` with ``abs=False``, differentiable. Costs one ordinary double backward pass.
 
     References
     ----------
-    Simonyan, Vedaldi, Zisserman, "Deep Inside Convolutional Networks", arXiv:1312.6034 (2013), section 3. As a
-    penalty: Ross, Hughes, Doshi-Velez, "Right for the Right Reasons", IJCAI 2017.
+    .. [1] Simonyan, K., Vedaldi, A., Zisserman, A. "Deep inside convolutional networks: visualising image
+       classification models and saliency maps". arXiv:1312.6034 (2013). Section 3.
+    .. [2] Ross, A. S., Hughes, M. C., Doshi-Velez, F. "Right for the right reasons: training differentiable models by
+       constraining their explanations". IJCAI 2017. arXiv:1703.03717. As a penalty.
 
     Examples
     --------
@@ -80,7 +81,7 @@ class InputGradient(Described):
             ``(N, C, H, W)`` or ``(N, C, T, H, W)``.
         formulation : callable
             ``formulation(logits) -> seeds (N, K, C)``, the explained quantities.
-        create_graph : bool, default True
+        create_graph : bool, default=True
             Whether the result can be differentiated.
 
         Returns
@@ -99,14 +100,17 @@ class InputGradient(Described):
 
 
 class GradientTimesInput(InputGradient):
-    """``R = x ⊙ ∂q/∂x`` by the ordinary gradient, without any rule.
+    """``R = x ⊙ ∂q/∂x`` with the ordinary gradient, without rules.
 
-    Captum's `InputXGradient`, differentiable. In ISNet it is the ablation of LRP, with `SoftmaxGradient`.
+    Captum's `InputXGradient`, differentiable. With `SoftmaxGradient` it is the ISNet papers' ablation of LRP.
 
     References
     ----------
-    Shrikumar et al., "Not Just a Black Box: Learning Important Features Through Propagating Activation Differences",
-    arXiv:1605.01713 (2016). As a penalty: Bassi, Dertkigil, Cavalli, Nat. Commun. 15 (2024) 291, ISNet Grad*Input.
+    .. [1] Shrikumar, A. et al. "Not just a black box: learning important features through propagating activation
+       differences". arXiv:1605.01713 (2016).
+    .. [2] Bassi, P. R. A. S., Dertkigil, S. S. J., Cavalli, A. "Improving deep neural network generalization and
+       robustness to background bias via layer-wise relevance propagation optimization". Nat. Commun. 15, 291 (2024). As
+       a penalty: ISNet Grad*Input.
 
     Examples
     --------
@@ -122,7 +126,7 @@ class GradientTimesInput(InputGradient):
     """
 
     def __call__(self, model: nn.Module, images: Tensor, formulation: Seeds, *, create_graph: bool = True) -> Explained:
-        """Parameters, returns and errors are those of `InputGradient`."""
+        """See `InputGradient` for parameters, returns and errors."""
         output, gradients = super().__call__(model, images, formulation, create_graph=create_graph)
         relevance = images.unsqueeze(1) * gradients[INPUT]
         return output, Places({INPUT: relevance if create_graph else relevance.detach()})
@@ -131,30 +135,30 @@ class GradientTimesInput(InputGradient):
 class IntegratedGradients(Described):
     """``R = (x − x₀) ⊙ ∫₀¹ ∂q/∂x (x₀ + α(x − x₀)) dα``, by Gauss-Legendre quadrature.
 
-    ``ΣR = q(x) − q(x₀)`` up to the error of the quadrature, for the quantity ``q = Σ_c s_c y_c`` whose seed ``s``
-    the formulation chose at the images. Captum's `IntegratedGradients`, differentiable.
+    ``ΣR = q(x) − q(x₀)`` up to the error of the quadrature, for the quantity ``q = Σ_c s_c y_c``, where the formulation
+    computes the seed ``s`` at the images. Captum's `IntegratedGradients`, differentiable.
 
-    Each step costs a forward pass and a double backward pass, and keeps its activations until the loss's backward
-    pass. Only the forward pass of the images themselves moves BatchNorm statistics; in train mode the others use
-    those of their own batch.
+    Each step costs a forward pass and a double backward pass, and keeps its activations until the loss's backward pass.
+    Only the forward pass on the images themselves updates BatchNorm statistics; in train mode the other passes use the
+    statistics of their own batch.
 
     Parameters
     ----------
-    steps : int, default 8
-        Points of the quadrature. Captum's 50 are meant for explaining; in training each of them costs a step.
-    baseline : float or Tensor, default 0.0
-        ``x₀``: a number, or a tensor that broadcasts to the images. 0 is the mean colour of normalised images.
+    steps : int, default=8
+        Quadrature points. Captum's default of 50 is meant for explanations; in training each point costs a step.
+    baseline : float or Tensor, default=0.0
+        ``x₀``: a number, or a tensor that broadcasts to the images. For normalised images, 0 is the mean colour.
 
     Raises
     ------
     InvalidTypeError
-        If `steps` is no int or `baseline` neither a number nor a tensor.
+        If `steps` is not an int, or `baseline` is neither a number nor a tensor.
     InvalidValueError
-        If `steps` is smaller than 1, or `baseline` not finite.
+        If `steps` is smaller than 1, or `baseline` is not finite.
 
     References
     ----------
-    Sundararajan, Taly, Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, equations 1 and 3.
+    .. [1] Sundararajan, M., Taly, A., Yan, Q. "Axiomatic attribution for deep networks". ICML 2017. Equations 1 and 3.
 
     Examples
     --------
@@ -181,12 +185,12 @@ class IntegratedGradients(Described):
     def __call__(self, model: nn.Module, images: Tensor, formulation: Seeds, *, create_graph: bool = True) -> Explained:
         """Run the model on the images, then on each point between the baseline and them.
 
-        Parameters, returns and errors are those of `InputGradient`.
+        See `InputGradient` for parameters, returns and errors.
 
         Raises
         ------
         InvalidValueError
-            Also if the baseline does not broadcast to the images.
+            If the baseline does not broadcast to the images.
         """
         check_differentiable("images", images, " (N, C, H, W)")
         baseline = torch.as_tensor(self.baseline, dtype=images.dtype, device=images.device)
@@ -194,7 +198,7 @@ class IntegratedGradients(Described):
             way = images - baseline.expand_as(images)
         except RuntimeError as error:
             legal = f"broadcast to images of shape {tuple(images.shape)}"
-            raise InvalidValueError(f"baseline must {legal}, got {tuple(baseline.shape)}") from error
+            raise InvalidValueError(f"baseline must {legal}; got {tuple(baseline.shape)}") from error
         nodes, weights = np.polynomial.legendre.leggauss(self.steps)
         with torch.enable_grad():
             output = model(images.clone())
@@ -210,7 +214,7 @@ class IntegratedGradients(Described):
 
 
 class GradCAM(Described):
-    """``R = ReLU(Σ_c w_c a_c)`` with ``w_c = mean_hw ∂q/∂a_c``: one channel, at the resolution of a layer.
+    """``R = ReLU(Σ_c w_c a_c)`` with ``w_c = mean_hw ∂q/∂a_c``: one channel, at a layer's resolution.
 
     Captum's `LayerGradCam` with ``relu_attributions=True``, differentiable. The backward pass ends at the layer, so a
     late layer is cheap.
@@ -218,18 +222,18 @@ class GradCAM(Described):
     Parameters
     ----------
     layer : str
-        Name of a layer, as in ``model.named_modules()``, with a spatial output ``(N, C, h, w)`` or ``(N, h, w, C)``, of
-        videos with ``t`` before ``h``; usually the last one before the pooling.
+        Name of a layer, as in ``model.named_modules()``, with a spatial output ``(N, C, h, w)`` or ``(N, h, w, C)``,
+        for videos with ``t`` before ``h``; usually the last layer before pooling.
 
     Raises
     ------
     InvalidTypeError
-        If `layer` is no string.
+        If `layer` is not a string.
 
     References
     ----------
-    Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017,
-    equations 1 and 2.
+    .. [1] Selvaraju, R. R. et al. "Grad-CAM: visual explanations from deep networks via gradient-based localization".
+       ICCV 2017. arXiv:1610.02391. Equations 1 and 2.
 
     Examples
     --------
@@ -263,7 +267,7 @@ class GradCAM(Described):
         Raises
         ------
         InvalidValueError
-            Also if the layer does not exist, is not spatial, or does not run exactly once.
+            If the layer does not exist, is not spatial, or does not run exactly once.
         """
         check_differentiable("images", images, " (N, C, H, W)")
         place, taps = Place(self.layer), MapTaps(model, [self.layer], images.shape)

@@ -1,8 +1,8 @@
-"""Metrics of background attention and background bias, on torchmetrics (``pip install "zennit-isnet[metrics]"``).
+"""Metrics of background reliance and background bias, based on torchmetrics (``pip install "zennit-isnet[metrics]"``).
 
-The formulas are pure functions of `zennit_isnet.functional`; the classes here average them over batches and processes.
-Where relevance lies is no evidence that a model ignores the background: show `WorstGroupAccuracy`, `BiasGap` or
-`SwapGap` beside it.
+The formulas are pure functions in `zennit_isnet.functional`; these classes average them over batches and processes. The
+location of relevance is not evidence that a model ignores the background: also report `WorstGroupAccuracy`, `BiasGap`
+or `SwapGap`.
 
 Examples
 --------
@@ -55,17 +55,17 @@ __all__ = [
 
 
 class SeparateMetric(Metric):
-    """A metric that `MetricCollection` never takes for another one, and that an error leaves as it was.
+    """A metric that `MetricCollection` never confuses with another one, and that errors leave unchanged.
 
-    The collection shares states among metrics whose states are equal after the first batch. Here equal numbers say
-    nothing: two pointing games can agree on one batch. A constant state made of the settings tells metrics apart.
+    The collection shares states among metrics whose states are equal after the first batch. Here equal states prove
+    nothing: two pointing games can agree on one batch. A constant state made from the settings distinguishes metrics.
 
     Parameters
     ----------
     *settings : object
-        What the value depends on; their ``repr`` counts.
+        Settings that the value depends on, compared by their ``repr``.
     undefined : {"error", "skip"}
-        What happens to undefined values.
+        How undefined values are handled.
     **kwargs
         Options of `torchmetrics.Metric`.
     """
@@ -83,21 +83,21 @@ class SeparateMetric(Metric):
         self.add_state("settings", torch.tensor(list(fingerprint)), dist_reduce_fx="max")
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Take a batch into account as `update` does, and return its own value as `compute` does for all batches.
+        """Add a batch like `update`, and return the batch's own value like `compute`.
 
-        After an error the metric is as it was before.
+        After an error the metric is unchanged.
         """
         before = dict(self.__dict__)
         try:
             return super().forward(*args, **kwargs)
         except BaseException:
-            # torchmetrics empties the states for the value of the batch, and after an error leaves them empty
+            # torchmetrics clears the states for the batch's value, and leaves them cleared after an error
             self.__dict__.update(before)
             raise
 
     @contextmanager
     def sync_context(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """Hold the states of all processes inside of the block; after it, also after an error, one's own again."""
+        """Synchronise the states of all processes inside the block, and restore this process's own after it."""
         with super().sync_context(*args, **kwargs):
             try:
                 yield
@@ -107,7 +107,7 @@ class SeparateMetric(Metric):
                 raise
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Add what a metric of the same kind and settings has seen, for instance in another program.
+        """Add the data of a metric of the same kind and settings, for example from another program.
 
         Parameters
         ----------
@@ -119,25 +119,27 @@ class SeparateMetric(Metric):
         InvalidTypeError
             If it is neither a metric nor a dict.
         InvalidValueError
-            If it is of a metric with other settings.
+            If it comes from a metric with other settings.
         """
         if not isinstance(incoming_state, dict | Metric):
             raise InvalidTypeError(f"incoming_state must be a metric or its state; got {type(incoming_state).__name__}")
         incoming = incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
         own, other = (bytes(map(int, state.get("settings", ()))).decode() for state in (self.metric_state, incoming))
         if own != other:
-            raise InvalidValueError(f"only metrics with the settings {own} can be merged; got {other or 'none'}")
+            raise InvalidValueError(
+                f"incoming_state must come from a metric with the settings {own}; got {other or 'none'}"
+            )
         super().merge_state(incoming)
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Draw a value, or several, as all metrics of torchmetrics do; needs matplotlib.
+        """Draw one or several values, like all torchmetrics metrics; needs matplotlib.
 
         Parameters
         ----------
         val : Tensor, dict, or sequence of them, optional
-            What `compute` or calls returned; by default that of `compute`.
+            Results of `compute` or of calls. If None, `compute()`.
         ax : matplotlib.axes.Axes, optional
-            Where to draw; by default a new figure.
+            Where to draw. If None, a new figure.
 
         Returns
         -------
@@ -149,15 +151,15 @@ class SeparateMetric(Metric):
 class LocalizationMetric(SeparateMetric):
     """Mean of a measure over all heatmaps.
 
-    With ``undefined="skip"`` the state `skipped` counts the heatmaps that were left out, in this process; inside of
-    ``with metric.sync_context():`` it is that of all processes. The mean of none is NaN.
+    With ``undefined="skip"`` the state `skipped` counts the heatmaps left out in this process; inside ``with
+    metric.sync_context():`` it counts those of all processes. The mean of no heatmaps is NaN.
 
     Parameters
     ----------
     measure : callable
         ``measure(heatmaps, foreground, undefined=..., **options)``, one of `zennit_isnet.functional`.
     options : dict
-        What else the measure takes.
+        Further arguments of the measure.
     **kwargs
         As for `SeparateMetric`.
     """
@@ -177,12 +179,12 @@ class LocalizationMetric(SeparateMetric):
             self.add_state(name, torch.tensor(nothing), dist_reduce_fx="sum")
 
     def update(self, heatmaps: Tensor, foreground: Tensor) -> None:
-        """Take a batch into account.
+        """Add a batch.
 
         Parameters
         ----------
         heatmaps : Tensor, shape (N, C, H, W), (N, K, C, H, W) or (N, H, W); (N, K, C, T, H, W) for videos
-            Signed; of any floating dtype.
+            Signed, of any floating dtype.
         foreground : Tensor, shape (N, 1, H, W) or (N, H, W), with T for videos
             1 on the object, 0 elsewhere, of the heatmaps' size and on their device.
 
@@ -190,7 +192,7 @@ class LocalizationMetric(SeparateMetric):
         ------
         InvalidTypeError, InvalidValueError
             If an argument is not allowed, or the measure is undefined for a heatmap and `undefined` is ``"error"``.
-            The batch is then not taken into account.
+            The batch is then not added.
         """
         heatmaps = heatmaps.detach() if isinstance(heatmaps, Tensor) else heatmaps
         scores = self.measure(heatmaps, foreground, undefined=self.undefined, **self.options)
@@ -208,14 +210,14 @@ class LocalizationMetric(SeparateMetric):
             If there was no heatmap at all and `undefined` is ``"error"``.
         """
         if self.undefined == "error" and not bool(self.count):
-            raise InvalidValueError(f"{type(self).__name__} has no value before update() saw a heatmap")
+            raise InvalidValueError(f"{type(self).__name__} has no value before update() with at least one heatmap")
         return self.total / self.count
 
 
 class BackgroundShare(LocalizationMetric):
     """Mean share of the relevance that lies on the background, see `zennit_isnet.functional.background_share`.
 
-    A low share says where relevance lies, not that the model ignores the background.
+    A low share shows where relevance lies, not that the model ignores the background.
 
     Parameters
     ----------
@@ -233,7 +235,9 @@ class BackgroundShare(LocalizationMetric):
 
     References
     ----------
-    1 minus the relevance mass accuracy of Arras, Osman, Samek, Information Fusion 81 (2022) 14, arXiv:2003.07258.
+    .. [1] Arras, L., Osman, A., Samek, W. "CLEVR-XAI: a benchmark dataset for the ground truth evaluation of neural
+       network explanations". Inf. Fusion 81, 14 (2022). arXiv:2003.07258. This is 1 minus the paper's relevance mass
+       accuracy.
 
     Examples
     --------
@@ -269,7 +273,8 @@ class RelevanceMassAccuracy(LocalizationMetric):
 
     References
     ----------
-    Arras, Osman, Samek, Information Fusion 81 (2022) 14, arXiv:2003.07258.
+    .. [1] Arras, L., Osman, A., Samek, W. "CLEVR-XAI: a benchmark dataset for the ground truth evaluation of neural
+       network explanations". Inf. Fusion 81, 14 (2022). arXiv:2003.07258.
 
     Examples
     --------
@@ -300,7 +305,8 @@ class EnergyPointingGame(RelevanceMassAccuracy):
 
     References
     ----------
-    Wang et al., "Score-CAM", CVPR Workshops 2020, arXiv:1910.01279, section 4.3.
+    .. [1] Wang, H. et al. "Score-CAM: score-weighted visual explanations for convolutional neural networks". CVPR
+       Workshops 2020. arXiv:1910.01279. Section 4.3.
 
     Examples
     --------
@@ -312,7 +318,7 @@ class EnergyPointingGame(RelevanceMassAccuracy):
 
 
 class RelevanceRankAccuracy(LocalizationMetric):
-    """Mean share of the foreground among the top pixels, see `zennit_isnet.functional.relevance_rank_accuracy`.
+    """Mean share of foreground among the top pixels, see `zennit_isnet.functional.relevance_rank_accuracy`.
 
     Parameters
     ----------
@@ -328,7 +334,8 @@ class RelevanceRankAccuracy(LocalizationMetric):
 
     References
     ----------
-    Arras, Osman, Samek, Information Fusion 81 (2022) 14, arXiv:2003.07258.
+    .. [1] Arras, L., Osman, A., Samek, W. "CLEVR-XAI: a benchmark dataset for the ground truth evaluation of neural
+       network explanations". Inf. Fusion 81, 14 (2022). arXiv:2003.07258.
 
     Examples
     --------
@@ -350,7 +357,7 @@ class PointingGame(LocalizationMetric):
     pooling : {"sum", "sum_pos", "sum_abs", "l1_norm", "l2_norm", "l2_norm_sq", "max_norm"}, default="sum"
         How channels become one value.
     tolerance : int, default=0
-        Distance in pixels to the foreground that still is a hit. The paper has 15.
+        Distance in pixels to the foreground that still counts as a hit. The paper uses 15.
     undefined, **kwargs
         As for `BackgroundShare`.
 
@@ -361,7 +368,8 @@ class PointingGame(LocalizationMetric):
 
     References
     ----------
-    Zhang et al., Int. J. Comput. Vis. 126 (2018) 1084, arXiv:1608.00507, section 4.1.
+    .. [1] Zhang, J. et al. "Top-down neural attention by excitation backprop". Int. J. Comput. Vis. 126, 1084 (2018).
+       arXiv:1608.00507. Section 4.1.
 
     Examples
     --------
@@ -398,7 +406,8 @@ class TopKIntersection(LocalizationMetric):
 
     References
     ----------
-    Theiner, Müller-Budack, Ewerth, WACV 2022, arXiv:2104.14995.
+    .. [1] Theiner, J., Müller-Budack, E., Ewerth, R. "Interpretable semantic photo geolocation". WACV 2022.
+       arXiv:2104.14995.
 
     Examples
     --------
@@ -416,15 +425,15 @@ class TopKIntersection(LocalizationMetric):
 
 
 class WorstGroupAccuracy(SeparateMetric):
-    """Accuracy of the group with the lowest, see `zennit_isnet.functional.worst_group_accuracy`.
+    """Lowest accuracy of any group, see `zennit_isnet.functional.worst_group_accuracy`.
 
-    Use `update`, and `compute` at the end. Called on one batch, it gives the batch's own value, in which groups are
-    easily missing.
+    Use `update`, and `compute` at the end. A call on one batch gives the batch's own value, where groups are often
+    missing.
 
     Parameters
     ----------
     num_groups : int
-        Number of groups, usually pairs of class and background.
+        Number of groups, usually combinations of class and background.
     undefined : {"error", "skip"}, default="error"
         Groups without images are an error, or left out.
     **kwargs
@@ -437,7 +446,8 @@ class WorstGroupAccuracy(SeparateMetric):
 
     References
     ----------
-    Sagawa, Koh, Hashimoto, Liang, ICLR 2020, arXiv:1911.08731.
+    .. [1] Sagawa, S., Koh, P. W., Hashimoto, T. B., Liang, P. "Distributionally robust neural networks for group
+       shifts". ICLR 2020. arXiv:1911.08731.
 
     Examples
     --------
@@ -458,11 +468,11 @@ class WorstGroupAccuracy(SeparateMetric):
         check_count("num_groups", num_groups)
         super().__init__(num_groups, undefined=undefined, **kwargs)
         self.num_groups = num_groups
-        # right predictions of each group, and its images
+        # correct predictions and images of each group
         self.add_state("counts", torch.zeros(2, num_groups, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, predictions: Tensor, labels: Tensor, groups: Tensor) -> None:
-        """Take a batch into account.
+        """Add a batch.
 
         Parameters
         ----------
@@ -497,7 +507,7 @@ class BiasGap(SeparateMetric):
     Parameters
     ----------
     undefined : {"error", "skip"}, default="error"
-        Without images of both kinds there is no gap: an error, or NaN.
+        Without images of both kinds there is no gap: raise an error, or return NaN.
     **kwargs
         Options of `torchmetrics.Metric`.
 
@@ -508,7 +518,8 @@ class BiasGap(SeparateMetric):
 
     References
     ----------
-    Like the BG-Gap of Xiao, Engstrom, Ilyas, Madry, ICLR 2021, arXiv:2006.09994.
+    .. [1] Xiao, K., Engstrom, L., Ilyas, A., Madry, A. "Noise or signal: the role of image backgrounds in object
+       recognition". ICLR 2021. arXiv:2006.09994. Similar to its BG-Gap.
 
     Examples
     --------
@@ -528,18 +539,18 @@ class BiasGap(SeparateMetric):
 
     def __init__(self, *, undefined: Undefined = "error", **kwargs: Any) -> None:
         super().__init__(undefined=undefined, **kwargs)
-        # right predictions on biased and on confounding images, and the numbers of these
+        # correct predictions on biased and on confounding images, and the numbers of images
         self.add_state("counts", torch.zeros(2, 2, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, predictions: Tensor, labels: Tensor, confounding: Tensor | bool) -> None:
-        """Take a batch into account.
+        """Add a batch.
 
         Parameters
         ----------
         predictions, labels
             As for `WorstGroupAccuracy`.
         confounding : Tensor of bool, shape (N,), or bool
-            Whether the image's background is that of another class; one for all images of the batch.
+            Whether the image has another class's background; a single bool applies to the whole batch.
 
         Raises
         ------
@@ -560,20 +571,20 @@ class BiasGap(SeparateMetric):
 
 
 class SwapGap(SeparateMetric):
-    """Change of predictions between images and the same on other backgrounds, see `zennit_isnet.swap.swap_gap`.
+    """Change of predictions when images get other backgrounds, see `zennit_isnet.swap.swap_gap`.
 
-    It needs masks of test images, but no other test set than the one at hand. Swap each batch with
-    `zennit_isnet.swap.BackgroundSwap` of probability 1, and leave out images that kept their background or got one of
-    their own class, which would make the gap look smaller.
+    It needs masks for test images, but no additional test set. Swap each batch by `zennit_isnet.swap.BackgroundSwap`
+    with probability 1, and leave out images that kept their background or got one from their own class: they would make
+    the gap look smaller.
 
     Parameters
     ----------
     num_classes : int
-        Number of classes, or of labels; each counts alike.
+        Number of classes or labels; each counts equally.
     multilabel : bool, default=False
-        Whether each label is a decision of its own.
+        Whether each label is a separate decision.
     undefined : {"error", "skip"}, default="error"
-        Without images there are no figures: an error, or NaN.
+        Without images there are no figures: raise an error, or return NaN.
     **kwargs
         Options of `torchmetrics.Metric`.
 
@@ -614,23 +625,23 @@ class SwapGap(SeparateMetric):
         self.add_state("total_variation", torch.zeros(num_classes), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, swapped_logits: Tensor, labels: Tensor) -> None:
-        """Take a batch into account.
+        """Add a batch.
 
         Parameters
         ----------
         logits, swapped_logits : Tensor, shape (N, C)
-            Of the images before and after the swap, finite; N may be 0.
+            Finite logits of the images before and after the swap; N may be 0.
         labels : Tensor of integers, shape (N,)
             Classes, from 0 to C - 1; with `multilabel` 0 or 1 for each label, ``(N, C)``.
 
         Raises
         ------
         InvalidTypeError, InvalidValueError
-            If an argument is not allowed. The batch is then not taken into account.
+            If an argument is not allowed. The batch is then not added.
         """
         found = swap_sums(logits, swapped_logits, labels, multilabel=self.multilabel)
         if logits.shape[1] != self.num_classes:
-            raise InvalidValueError(f"logits must be of {self.num_classes} classes; got shape {tuple(logits.shape)}")
+            raise InvalidValueError(f"logits must have {self.num_classes} classes; got shape {tuple(logits.shape)}")
         for name, value in found.items():
             # in place, so that the state keeps its dtype
             getattr(self, name).add_(value)

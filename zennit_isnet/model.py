@@ -1,4 +1,4 @@
-"""The user's model: what is inside of a wrapper, and contexts that give it back as it was."""
+"""The user's model: unwrapping it, and contexts that restore its state."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside of `DistributedDataParallel`."""
+    """Return the model that `DistributedDataParallel` wraps, or the model itself."""
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def uncompiled() -> AbstractContextManager[Any]:
-    """Run as it was written what the model has compiled by `torch.compile`.
+    """Run the parts of a model that `torch.compile` has compiled in eager mode.
 
-    A compiled function has no second derivative, or a wrong one where our functions are in it.
+    A compiled function has no second derivative, or a wrong one if it contains our autograd functions.
     """
-    # without it nothing is compiled, and the import takes seconds
+    # if it is not imported, nothing is compiled; importing it takes seconds
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
-    # after an interruption hooks end later than what is around them, and would leave the stance of theirs behind
+    # after an interruption, hooks end later than the code around them and would leave their own stance behind
     is_on = getattr(getattr(dynamo, "_stance", None), "stance", None) == "force_eager"
     return nullcontext() if dynamo is None or is_on else torch.compiler.set_stance("force_eager")
 
@@ -52,7 +52,7 @@ def detached(output: Any) -> Any:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Run a block in eval mode; afterwards modules have their modes and buffers back, also after an exception."""
+    """Run a block in eval mode, then restore the modules' modes and buffers, also after an exception."""
     with buffers_restored(model), ExitStack() as restoring:
         for module in model.modules():
             restoring.callback(setattr, module, "training", module.training)
@@ -62,9 +62,9 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def buffers_restored(model: nn.Module, *, on_error_only: bool = False) -> Iterator[None]:
-    """Give modules their buffers (running statistics, counters) back after the block: the same tensors and values.
+    """Restore the modules' buffers (running statistics, counters) after the block: the same tensors and values.
 
-    Whether the model writes to them, replaces them or adds some.
+    Buffers that the model wrote to, replaced or added are all undone.
     """
     before = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     buffers = {id(b): b for _, held in before for b in held.values() if b is not None}
@@ -88,7 +88,7 @@ def buffers_restored(model: nn.Module, *, on_error_only: bool = False) -> Iterat
 
 
 def _copies(buffers: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Return each buffer with a copy; one kernel makes many: few are ever needed."""
+    """Return each buffer with a copy; buffers of one device and dtype are copied together."""
     groups: dict[Any, list[Tensor]] = {}
     copies = []
     with torch.no_grad():
@@ -105,17 +105,17 @@ def _copies(buffers: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
 
 
 def _give_back(buffer: Tensor, copy: Tensor) -> None:
-    """Give a buffer its value back, through `.data`, so that graphs which keep the buffer stay valid."""
+    """Restore a buffer's value through `.data`, so that graphs that keep the buffer stay valid."""
     if (buffer.shape, buffer.dtype, buffer.device) != (copy.shape, copy.dtype, copy.device):
         buffer.data = copy
     elif buffer.layout is not torch.strided or 0 not in buffer.stride() or buffer.numel() == 0:
         buffer.data.copy_(copy)
-    # an expanded tensor cannot be written to, by the block neither
+    # an expanded tensor cannot be written to, not even by the block
 
 
 @contextmanager
 def attributes_restored(model: nn.Module) -> Iterator[None]:
-    """Take off again what the block adds to modules as attributes, also after an exception."""
+    """Remove the attributes that the block adds to modules, also after an exception."""
     before = [(module, set(vars(module))) for module in model.modules()]
     try:
         yield
@@ -126,9 +126,9 @@ def attributes_restored(model: nn.Module) -> Iterator[None]:
 
 
 def main_head(output: Any) -> Any:
-    """Return the logits among a model's outputs; any other output as it is.
+    """Return the logits among a model's outputs; other outputs are returned unchanged.
 
-    They are the first of a named tuple, what is called ``logits`` in a mapping or an object, or a mapping's only entry.
+    They are the first entry of a named tuple, the ``logits`` of a mapping or object, or a mapping's only entry.
     """
     if isinstance(output, tuple):
         return output[0] if hasattr(output, "_fields") and output else output
@@ -138,27 +138,27 @@ def main_head(output: Any) -> Any:
 
 
 def main_logits(output: Any, count: int) -> Tensor:
-    """Return the logits ``(N, C)`` of a model's output for N = `count` images.
+    """Return the logits ``(N, C)`` in a model's output for N = `count` images.
 
     The output is a tensor, a named tuple with the main head first, or has an entry or attribute ``logits``.
 
     Raises
     ------
     InvalidTypeError
-        If it is neither.
+        If it is none of these.
     InvalidValueError
         If the logits have another shape.
     """
     logits = main_head(output)
     if not isinstance(logits, Tensor):
         raise InvalidTypeError(
-            "the model must return logits (N, C), a named tuple of the logits and auxiliary heads, or something with "
+            "the model must return logits (N, C), a named tuple of the logits and auxiliary heads, or an object with "
             f"an entry or attribute 'logits'; got {type(output).__name__}"
             + (f" with {', '.join(map(str, output))}" if isinstance(output, Mapping) else "")
         )
     if logits.ndim != 2 or len(logits) != count or not logits.is_floating_point():
         raise InvalidValueError(
-            f"the model must return floating logits of shape (N, C), one row for each of {count} images, got "
+            f"the model must return floating logits of shape (N, C), one row for each of {count} images; got "
             f"{tuple(logits.shape)} of {logits.dtype}"
         )
     return logits

@@ -1,11 +1,11 @@
-"""Other methods of explanation-guided training, under the regularizer's interface, to compare with.
+"""Other methods of explanation-guided training with the regularizer's interface, for comparison.
 
-Each constructor returns an `ISNetRegularizer` with the attribution, the explained quantity and the loss of one paper.
-Their losses have no natural range, so there is nothing to calibrate.
+Each function returns an `ISNetRegularizer` with the attribution, explained quantity and loss of one paper. These losses
+have no natural range, so there is nothing to calibrate.
 
-Index letters: N images, K heatmaps per image, C channels, then the spatial axes. ``R`` is the attribution and ``M``
-the foreground mask, at the resolution of ``R``. All losses compute in float32 at least and are differentiable in the
-attribution.
+Index letters: N images, K heatmaps per image, C channels, then the spatial axes. ``R`` is the attribution and ``M`` the
+foreground mask, at the resolution of ``R``. All losses compute at least in float32 and are differentiable with respect
+to the attribution.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from zennit_isnet.regularizer import EveryNth, ISNetRegularizer
 __all__ = ["RangeFreeLoss", "energy", "energy_loss", "gradcam_guided", "gradmask", "gradmask_loss", "rrr", "rrr_loss"]
 
 Seeds = Callable[..., Tensor]
-"""What makes seeds of logits, or of logits and labels: a formulation."""
+"""A formulation: makes seeds from logits, or from logits and labels."""
 
 
 def rrr_loss(attribution: Tensor, foreground: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def rrr_loss(attribution: Tensor, foreground: Tensor) -> Tensor:
     .. math::
         L_n = \frac1K \sum_{kchw} \bigl((1 - M_{nhw}) R_{nkchw}\bigr)^2
 
-    Grows with the square of the attribution's scale, so its weight in the training loss depends on the model.
+    It grows with the square of the attribution's scale, so a suitable weight depends on the model.
 
     Parameters
     ----------
@@ -57,8 +57,8 @@ def rrr_loss(attribution: Tensor, foreground: Tensor) -> Tensor:
 
     References
     ----------
-    Ross, Hughes, Doshi-Velez, "Right for the Right Reasons: Training Differentiable Models by Constraining their
-    Explanations", IJCAI 2017, arXiv:1703.03717, the second term of the loss in section 2.
+    .. [1] Ross, A. S., Hughes, M. C., Doshi-Velez, F. "Right for the right reasons: training differentiable models by
+       constraining their explanations". IJCAI 2017. arXiv:1703.03717. Second term of the loss in section 2.
 
     Examples
     --------
@@ -78,8 +78,8 @@ def gradmask_loss(attribution: Tensor, foreground: Tensor) -> Tensor:
     .. math::
         L_n = \frac1K \sum_k \sqrt{\sum_{chw} \bigl((1 - M_{nhw}) R_{nkchw}\bigr)^2}
 
-    Grows with the attribution's scale. Where there is nothing on the background its gradient is taken as 0. The
-    authors' code has the sum of squares in its place too, which is `rrr_loss`, and the sum of absolute values.
+    It grows with the attribution's scale. If there is no attribution on the background, its gradient is defined as 0.
+    The authors' code also offers the sum of squares, which is `rrr_loss`, and the sum of absolute values.
 
     Parameters
     ----------
@@ -100,8 +100,8 @@ def gradmask_loss(attribution: Tensor, foreground: Tensor) -> Tensor:
 
     References
     ----------
-    Simpson, Dutil, Bengio, Cohen, "GradMask: Reduce Overfitting by Regularizing Saliency", MIDL 2019,
-    arXiv:1904.07478.
+    .. [1] Simpson, B., Dutil, F., Bengio, Y., Cohen, J. P. "GradMask: reduce overfitting by regularizing saliency".
+       MIDL 2019. arXiv:1904.07478.
 
     Examples
     --------
@@ -118,29 +118,28 @@ def gradmask_loss(attribution: Tensor, foreground: Tensor) -> Tensor:
 
 
 def energy_loss(attribution: Tensor, foreground: Tensor) -> Tensor:
-    r"""Minus the share of the positive attribution that lies on the foreground.
+    r"""Negative share of the positive attribution on the foreground.
 
     .. math::
         L_n = -\frac1K \sum_k \frac{\sum_{hw} M_{nhw} A^+_{nkhw}}{\sum_{hw} A^+_{nkhw}}, \qquad
         A^+_{nkhw} = \max\Bigl(0, \sum_c R_{nkchw}\Bigr)
 
-    Blind to the attribution's scale. It is the negative of the energy-based pointing game.
+    It does not depend on the attribution's scale. It is the negative of the energy-based pointing game.
 
-    Maps that are smaller than the masks, those of inner layers, are enlarged to them, linearly. On a coarse map the
-    mask of an object could be foreground everywhere, which would leave nothing to learn.
+    Maps smaller than the masks, from inner layers, are enlarged by linear interpolation. On a coarse map, the mask
+    could be foreground everywhere, which would leave nothing to learn.
 
     Parameters
     ----------
     attribution : Tensor, shape (N, K, C, *spatial)
-        In the paper that of the label's logit: `GradientTimesInput`, or `GradCAM` at a layer.
+        In the paper, for the label's logit: `GradientTimesInput`, or `GradCAM` at a layer.
     foreground : Tensor, shape (N, 1, *spatial) or (N, *spatial)
         1 on the object, or in its bounding box, 0 elsewhere; of any spatial size.
 
     Returns
     -------
     Tensor, shape (N,)
-        From −1, all on the foreground, to 0. A heatmap without positive attribution has none on the foreground, so
-        it counts as 0, with zero gradient.
+        From −1 (all on the foreground) to 0. A heatmap without positive attribution counts as 0, with zero gradient.
 
     Raises
     ------
@@ -149,9 +148,10 @@ def energy_loss(attribution: Tensor, foreground: Tensor) -> Tensor:
 
     References
     ----------
-    Rao, Böhle, Parchami-Araghi, Schiele, "Studying How to Efficiently and Effectively Guide Models with
-    Explanations", ICCV 2023, arXiv:2303.11932, the energy loss; the measure is that of Wang et al., "Score-CAM",
-    CVPR Workshops 2020, arXiv:1910.01279.
+    .. [1] Rao, S., Böhle, M., Parchami-Araghi, A., Schiele, B. "Studying how to efficiently and effectively guide
+       models with explanations". ICCV 2023. arXiv:2303.11932. Energy loss.
+    .. [2] Wang, H. et al. "Score-CAM: score-weighted visual explanations for convolutional neural networks". CVPR
+       Workshops 2020. arXiv:1910.01279. The measure.
 
     Examples
     --------
@@ -175,7 +175,7 @@ def energy_loss(attribution: Tensor, foreground: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class RangeFreeLoss:
-    """A loss of attribution and foreground, callable as `ISNetRegularizer` calls its loss; the range is ignored.
+    """A loss of attribution and foreground with the interface that `ISNetRegularizer` expects; the range is ignored.
 
     Parameters
     ----------
@@ -193,18 +193,17 @@ class RangeFreeLoss:
     function: Callable[[Tensor, Tensor], Tensor]
 
     needs_range: ClassVar[bool] = False
-    """Tells `ISNetRegularizer` that there is no range to calibrate, hence none to warn of."""
+    """Tells `ISNetRegularizer` that there is no range to calibrate or warn about."""
 
     def __call__(self, attribution: Tensor, foreground: Tensor, c1: Any = None, c2: Any = None) -> Tensor:
-        """Loss of each image, shape (N,)."""
+        """Return the loss of each image, shape (N,)."""
         return self.function(attribution, foreground)
 
 
 def rrr(model: nn.Module, *, every: int | EveryNth = 1, validate: bool = False) -> ISNetRegularizer:
     """Right for the right reasons: the squared input gradient of the summed log-probabilities on the background.
 
-    The papers' terms are sums over the batch and this package's are means, so the ratio of the two terms is the
-    paper's.
+    The paper sums both loss terms over the batch and this package averages them, so their ratio is the paper's.
 
     Parameters
     ----------
@@ -220,7 +219,8 @@ def rrr(model: nn.Module, *, every: int | EveryNth = 1, validate: bool = False) 
 
     References
     ----------
-    Ross, Hughes, Doshi-Velez, IJCAI 2017, arXiv:1703.03717.
+    .. [1] Ross, A. S., Hughes, M. C., Doshi-Velez, F. "Right for the right reasons: training differentiable models by
+       constraining their explanations". IJCAI 2017. arXiv:1703.03717.
 
     Examples
     --------
@@ -236,7 +236,7 @@ def rrr(model: nn.Module, *, every: int | EveryNth = 1, validate: bool = False) 
 
 
 def gradmask(model: nn.Module, *, every: int | EveryNth = 1, validate: bool = False) -> ISNetRegularizer:
-    """GradMask: the norm of the input gradient of the two highest logits' difference on the background.
+    """GradMask: the norm of the input gradient on the background, for the difference of the two highest logits.
 
     Parameters
     ----------
@@ -252,7 +252,8 @@ def gradmask(model: nn.Module, *, every: int | EveryNth = 1, validate: bool = Fa
 
     References
     ----------
-    Simpson, Dutil, Bengio, Cohen, MIDL 2019, arXiv:1904.07478.
+    .. [1] Simpson, B., Dutil, F., Bengio, Y., Cohen, J. P. "GradMask: reduce overfitting by regularizing saliency".
+       MIDL 2019. arXiv:1904.07478.
 
     Examples
     --------
@@ -277,8 +278,8 @@ def energy(
     model : Module
         A classifier.
     formulation : callable, optional
-        The explained quantity. Default `Label`, the paper's: the labels come with each call, as below.
-        `Predicted` needs none.
+        The explained quantity. If None, `Label` as in the paper: pass the labels with each call, as below. `Predicted`
+        does not need labels.
     every, validate
         See `ISNetRegularizer`.
 
@@ -289,7 +290,8 @@ def energy(
 
     References
     ----------
-    Rao, Böhle, Parchami-Araghi, Schiele, ICCV 2023, arXiv:2303.11932.
+    .. [1] Rao, S., Böhle, M., Parchami-Araghi, A., Schiele, B. "Studying how to efficiently and effectively guide
+       models with explanations". ICCV 2023. arXiv:2303.11932.
 
     Examples
     --------
@@ -307,17 +309,17 @@ def energy(
 def gradcam_guided(
     model: nn.Module, layer: str, formulation: Seeds | None = None, *, every: int | EveryNth = 1, validate: bool = False
 ) -> ISNetRegularizer:
-    """Energy loss on Grad-CAM maps: the share of the map that lies on the foreground.
+    """Energy loss on Grad-CAM maps: the share of the map on the foreground.
 
-    The map is enlarged to the mask. Cells are coarse behind many strides: choose a layer whose cells are smaller than
-    the objects.
+    The map is enlarged to the mask. Cells are coarse after many strides: choose a layer with cells smaller than the
+    objects.
 
     Parameters
     ----------
     model : Module
         A classifier.
     layer : str
-        Name of the layer whose map is penalised, as in ``model.named_modules()``: the last one with spatial axes.
+        Name of the layer whose map is penalised, as in ``model.named_modules()``: usually the last spatial one.
     formulation : callable, optional
         The explained quantity, as for `energy`.
     every, validate
@@ -331,12 +333,14 @@ def gradcam_guided(
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        If `layer` is no name of a layer.
+        If `layer` is not the name of a layer.
 
     References
     ----------
-    Rao, Böhle, Parchami-Araghi, Schiele, ICCV 2023, arXiv:2303.11932, which guides Grad-CAM among others; the maps:
-    Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv:1610.02391.
+    .. [1] Rao, S., Böhle, M., Parchami-Araghi, A., Schiele, B. "Studying how to efficiently and effectively guide
+       models with explanations". ICCV 2023. arXiv:2303.11932. Guides Grad-CAM among others.
+    .. [2] Selvaraju, R. R. et al. "Grad-CAM: visual explanations from deep networks via gradient-based localization".
+       ICCV 2017. arXiv:1610.02391. The maps.
 
     Examples
     --------

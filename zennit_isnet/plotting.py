@@ -1,7 +1,7 @@
-"""Pictures of heatmaps, shares of relevance and training curves.
+"""Figures of heatmaps, relevance shares and training curves.
 
-Every function returns a new `matplotlib.figure.Figure` that belongs to no window: save it with
-``figure.savefig(path)``, or let a notebook show it. Nothing global of Matplotlib changes. Needs the extra ``plotting``.
+Every function returns a new `matplotlib.figure.Figure` without a window: save it with ``figure.savefig(path)``, or
+display it in a notebook. Matplotlib's global state does not change. Needs the extra ``plotting``.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ Shares: TypeAlias = Tensor | Sequence[float]
 """Numbers in [0, 1], one for each image."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Colours of lines; the palette of Okabe and Ito without its yellow, which is too light on white."""
+"""Line colours: the Okabe-Ito palette without its yellow, which is too light on white."""
 
 COLOUR_MAP = "RdBu_r"
-"""Blue, white, red: zero is white, and colour-blind readers tell both ends apart."""
+"""Blue, white, red: zero is white, and both ends are distinguishable for colour-blind readers."""
 
 BINS = np.linspace(0, 1, 21).tolist()
 
 MOST = 30
-"""Classes that are drawn, so that their names stay readable."""
+"""Largest number of classes drawn, so that their names stay readable."""
 
 X_LABEL = "share of |relevance| on the background"
 
@@ -49,25 +49,25 @@ def heatmap_panel(
     *,
     colour_bar: bool = True,
 ) -> Figure:
-    """Draw one column for each image: the image, its mask, and one row for each entry of `heatmaps`.
+    """Draw one column per image: the image, its mask, and one row for each entry of `heatmaps`.
 
-    Red speaks for the explained quantity, blue against it, and white is zero in every map. Each map reaches the full
-    colours by itself, because maps of different models differ in size without meaning: they show where relevance lies,
-    not how much. A line surrounds the foreground.
+    Red is evidence for the explained quantity, blue is evidence against it, and white is zero. Each map is scaled to
+    the full colour range separately, because magnitudes of different models are not comparable: maps show where
+    relevance lies, not how much. A line outlines the foreground.
 
     Parameters
     ----------
     images : Tensor
         ``(N, 3, H, W)`` or ``(N, 1, H, W)`` in [0, 1].
     masks : Tensor or None
-        ``(N, 1, H, W)`` or ``(N, H, W)``, 1 on the foreground; None leaves the row of masks out.
+        ``(N, 1, H, W)`` or ``(N, H, W)``, 1 on the foreground; None omits the row of masks.
     heatmaps : mapping of str to Tensor
-        Row label to signed relevance ``(N, h, w)``, or ``(N, C, h, w)``, which is summed over the channels. A map of
-        another resolution than the image, as of an inner layer, is stretched over it.
+        Row label to signed relevance ``(N, h, w)``, or ``(N, C, h, w)``, which is summed over the channels. A map with
+        another resolution than the image, such as one of an inner layer, is stretched over it.
     titles : sequence of str, optional
-        One for each image, such as the name of its class.
+        One per image, such as its class name.
     colour_bar : bool, default=True
-        Whether a bar beside the maps explains the colours.
+        Whether to draw a colour bar beside the maps.
 
     Returns
     -------
@@ -77,7 +77,7 @@ def heatmap_panel(
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        If a tensor has the wrong shape or values, NaN among them, or titles are not one for each image.
+        If a tensor has the wrong shape or values, including NaN, or there is not one title per image.
     MissingDependencyError
         If Matplotlib is not installed.
 
@@ -98,7 +98,7 @@ def heatmap_panel(
     check_rows("heatmaps", heatmaps, "row")
     maps = {label: heatmap_batch(label, values, count) for label, values in heatmaps.items()}
     if titles is not None and len(titles) != count:
-        raise InvalidValueError(f"titles must have one entry for each image, {count}; got {len(titles)}")
+        raise InvalidValueError(f"titles must have one entry for each of {count} images; got {len(titles)}")
 
     rows = ["image", *([] if outlines is None else ["foreground mask"]), *maps]
     figure = empty_figure(1.25 * count + (2.2 if colour_bar else 0.6), 1.3 * len(rows) + 0.4)
@@ -111,10 +111,10 @@ def heatmap_panel(
             axes[1][column].imshow(outlines[column], cmap="gray", vmin=0, vmax=1)
         for axis, values in zip(axes[-len(maps) :, column], maps.values(), strict=True):
             limit = np.abs(values[column]).max() or 1
-            # a map of another resolution covers the same picture
+            # a map of another resolution covers the same area
             extent = (-0.5, width - 0.5, height - 0.5, -0.5)
             drawn = axis.imshow(values[column], cmap=COLOUR_MAP, vmin=-limit, vmax=limit, extent=extent)
-            # Matplotlib warns about a mask that has no edge
+            # Matplotlib warns about a mask without an edge
             if outlines is not None and outlines[column].min() < outlines[column].max():
                 axis.contour(outlines[column], levels=[0.5], colors="black", linewidths=0.6)
     for label, axis in zip(rows, axes[:, 0], strict=True):
@@ -126,12 +126,12 @@ def heatmap_panel(
 
 
 def image_batch(images: Any) -> Array:
-    """Return images as ``(N, H, W, 3)``, grey ones as three equal channels.
+    """Return images as ``(N, H, W, 3)``; grey images get three equal channels.
 
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        If they are no finite images of shape (N, 3, H, W) or (N, 1, H, W) with values in [0, 1].
+        If they are not finite images of shape (N, 3, H, W) or (N, 1, H, W) with values in [0, 1].
     """
     array = numbers("images", images)
     if array.ndim != 4 or array.shape[1] not in (1, 3) or array.size == 0:
@@ -148,7 +148,7 @@ def mask_batch(masks: Any, shape: tuple[int, int, int]) -> Array:
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        If they are not made of 0 and 1, or do not have the images' number and size, `shape`.
+        If they have values other than 0 and 1, or differ from the images in number and size, `shape`.
     """
     array = numbers("masks", masks)
     flat = array[:, 0] if array.ndim == 4 and array.shape[1] == 1 else array
@@ -165,7 +165,7 @@ def heatmap_batch(name: str, heatmaps: Any, count: int) -> Array:
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        If they are not finite, or not one for each of `count` images.
+        If they are not finite, or there is not one for each of `count` images.
     """
     array = numbers(f"heatmaps[{name!r}]", heatmaps)
     if array.ndim not in (3, 4) or len(array) != count or array.size == 0:
@@ -177,31 +177,31 @@ def heatmap_batch(name: str, heatmaps: Any, count: int) -> Array:
 def share_by_class(
     shares: Shares, labels: Tensor | Sequence[int], classes: Sequence[str], *, expected: Shares | None = None
 ) -> Figure:
-    """Draw one line for each class: the shares of |relevance| on the background of its images.
+    """Draw one line per class: the shares of |relevance| on the background of its images.
 
     Parameters
     ----------
     shares : Tensor or sequence of float
-        ``(n,)`` in [0, 1]; leave images with an undefined share out.
+        ``(n,)`` in [0, 1]; leave out images with an undefined share.
     labels : Tensor or sequence of int
         ``(n,)``, the class of each image.
     classes : sequence of str
         Name of each class.
     expected : Tensor or sequence of float, optional
-        ``(n,)``, the share that uniform relevance would have, which is the background's share of the image's area. A
-        mark shows its mean over each class.
+        ``(n,)``, the share that uniform relevance would have: the background fraction of each image's area. A marker
+        shows its mean for each class.
 
     Returns
     -------
     Figure
-        The class with the highest median on top, and no more than the 30 highest, so that their names stay readable.
-        A thin line reaches from the lowest to the highest share, a thick one covers the middle half of the images. A
-        class without images is left out.
+        Classes sorted by median, the highest on top, and only the 30 highest, so that names stay readable. A thin line
+        spans the lowest to the highest share, a thick line the middle half of the images. Classes without images are
+        left out.
 
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        If lengths differ, a share is undefined or outside of [0, 1], or a label is no class.
+        If lengths differ, a share is undefined or outside [0, 1], or a label is not a class.
     MissingDependencyError
         If Matplotlib is not installed.
 
@@ -217,7 +217,7 @@ def share_by_class(
     members = as_integers("labels", whole, values.shape, whole.device, len(classes)).numpy()
     areas = None if expected is None else share_list("expected", expected)
     if areas is not None and len(areas) != len(values):
-        raise InvalidValueError(f"expected must have one entry for each share, {len(values)}; got {len(areas)}")
+        raise InvalidValueError(f"expected must have one entry for each of {len(values)} shares; got {len(areas)}")
     spread = {label: np.percentile(values[members == label], (0, 25, 50, 75, 100)) for label in np.unique(members)}
     shown = sorted(spread, key=lambda label: float(spread[label][2]))[-MOST:]
 
@@ -241,25 +241,25 @@ def share_by_class(
 
 
 def share_histogram(shares: Mapping[str, Shares], *, expected: Shares | None = None) -> Figure:
-    """Draw how many images have which share of |relevance| on the background.
+    """Draw histograms of the images' shares of |relevance| on the background.
 
     Parameters
     ----------
     shares : mapping of str to Tensor or sequence of float
-        For each model, by the name in the legend, the shares of its images ``(n,)`` in [0, 1]; leave images with an
-        undefined share out.
+        Model name in the legend to the shares of its images ``(n,)`` in [0, 1]; leave out images with an undefined
+        share.
     expected : Tensor or sequence of float, optional
         ``(n,)``, the shares that uniform relevance would have; a line shows their mean.
 
     Returns
     -------
     Figure
-        Twenty bins of equal width for each model.
+        Twenty bins of equal width per model.
 
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        If there is no model, or a share is undefined or outside of [0, 1].
+        If there is no model, or a share is undefined or outside [0, 1].
     MissingDependencyError
         If Matplotlib is not installed.
 
@@ -287,18 +287,18 @@ def share_histogram(shares: Mapping[str, Shares], *, expected: Shares | None = N
 
 
 def training_curves(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """Draw one panel beside the other, each with its lines over the epochs.
+    """Draw panels side by side, each with its lines over the epochs.
 
     Parameters
     ----------
     panels : mapping of str to mapping of str to sequence of float
-        Label of each panel's vertical axis to its lines; name of each line to its values, the first of epoch 1. A NaN
-        leaves a gap, for what was not measured in an epoch.
+        Vertical axis label of each panel to its lines; name of each line to its values, from epoch 1 on. A NaN leaves a
+        gap, for epochs without a measurement.
 
     Returns
     -------
     Figure
-        One axes for each panel, from left to right.
+        One axes per panel, from left to right.
 
     Raises
     ------
@@ -338,7 +338,7 @@ def share_list(name: str, shares: Any) -> Array:
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        If they are not one-dimensional, or leave [0, 1]; NaN, an undefined share, is refused too.
+        If they are not one-dimensional, or outside [0, 1]; NaN (an undefined share) is refused too.
     """
     array = numbers(name, shares)
     if array.ndim != 1 or not len(array):
@@ -349,7 +349,7 @@ def share_list(name: str, shares: Any) -> Array:
 
 
 def empty_figure(width: float, height: float) -> Figure:
-    """Return a figure without axes that no window and no global state of Matplotlib knows.
+    """Return an empty figure without a window, outside Matplotlib's global state.
 
     Parameters
     ----------
@@ -359,7 +359,7 @@ def empty_figure(width: float, height: float) -> Figure:
     Returns
     -------
     Figure
-        Its axes will keep clear of each other's labels.
+        With a layout that keeps labels from overlapping.
 
     Raises
     ------
@@ -377,16 +377,16 @@ def numbers(name: str, values: Any, *, finite: bool = True) -> Array:
     Raises
     ------
     InvalidTypeError
-        If `values` is not made of real numbers.
+        If `values` does not consist of real numbers.
     InvalidValueError
         If a value is NaN or infinite, unless `finite` is false.
     """
     try:
         tensor = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
     except TypeError as error:
-        raise InvalidTypeError(f"{name} must be made of numbers; got {type(values).__name__}: {error}") from error
+        raise InvalidTypeError(f"{name} must consist of numbers; got {type(values).__name__}: {error}") from error
     if tensor.is_complex():
-        raise InvalidTypeError(f"{name} must be made of real numbers; got {tensor.dtype}")
+        raise InvalidTypeError(f"{name} must consist of real numbers; got {tensor.dtype}")
     array: Array = tensor.to("cpu", torch.float64, copy=True).numpy()
     broken = ~np.isfinite(array)
     if finite and broken.any():
@@ -401,7 +401,7 @@ def check_rows(name: str, rows: Any, each: str) -> None:
     Raises
     ------
     InvalidTypeError
-        If it is no mapping.
+        If it is not a mapping.
     InvalidValueError
         If it is empty.
     """

@@ -40,28 +40,28 @@ __all__ = ["EveryNth", "ISNetRegularizer"]
 
 
 class EveryNth(Described):
-    """Makes the first calls due, and every n-th one after them.
+    """Schedule in which the first calls and then every n-th one are penalised.
 
-    Lazy regularization: with n times the weight at each n-th step, the loss needs no other weighting than at every
-    step. That holds while the penalty only has to keep what it reached. A classifier decides early what it looks at,
-    and then three plain steps before each penalised one let the shortcut win; so the first part of a training, a third
-    in our runs, should be penalised as a whole.
+    Lazy regularization: a penalty with n times the weight at every n-th step needs the same weight P as one at every
+    step. This works once the penalty only has to maintain its effect. But a classifier chooses its features early, and
+    three plain steps per penalised step then let the shortcut win. So penalise every step in the first part of the
+    training, a third in our runs.
 
     Parameters
     ----------
     every : int
-        The n, at least 1.
-    start : int, default 0
-        The number of first calls that are all due, with their own weight.
-    calls : int, default 0
-        Calls that were made before, in a training that is resumed.
+        n, at least 1.
+    start : int, default=0
+        Number of first calls that are all penalised, with normal weight.
+    calls : int, default=0
+        Number of earlier calls, for a resumed training.
 
     Raises
     ------
     InvalidTypeError
-        If a number is no integer.
+        If a number is not an integer.
     InvalidValueError
-        If `every` is smaller than 1, or another number smaller than 0.
+        If `every` is smaller than 1, or another number is negative.
 
     Examples
     --------
@@ -81,7 +81,7 @@ class EveryNth(Described):
 
     @property
     def weight(self) -> int:
-        """Factor of the penalty at the call that is about to be made; 0 where it is not due."""
+        """Factor of the penalty at the next call; 0 if it is not penalised."""
         if self.calls < self.start:
             return 1
         return self.every if (self.calls - self.start) % self.every == 0 else 0
@@ -98,97 +98,99 @@ class EveryNth(Described):
 
 
 MAX_RATIO = 5.0
-"""How much larger than the classification loss's the penalty's gradient may be."""
+"""Largest ratio of the penalty's gradient norm to the classification loss's."""
 
 MEASURE_EVERY = 50
-"""Training steps from one measurement of the gradients to the next."""
+"""Training steps between gradient measurements."""
 
 
 _FAINT = 1e-2
-"""A total relevance below this part of ``c1`` leaves the foreground term of the loss constant."""
+"""Below this fraction of ``c1``, the total relevance leaves the foreground term of the loss almost constant."""
 
 _STREAK = 10
-"""Calls in a row with so little relevance that draw a warning."""
+"""Consecutive calls with vanished relevance that trigger a warning."""
 
 _LOOK = 100
-"""Calls between two looks at an accelerator, which has to be waited for."""
+"""Calls between checks on an accelerator, because checks synchronise it."""
 
 
 class VanishingWatch:
-    """Warns where the relevance of a layer has all but vanished for some training calls in a row."""
+    """Warns if the relevance of a layer has almost vanished for several consecutive training calls."""
 
     def __init__(self) -> None:
         self._calls = 0
         self._streaks: dict[Place, int] = {}
 
     def due(self, free: bool) -> bool:
-        """Count a call and say whether to look at it: at each where that is free, at a few in a row elsewhere."""
+        """Count a call and return whether to check it: always on the CPU, occasionally a few in a row elsewhere."""
         self._calls += 1
         return free or self._calls % _LOOK >= _LOOK - _STREAK
 
     def see(self, totals: Mapping[Place, float], ranges: Mapping[Place, RelevanceRange]) -> None:
-        """Count the layers whose mean total |relevance| is far below their range, and warn with `_STREAK` in a row."""
+        """Count calls with a layer's mean total |relevance| far below its range, and warn after `_STREAK` in a row."""
         for place, total in totals.items():
             c1 = ranges.get(place, DEFAULT_RANGE).c1
             streak = self._streaks[place] = self._streaks.get(place, 0) + 1 if total < _FAINT * c1 else 0
             if streak == _STREAK:
                 warnings.warn(
                     f"the total relevance at {place} has been below {_FAINT:g} of its range (c1 = {c1:.3g}, now "
-                    f"{total:.3g}) in {_STREAK} training calls in a row: the penalty there teaches nothing. Lower the "
-                    "learning rate or the penalty's weight, clip the gradient, train plainly for longer first, or "
-                    "calibrate again if the settings have changed",
+                    f"{total:.3g}) in {_STREAK} training calls in a row, so the penalty there has no effect. Lower the "
+                    "learning rate or the penalty's weight, clip the gradient, train longer without the penalty first, "
+                    "or calibrate again if the settings have changed",
                     VanishedRelevanceWarning,
                     stacklevel=4,
                 )
 
 
 class ISNetRegularizer:
-    """Penalty on the relevance that a classifier finds in the background of its images.
+    """Penalty on a classifier's relevance in the background of its images.
 
-    Adds one signal pass to a training step, whatever the number of classes (two of a plain step's costs in all), and
-    nothing at test time. It is not a `torch.nn.Module`: it adds nothing to ``parameters()`` or ``state_dict()``, and
-    the model carries rules only during a call.
+    It adds one signal pass to a training step, whatever the number of classes (a step then costs about two plain
+    steps), and nothing at test time. It is not a `torch.nn.Module`: it adds nothing to ``parameters()`` or
+    ``state_dict()``, and rules are attached to the model only during a call.
 
-    A low penalty is no evidence that the background does not matter: relevance with constant gates does not see a
-    background that acts through the gates. Test with changed backgrounds, and prefer SGD.
+    A low penalty is not evidence that the background does not matter: relevance with constant gates misses a background
+    that acts through the gates. Test with changed backgrounds, and prefer SGD.
 
     Parameters
     ----------
     model : Module
-        A classifier that returns logits ``(N, C)``, or a named tuple with them first. It may be wrapped in
-        `DistributedDataParallel`. Mode (train or eval), device and dtype are the user's.
+        A classifier that returns logits ``(N, C)``, or a named tuple with the logits first. It may be wrapped in
+        `DistributedDataParallel`. You choose its mode (train or eval), device and dtype.
     composite : LRPFlex, DifferentiableComposite or sequence of them, optional
-        The relevance rules; of several, each has heatmaps and ranges of its own. Default
-        ``LRPFlex(reference="darkest")``, which explains images alike whether they are normalized or not. With `layers`,
-        short for ``attribution=LRPAttribution(composite, layers)``.
+        The relevance rules; each of several composites has its own heatmaps and ranges. If None,
+        ``LRPFlex(reference="darkest")``, which gives the same explanations for normalized and unnormalized images.
+        `composite` and `layers` are short for ``attribution=LRPAttribution(composite, layers)``.
     formulation : callable, optional
-        ``formulation(logits) -> seeds (N, K, C)``, the explained quantities; `Label` gets the call's labels too.
-        Default `Stochastic`, one heatmap an
-        image whatever the number of classes, with a generator of its own that starts from ``torch.initial_seed()``. It
-        resisted more in our study than `Selective`, which draws no random numbers.
+        ``formulation(logits) -> seeds (N, K, C)``, the explained quantities; `Label` also gets the call's labels. If
+        None, `Stochastic`: one heatmap per image whatever the number of classes, with its own generator seeded from
+        ``torch.initial_seed()``. In our study it resisted shortcuts better than `Selective`, which draws no random
+        numbers.
     loss : callable, optional
-        ``loss(relevance, foreground, c1, c2) -> (N,)``. Default `HeatmapLoss`. With `needs_range` False, no warning.
-    layers : sequence of str or "auto", default "auto"
+        ``loss(relevance, foreground, c1, c2) -> (N,)``. If None, `HeatmapLoss`. A loss with the attribute `needs_range`
+        False gets no range warning.
+    layers : sequence of str or "auto", default="auto"
         LRP deep supervision: names of inner layers, as in ``model.named_modules()``, whose relevance is penalised too;
-        ``"auto"`` takes one layer for each halving of the resolution, ``()`` none. The images are always among them.
-        Masks are brought to each resolution so that no foreground is ever called background.
-    layer_decay : float, default 0.9
-        Decay in (0, 1] of the ranked mean of the layers' losses, the highest first; 1 is the plain mean.
+        ``"auto"`` takes one layer per halving of the resolution, ``()`` none. The images are always included. Masks are
+        resized to each resolution without ever turning foreground into background.
+    layer_decay : float, default=0.9
+        Decay in (0, 1] of the weights when averaging the layers' losses, highest first; 1 is the plain mean.
     attribution : callable, optional
         ``attribution(model, images, formulation, create_graph=…) -> output, {layer: relevance}``; replaces LRP.
     ranges : mapping of Place or str to RelevanceRange, optional
-        (C₁, C₂) of the total relevance, where it is known already. `calibrate` measures it.
-    every : int or EveryNth, default 1
-        Penalise every n-th training call only, with n times the weight; the others cost a plain step and return 0.
-        Cheaper, and weaker early on: let ``EveryNth(n, start=…)`` penalise all calls of the training's first third.
-    validate : bool, default False
-        Whether values (NaN, masks, the box) are checked at every call on accelerators too, where that waits for the
-        device. On the CPU, and at the first call, they always are.
+        (C₁, C₂) of the total relevance, if already known. `calibrate` measures it.
+    every : int or EveryNth, default=1
+        Penalise only every n-th training call, with n times the weight; the others cost a plain step and return 0. This
+        is cheaper, but weaker early on: use ``EveryNth(n, start=…)`` to penalise all calls in the first third of the
+        training.
+    validate : bool, default=False
+        Whether to check values (NaN, masks, the box) at every call on accelerators too, which synchronises the device.
+        On the CPU, and at the first call, they are always checked.
 
     Raises
     ------
     InvalidTypeError
-        If `model` is no module, a part has the wrong type, or `attribution` is given with `composite` or `layers`.
+        If `model` is not a module, a part has the wrong type, or `attribution` is given with `composite` or `layers`.
     InvalidValueError
         If a layer does not exist, `layer_decay` is not in (0, 1], or `every` is smaller than 1.
     UnsupportedModelError
@@ -196,7 +198,10 @@ class ISNetRegularizer:
 
     References
     ----------
-    Bassi, Dertkigil, Cavalli, Nat. Commun. 15 (2024) 291; Bassi, Decherchi, Cavalli, IEEE Access 12 (2024) 155151.
+    .. [1] Bassi, P. R. A. S., Dertkigil, S. S. J., Cavalli, A. "Improving deep neural network generalization and
+       robustness to background bias via layer-wise relevance propagation optimization". Nat. Commun. 15, 291 (2024).
+    .. [2] Bassi, P. R. A. S., Decherchi, S., Cavalli, A. "Faster ISNet for background bias mitigation on deep neural
+       networks". IEEE Access 12, 155151 (2024). arXiv:2401.08409.
 
     Examples
     --------
@@ -229,9 +234,7 @@ class ISNetRegularizer:
         check_callable(formulation=formulation, loss=loss, attribution=attribution)
         check_number("layer_decay", layer_decay, high=1.0)
         if attribution is not None and (composite is not None or layers != AUTO):
-            raise InvalidTypeError(
-                "give attribution, or composite and layers; not both, they are short for LRPAttribution(…)"
-            )
+            raise InvalidTypeError("pass attribution, or composite and layers (short for LRPAttribution(…)), not both")
         if attribution is None:
             composite = LRPFlex(reference="darkest") if composite is None else composite
             attribution = LRPAttribution(composite, layers)
@@ -251,7 +254,7 @@ class ISNetRegularizer:
 
     @property
     def ranges(self) -> Places[RelevanceRange]:
-        """The range (C₁, C₂) of each place; of places without one it is (1, 25), the authors' default."""
+        """The range (C₁, C₂) of each place; for places without one it is (1, 25), the authors' default."""
         return self._ranges
 
     @ranges.setter
@@ -266,37 +269,36 @@ class ISNetRegularizer:
         Parameters
         ----------
         images : Tensor
-            ``(N, C, H, W)`` or ``(N, C, T, H, W)``, as the model takes them.
+            ``(N, C, H, W)`` or ``(N, C, T, H, W)``, preprocessed for the model.
         masks : Tensor
             Foreground masks, 1 on the object and 0 elsewhere, boolean or numbers: ``(N, 1, H, W)`` or ``(N, H, W)``,
-            with ``T`` for videos. All-foreground is allowed, and so is another resolution than that of the images.
+            with ``T`` for videos. All-foreground masks are allowed, and so is another resolution than the images.
         has_mask : Tensor of bool, optional
-            ``(N,)``; images without a mask train the classifier only, and what stands in `masks` for them is ignored.
+            ``(N,)``; images without a mask only train the classifier, and their entries in `masks` are ignored.
         labels : Tensor, optional
-            ``(N,)``, for a formulation that explains them, as `Label` does.
+            ``(N,)``, for a formulation that needs labels, such as `Label`.
 
         Returns
         -------
         logits
-            What the model returned, unchanged; without a graph where gradients are not enabled.
+            The model's output, unchanged; without a graph if gradients are disabled.
         penalty : Tensor
-            Scalar: mean over the images that have a mask; 0 if none has. Without gradients enabled, a plain number.
+            Scalar: mean over the images with a mask; 0 if there are none. If gradients are disabled, without a graph.
 
         Raises
         ------
         InvalidTypeError, InvalidValueError
-            If an argument is not allowed; nothing has been computed then.
+            If an argument is not allowed; nothing is computed then.
         UncoveredOperationError
-            If the model runs operations that no rule covers; nothing has changed then.
+            If the model runs operations that no rule covers; nothing is changed then.
 
         Warns
         -----
         RelevanceRangeWarning
-            At the first training call, if the range was not calibrated and the relevance lies far outside of the
-            default.
+            At the first training call, if the range was not calibrated and the relevance is far outside the default.
         VanishedRelevanceWarning
             If a layer's relevance stays below a hundredth of its range for ten training calls: the penalty is then a
-            constant. On accelerators only looked for at each hundredth call unless `validate`.
+            constant. On accelerators it is only checked at every hundredth call, unless `validate`.
         """
         images, masks, flags = self._checked(images, masks, has_mask)
         training = torch.is_grad_enabled()
@@ -313,7 +315,7 @@ class ISNetRegularizer:
             if training and self._needs_range:
                 self._watch(relevance, flags)
             if has_mask is not None:
-                # whatever a loss makes of an image without a mask, not even its gradient may be NaN
+                # images without a mask must not make the loss or its gradient NaN
                 shown = {place: _where_images(flags, heatmaps, 1.0) for place, heatmaps in relevance.items()}
                 relevance = Places(shown)
             losses = {place: self._loss_at(place, heatmaps, masks, flags) for place, heatmaps in relevance.items()}
@@ -324,14 +326,14 @@ class ISNetRegularizer:
         return output, self.schedule.advance() * penalty
 
     def balanced(self, classification: Tensor, penalty: Tensor, weight: float = 0.7) -> Tensor:
-        """Sum of the two losses, ``(1 − P)·classification + P·λ·penalty``, with gradients in proportion.
+        """Return the weighted sum ``(1 − P)·classification + P·λ·penalty`` with balanced gradients.
 
-        ``λ ≤ 1`` keeps the norm of the penalty's gradient within 5 times that of the classification loss (its mean over
-        the training so far, because a classifier that has found a shortcut has hardly any gradient left). The norms
-        are taken over all trainable parameters at the first step and at each 50th, which costs 2 % of a training;
-        ``regularizer.balance.norms`` and ``.factor`` are the latest, for progress bars and logs.
+        ``λ ≤ 1`` keeps the penalty's gradient norm within 5 times the classification loss's (its mean over the training
+        so far, because a classifier that has learned a shortcut has almost no gradient left). The norms are measured
+        over all trainable parameters at the first and every 50th step, which costs 2 % of the training time;
+        ``regularizer.balance.norms`` and ``.factor`` are the latest values, for progress bars and logs.
 
-        Works with autocast and `GradScaler` (scale the sum), with gradient accumulation, and with
+        Works with autocast, with `GradScaler` (scale the sum), with gradient accumulation, and with
         `DistributedDataParallel`, where all processes must call it.
 
         Parameters
@@ -339,8 +341,8 @@ class ISNetRegularizer:
         classification : Tensor
             Scalar, such as the cross-entropy of the logits that the call returned.
         penalty : Tensor
-            What the same call returned.
-        weight : float, default 0.7
+            The penalty from the same call.
+        weight : float, default=0.7
             ``P`` in [0, 1].
 
         Returns
@@ -356,7 +358,7 @@ class ISNetRegularizer:
         Warns
         -----
         GradientRatioWarning
-            If the gradient of a penalty that is not small yet was less than a tenth of the classification loss's in
+            If the gradient norm of a penalty that is not yet small was below a tenth of the classification loss's in
             three measurements.
         """
         check_number("weight", weight, high=1.0, include_low=True)
@@ -366,9 +368,9 @@ class ISNetRegularizer:
         return (1 - weight) * classification + weight * factor * penalty
 
     def gradient_norms(self, classification: Tensor, penalty: Tensor) -> GradientNorms:
-        """Measure both losses' gradients, for loops that weigh them by themselves.
+        """Measure the gradient norms of both losses, for training loops with their own weighting.
 
-        Takes two backward passes that accumulate nothing. Call it every now and then, before ``backward()``.
+        It runs two backward passes that do not accumulate gradients. Call it occasionally, before ``backward()``.
 
         Parameters
         ----------
@@ -388,8 +390,8 @@ class ISNetRegularizer:
         Warns
         -----
         GradientRatioWarning
-            If one norm was more than 10 times the other in three measurements in a row, unless the other loss is small
-            because it has done its work.
+            If one norm was more than 10 times the other in three consecutive measurements, unless the other loss is
+            already small.
         """
         norms = gradient_norms(self.model, classification, penalty)
         losses = classification.item(), penalty.item()
@@ -397,20 +399,21 @@ class ISNetRegularizer:
         return norms
 
     def heatmap(self, images: Tensor, target: int | Tensor | Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Explain images; the model runs in eval mode and gets its modes back.
+        """Explain images; the model runs in eval mode, and its modes are restored.
 
         Parameters
         ----------
         images : Tensor
             ``(N, C, H, W)`` or ``(N, C, T, H, W)``.
         target : int, Tensor or formulation, optional
-            Class, or class of each image, to explain. Default None explains what the regularizer's formulation does,
-            which for `Stochastic` is a drawn class.
+            Class to explain, for all images or for each. If None, the regularizer's formulation, which for `Stochastic`
+            is a random class.
 
         Returns
         -------
         Tensor
-            Relevance ``(N, K, C, H, W)``, no graph; positive speaks for the quantity. At a layer if not at the images.
+            Relevance ``(N, K, C, H, W)`` without a graph; positive values support the quantity. It is at the images, or
+            at a layer if the attribution has none there.
 
         Raises
         ------
@@ -425,16 +428,17 @@ class ISNetRegularizer:
         return heatmaps.get(INPUT, next(iter(heatmaps.values())))
 
     def calibrate(self, loader: Iterable[Any], *, progress: bool = True) -> Places[RelevanceRange]:
-        """Measure the range (C₁, C₂) of the total relevance of each layer, and use it from now on.
+        """Measure and set the range (C₁, C₂) of the total relevance of each layer.
 
-        The model must be plainly trained already. It runs in eval mode, without a graph, and gets its modes back. In
-        `DistributedDataParallel` every process calls this with its share, and all get the range of all images.
+        The model must already be trained without the penalty. It runs in eval mode without a graph, and its modes are
+        restored. In `DistributedDataParallel` every process calls this with its share, and all get the range over all
+        images.
 
         Parameters
         ----------
         loader : iterable
             Batches of images, or tuples that begin with images. They are moved to the model's device.
-        progress : bool, default True
+        progress : bool, default=True
             Whether to show a progress bar.
 
         Returns
@@ -447,12 +451,12 @@ class ISNetRegularizer:
         CalibrationError
             If there are fewer than two images, all relevance is zero, or the measured range is empty.
         InvalidTypeError, InvalidValueError
-            If a batch does not begin with images. After any error the former range stays in use.
+            If a batch does not begin with images. After any error the previous range is kept.
 
         Warns
         -----
         RelevanceRangeWarning
-            If the relevance scatters so much between images that no range fits it, or the classifier looks untrained.
+            If the relevance varies too much between images for any range, or the classifier looks untrained.
         """
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         maturity = Maturity()
@@ -477,7 +481,7 @@ class ISNetRegularizer:
         return {"ranges": ranges, "formulation": formulation(), "calls": calls, "balance": balance}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned.
+        """Restore what `state_dict` returned.
 
         Raises
         ------
@@ -488,7 +492,7 @@ class ISNetRegularizer:
         """
         if not isinstance(state, Mapping) or set(state) - {"calls", "balance"} != {"ranges", "formulation"}:
             came = list(state) if isinstance(state, Mapping) else type(state).__name__
-            raise InvalidValueError(f"state must be a mapping with the keys 'ranges' and 'formulation', got {came}")
+            raise InvalidValueError(f"state must be a mapping with the keys 'ranges' and 'formulation'; got {came}")
         ranges = calibration.ranges_from_state(state["ranges"])
         schedule = self.schedule.after(state.get("calls", 0))
         if hasattr(self.formulation, "load_state_dict"):
@@ -503,22 +507,22 @@ class ISNetRegularizer:
         return f"{type(self).__name__}({type(unwrapped(self.model)).__name__}, {shown})"
 
     def _formulation_of(self, labels: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """Return the formulation, with labels where it explains them."""
+        """Return the formulation, with labels if it needs them."""
         if not getattr(self.formulation, "needs_labels", False):
             return self.formulation
         return partial(self.formulation, labels=labels)
 
     def _loss_at(self, place: Place, heatmaps: Tensor, masks: Tensor, flags: Tensor) -> Tensor:
-        """Mean loss over the images that have a mask."""
+        """Return the mean loss over the images with a mask."""
         measured = self.ranges.get(place, DEFAULT_RANGE)
         losses = self.loss(heatmaps, masks, measured.c1, measured.c2)
         if not isinstance(losses, Tensor) or losses.shape != flags.shape:
             came = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
-            raise InvalidValueError(f"loss must return one value an image, shape ({len(flags)},), got {came}")
+            raise InvalidValueError(f"loss must return one value per image, shape ({len(flags)},); got {came}")
         return torch.where(flags, losses, 0.0).sum() / flags.sum().clamp(min=1)
 
     def _combined(self, losses: Mapping[Place, Tensor]) -> Tensor:
-        """Mean over the composites of the ranked mean of the layers' losses."""
+        """Return the mean over composites of the rank-weighted mean over layers."""
         layers = [
             torch.stack([loss for place, loss in losses.items() if place.composite == composite])
             for composite in dict.fromkeys(place.composite for place in losses)
@@ -527,7 +531,7 @@ class ISNetRegularizer:
 
     def _explained(self, images: Tensor, formulation: Callable[[Tensor], Tensor]) -> tuple[Any, Places[Tensor]]:
         """Return output and heatmaps without a graph, in eval mode."""
-        # DistributedDataParallel would wait for all processes, of which perhaps only this one explains
+        # DistributedDataParallel would wait for all processes, and perhaps only this one explains images
         with eval_mode(model := unwrapped(self.model)):
             output, relevance = self.attribution(model, images.detach(), formulation, create_graph=False)
         return detached(output), Places({place: heatmaps.detach() for place, heatmaps in relevance.items()})
@@ -537,7 +541,7 @@ class ISNetRegularizer:
         images = self._checked_images(images, values=values)
         masks = check_masks(masks, images)
         flags = check_has_mask(has_mask, len(images), images.device)
-        # an all-foreground mask is always legal, and its loss finite, where no mask is given
+        # images without a mask get an all-foreground mask, which is always legal and has a finite loss
         masks = _where_images(flags, masks, torch.ones_like(masks))
         if values:
             validate_foreground(masks)
@@ -545,18 +549,18 @@ class ISNetRegularizer:
 
     def _checked_images(self, images: Tensor, *, values: bool) -> Tensor:
         images = check_images(images, values=values)
-        # on the CPU the attribution checks the box by itself
+        # on the CPU the attribution checks the box itself
         if values and images.device.type != "cpu" and isinstance(self.attribution, LRPAttribution):
             self.attribution.check_box(images)
         return images
 
     def _watch(self, relevance: Mapping[Place, Tensor], flags: Tensor) -> None:
-        """Look at the total relevance of images with a mask: outside of the default range, zero, or vanishing."""
+        """Check the total relevance of images with a mask: outside the default range, zero, or vanishing."""
         if self._warned and not self._vanishing.due(self._reads_values(next(iter(relevance.values())))):
             return
         if not (count := int(flags.sum())):
             return
-        # the others' is zero: they are not explained
+        # others have zero relevance: they are not explained
         totals = {place: total_relevance(r.detach()).sum().item() / count for place, r in relevance.items()}
         for place, total in totals.items():
             if not self._called and total == 0:
@@ -568,23 +572,23 @@ class ISNetRegularizer:
             self._vanishing.see(totals, self.ranges)
 
     def _reads_values(self, images: Any) -> bool:
-        """Whether values are looked at in this call; reading them makes an accelerator wait."""
+        """Whether to check values in this call; reading them synchronises an accelerator."""
         return self.validate or not self._called or not isinstance(images, Tensor) or images.device.type == "cpu"
 
 
 def _where_images(flags: Tensor, values: Tensor, other: Tensor | float) -> Tensor:
-    """Return the values ``(N, …)`` of flagged images, and `other` in the place of those of the rest."""
+    """Return the values ``(N, …)`` of flagged images, with `other` for the rest."""
     return torch.where(flags.to(values.device).view(-1, *(1,) * (values.ndim - 1)), values, other)
 
 
 def _seeds_where(flags: Tensor, formulation: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
-    """Return seeds that are zero for the images without a mask, whose signals could leave the range of the dtype."""
+    """Return seeds with zeros for images without a mask, whose signals could overflow."""
     return _where_images(flags, seeds_of(formulation, len(flags))(logits)[1], 0.0)
 
 
 def _stochastic() -> Stochastic:
-    """Draws of its own: those of the user, of dropout for example, stay what they are without a penalty."""
+    """A separate generator: the user's draws, for example in dropout, stay the same as without the penalty."""
     joined = distributed.is_available() and distributed.is_initialized()
     rank = distributed.get_rank() if joined else 0
-    # another seed in each process, as their images differ
+    # a different seed in each process, as their images differ
     return Stochastic(torch.Generator().manual_seed((torch.initial_seed() + rank) % 2**63))

@@ -14,7 +14,7 @@ from zennit_isnet.swap import BackgroundSwap, swap_gap
 TEST_SETS: tuple[Background, ...] = ("biased", "unbiased", "confounding", "none")
 BATCH = 250
 SWAPS = 2
-"""How often each validation image is swapped; more make the choice of the epoch less noisy."""
+"""Swaps per validation image; more swaps make the choice of the epoch less noisy."""
 
 
 @torch.no_grad()
@@ -25,12 +25,12 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the share of right predictions."""
+    """Return the share of correct predictions."""
     return (predict(model, images).argmax(1) == labels).float().mean().item()
 
 
 class SwappedValidation:
-    """Validation images on each other's backgrounds, the same at every epoch; needs no other images than biased ones.
+    """Validation images on each other's backgrounds, the same at every epoch; biased images suffice.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class SwappedValidation:
 
 
 def background_share(model: nn.Module, data: BackgroundBias) -> float:
-    """Return the mean share of the true class's |relevance| that lies on the background: one measure for all."""
+    """Return the mean share of |relevance| on the background for the true class, the same measure for all methods."""
     explainer = ISNetRegularizer(model, composite=LRPFlex(), layers=())
     shares = []
     parts = (torch.split(part, BATCH) for part in (data.images, data.masks, data.labels))

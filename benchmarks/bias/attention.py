@@ -1,8 +1,9 @@
-"""What a vision transformer reads through its attention weights: they are exchanged between images.
+"""What a vision transformer learns through its attention weights, tested by exchanging them between images.
 
 Trains the small transformer of the study with the heatmap loss, and tests it on digits with a patch that names the
-class (biased) or another one (confounding), and without a patch (none). Then each image is read with the attention
-weights that the same digit has on another background: what stays as it was for those weights came through them.
+class (biased) or another one (confounding), and without a patch (none). Each image is then classified with the
+attention weights of the same digit on another background. A prediction that follows the exchanged weights came through
+the attention.
 
     python benchmarks/bias/study.py --only plain --model small-vit --optimizer adamw --bias patch
     python benchmarks/bias/attention.py
@@ -30,7 +31,7 @@ BACKGROUNDS = ("biased", "none", "confounding")
 
 
 def trained(run: Run, folder: Path, epochs: int) -> nn.Module:
-    """Return the classifier after some epochs with the run's method."""
+    """Return the classifier trained for some epochs with the run's method."""
     method, recipe = find_method(run.method), OPTIMIZERS[run.optimizer]
     ranges = ranges_for(run, folder)
     torch.manual_seed(run.seed)
@@ -66,7 +67,7 @@ def attention_of_first_half(
 
 @torch.no_grad()
 def predict_with_attention_of(model: nn.Module, given: Tensor, images: Tensor) -> Tensor:
-    """Return the logits of images that are read with the attention weights of the given ones."""
+    """Return the logits of images that are classified with the attention weights of the given ones."""
     modules = [module for module in model.modules() if isinstance(module, nn.MultiheadAttention)]
     for module in modules:
         module.forward = attention_of_first_half.__get__(module)  # type: ignore[method-assign]
@@ -79,7 +80,7 @@ def predict_with_attention_of(model: nn.Module, given: Tensor, images: Tensor) -
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[tuple[str, str], float]:
-    """Train, print a table, and return the accuracies by backgrounds of the attention and of the values."""
+    """Train, print a table, and return the accuracies by the background of the attention and of the values."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", default="isnet")
     parser.add_argument("--epochs", type=int, default=10)

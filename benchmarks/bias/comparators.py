@@ -1,7 +1,7 @@
-"""Compare the heatmap loss with the losses of its peers, each with the weight P that suits it best.
+"""Compare the heatmap loss with other published losses, each with its best weight P.
 
-P is chosen for each method alike: on seeds that are not reported, by the accuracy on biased validation images whose
-backgrounds are swapped. Then come the reported seeds, and the table. Finished runs are not made again.
+P is chosen in the same way for every method: on seeds that are not reported, by the accuracy on biased validation
+images with swapped backgrounds. The reported seeds and the table follow. Finished runs are not repeated.
 
     python benchmarks/bias/comparators.py --workers 2
 """
@@ -36,8 +36,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=TUNED, default=list(TUNED), help="methods (default: all)")
     parser.add_argument("--weights", nargs="+", type=float, default=list(WEIGHTS), metavar="P")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the table")
-    parser.add_argument("--tuning-seeds", nargs="+", type=int, default=[3, 4], help="on which P is chosen, no others")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds in the table")
+    parser.add_argument("--tuning-seeds", nargs="+", type=int, default=[3, 4], help="seeds for choosing P")
     parser.add_argument("--bias", choices=("patch", "texture"), default="patch")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd")
     parser.add_argument("--model", default="narrow", help="narrow, or a classifier of torchvision")
@@ -45,14 +45,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results", help="folder to write to")
     options = parser.parse_args(arguments)
     if both := set(options.tuning_seeds) & set(options.seeds):
-        parser.error(f"--tuning-seeds and --seeds have {sorted(both)} in common; P must be chosen on others")
+        parser.error(f"--tuning-seeds and --seeds share {sorted(both)}; choose P on seeds that are not reported")
     trials = [weighted(name, weight) for name in options.only for weight in options.weights]
     check_running(parser, options, trials, [options.model])
     return options
 
 
 def weighted(method: str, weight: float) -> str:
-    """Return the name of a method with the weight P; the usual weight is not named."""
+    """Return the name of a method with the weight P; the default weight is left out."""
     return method if weight == find_method(method).weight else f"{method}@{weight:g}"
 
 
@@ -64,7 +64,7 @@ def swapped_accuracy(runs: Sequence[Run], folder: Path) -> float:
 
 def tune(base: Run, options: argparse.Namespace) -> dict[str, dict[float, float]]:
     """Return for each method the accuracy on swapped validation images by weight."""
-    # apart from the reported runs, for their summary shows each run in its folder
+    # a separate folder: the summary shows every run in its folder
     folder = options.results / "tuning"
     runs = {
         name: {
@@ -82,7 +82,7 @@ def tune(base: Run, options: argparse.Namespace) -> dict[str, dict[float, float]
 
 
 def plot(tuning: dict[str, dict[float, float]], path: Path) -> None:
-    """Draw the accuracy on swapped backgrounds over P: a panel for each method, the others in grey behind it."""
+    """Draw the accuracy on swapped backgrounds over P: one panel per method, the others in grey."""
     columns = min(5, len(tuning))
     rows = math.ceil(len(tuning) / columns)
     figure, axes = plt.subplots(
@@ -113,7 +113,7 @@ def plot(tuning: dict[str, dict[float, float]], path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> str:
-    """Run what is missing and write ``comparators.md`` and ``comparators.png``."""
+    """Make the missing runs and write ``comparators.md`` and ``comparators.png``."""
     options = parse(arguments)
     base = Run("plain", options.bias, options.optimizer, model=options.model, epochs=options.epochs)
     tuning = tune(base, options)

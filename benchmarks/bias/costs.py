@@ -1,7 +1,7 @@
-"""What a training step of each method costs, in units of the plain step that was measured right before it.
+"""Cost of a training step for each method, relative to the plain step measured right before it.
 
-Times of different runs cannot be compared where the machine does other things too. So all methods are measured here in
-turns, in one process, on one model and one batch; the median over the rounds disturbs them alike.
+Times from separate runs cannot be compared on a machine with other load. So all methods take turns in one process, on
+one model and one batch, and the median over the rounds is reported: other load affects them all equally.
 
     python benchmarks/bias/costs.py --rounds 9
 """
@@ -28,7 +28,7 @@ from zennit_isnet.errors import RelevanceRangeWarning
 
 
 def training_step(method: str, model: nn.Module, batch: tuple[torch.Tensor, ...]) -> Callable[[], None]:
-    """Return forward pass, loss, backward pass and update."""
+    """Return a step: forward pass, loss, backward pass and update."""
     objective = Objective(find_method(method), model, {}, seed=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
 
@@ -55,13 +55,13 @@ def paired_ratios(names: Sequence[str], model: nn.Module, rounds: int) -> dict[s
     batch = next(batches(load(Run("plain"), "train", "biased"), Run("plain").batch_size))
     plain = training_step("plain", model, batch)
     steps = {name: training_step(name, model, batch) for name in names}
-    # the first step of each makes what later ones find ready
+    # the first step of each method also pays for its setup
     for step in (plain, *steps.values()):
         step()
     ratios: dict[str, list[float]] = {name: [] for name in names}
     for _ in trange(rounds, unit="round"):
         for name, step in steps.items():
-            # a penalty at each n-th step has only one cost: that of n steps
+            # a penalty at every n-th step is measured over n steps
             repeats = find_method(name).every
             before = seconds(plain, repeats)
             ratios[name].append(seconds(step, repeats) / before)
@@ -77,14 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS), help="methods (default: all)")
     parser.add_argument("--model", default="narrow", help="narrow, or a classifier of torchvision")
-    parser.add_argument("--rounds", type=int, default=9, help="measurements of each method")
+    parser.add_argument("--rounds", type=int, default=9, help="measurements per method")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the study's JSON files")
     options = parser.parse_args(arguments)
     if options.rounds < 2:
         parser.error("--rounds must be at least 2")
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    # ranges have no influence on the time
+    # the ranges do not affect the time
     warnings.simplefilter("ignore", RelevanceRangeWarning)
     rows = paired_ratios(options.only, make_model(options.model), options.rounds)
     path = options.results / f"costs-{options.model}.json"

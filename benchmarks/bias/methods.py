@@ -1,4 +1,4 @@
-"""The ways of training that are compared, as data."""
+"""The training methods that are compared, as data."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ MakeOptimizer = Callable[..., torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class Method:
-    """One way of training.
+    """One training method.
 
     Parameters
     ----------
     penalty : str, optional
-        A key of `PENALTIES`; cross-entropy alone without.
+        A key of `PENALTIES`; if None, cross-entropy alone.
     weight : float
         P in ``(1 − P)·cross-entropy + P·penalty``.
     swap : float
-        The chance of each training image to get another background.
+        Probability that a training image gets another background.
     fade : float
-        The chance of each training image to have its background faded.
+        Probability that the background of a training image is faded.
     consistency : float
-        Weight of the distance between the predictions for the images and for the same on other backgrounds.
+        Weight of the distance between the predictions for an image and for the same foreground on another background.
     every : int
-        The penalty comes at each n-th step only, with n times its weight.
+        The penalty is applied at every n-th step only, with n times its weight.
     background : str
-        Of the training and validation images.
+        Background of the training and validation images.
     """
 
     penalty: str | None = None
@@ -61,7 +61,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Penalty:
-    """How a regularizer is made, and whether its range (C₁, C₂) has a meaning and is measured."""
+    """How a regularizer is made, and whether its range (C₁, C₂) is meaningful and measured."""
 
     make: MakePenalty
     calibrated: bool = True
@@ -76,7 +76,7 @@ class Recipe:
 
 
 def _recipe(**options: Any) -> MakePenalty:
-    """README's recipe; the draws are the run's own."""
+    """README's recipe, with the run's own random draws."""
     return lambda model, generator: ISNetRegularizer(
         model, **{"formulation": Stochastic(generator), **{name: make() for name, make in options.items()}}
     )
@@ -87,7 +87,7 @@ def _dual() -> tuple[LRPFlex, ZPlus]:
 
 
 def _papers(layers: str | tuple[str, ...] = ()) -> MakePenalty:
-    """Return the settings of the papers, with Stochastic."""
+    """Return the papers' settings, with Stochastic."""
     return lambda model, generator: ISNetRegularizer(
         model,
         composite=LRPFlex(epsilon=1e-2),
@@ -98,7 +98,7 @@ def _papers(layers: str | tuple[str, ...] = ()) -> MakePenalty:
 
 
 def _gradcam(model: nn.Module, _: Generator) -> ISNetRegularizer:
-    """Guide the coarsest map of at least 8×8 cells: on fewer cells a digit is everywhere."""
+    """Guide the coarsest map of at least 8×8 cells: on a coarser map a digit covers every cell."""
     images = torch.zeros(1, 3, 32, 32)
     with eval_mode(model):
         _, relevance = LRPAttribution(layers="auto")(model, images, Selective(), create_graph=False)
@@ -149,7 +149,7 @@ def find_method(name: str) -> Method:
     Raises
     ------
     ValueError
-        If the name is unknown, the weight is no number in [0, 1], or there is no penalty to weigh.
+        If the name is unknown, the weight is not a number in [0, 1], or the method has no penalty.
     """
     base, at, weight = name.partition("@")
     if base not in METHODS:
@@ -158,7 +158,7 @@ def find_method(name: str) -> Method:
     if not at:
         return method
     if method.penalty is None or not 0 <= float(weight) <= 1:
-        raise ValueError(f"{name!r}: a weight in [0, 1] can be given to a method with a penalty")
+        raise ValueError(f"{name!r}: the part after @ must be a weight in [0, 1], for a method with a penalty")
     return replace(method, weight=float(weight))
 
 

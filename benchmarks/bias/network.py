@@ -1,4 +1,4 @@
-"""A residual network that is small enough for many trainings on one CPU core."""
+"""A residual network small enough to train many times on one CPU core."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torchvision.models.resnet import BasicBlock
 
 
 class NarrowResNet(nn.Module):
-    """ResNet with one basic block for each width; every stage but the first halves the resolution.
+    """ResNet with one basic block per width; every stage but the first halves the resolution.
 
-    The stem quarters it, as a ResNet's first convolution and pooling do together, so that images of 32 pixels give maps
-    of 8, 4 and 2 pixels: large maps are what a step costs, and digits do not need them.
+    The stem quarters it, as a ResNet's first convolution and pooling do together, so 32-pixel images give maps of 8, 4
+    and 2 pixels. Large maps dominate the cost of a step, and digits do not need them.
 
     Parameters
     ----------
-    widths : sequence of int, default (16, 32, 64)
+    widths : sequence of int, default=(16, 32, 64)
         Channels of the stages.
-    num_classes : int, default 10
+    num_classes : int, default=10
     """
 
     def __init__(self, widths: Sequence[int] = (16, 32, 64), num_classes: int = 10) -> None:

@@ -23,16 +23,16 @@ def main_head(output: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 
 class Objective:
-    """``(1 − P)·cross-entropy + P·penalty + weight·consistency`` of one batch, whose backgrounds may be changed first.
+    """``(1 − P)·cross-entropy + P·penalty + weight·consistency`` of one batch, possibly on changed backgrounds.
 
     Parameters
     ----------
     method : Method
     model : Module
     ranges : dict of str to RelevanceRange
-        Of the method's penalty, empty where it has none.
+        Ranges of the method's penalty; empty if it has none.
     seed : int
-        Of the draws of formulations and swaps.
+        Seed for the draws of formulations and swaps.
     """
 
     def __init__(self, method: Method, model: nn.Module, ranges: Ranges, seed: int) -> None:
@@ -47,7 +47,7 @@ class Objective:
             self.regularizer.ranges, self.regularizer.schedule = ranges, EveryNth(method.every)
 
     def __call__(self, images: Tensor, masks: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return the loss and its terms; swaps for augmentation in train mode only."""
+        """Return the loss and its terms; backgrounds are swapped for augmentation in train mode only."""
         if self.method.swap and self.model.training:
             images = self.augment(images, masks)
         if self.method.fade and self.model.training:
@@ -61,7 +61,7 @@ class Objective:
             cross_entropy = self.cross_entropy(logits, labels)
             terms = {"loss": (1 - weight) * cross_entropy + weight * penalty, "penalty": penalty}
             if penalty.requires_grad:
-                # in validation the factor of the penalty would make epochs incomparable
+                # in validation the penalty's factor would make epochs incomparable
                 terms["loss"] = self.regularizer.balanced(cross_entropy, penalty, weight)
         if self.method.consistency:
             swapped = main_head(self.model(self.swap(images, masks)))

@@ -1,4 +1,4 @@
-"""One training run of the study, from its settings to the figures that are kept of it."""
+"""One training run of the study, from its settings to the recorded figures."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ CRITERIA: dict[str, Callable[[dict[str, Any]], tuple[float, ...]]] = {
     "swap": lambda epoch: (epoch["swapped"], -epoch["validation_loss"]),
     "last": lambda epoch: (epoch["epoch"],),
 }
-"""How an epoch is chosen, the greatest first: by biased validation images only, for `swap` with their masks."""
+"""Criteria for the best epoch, highest first. All use biased validation images only; `swap` also uses their masks."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """The settings of one run; they name its file."""
+    """The settings of one run; its file is named after them."""
 
     method: str
     bias: Bias = "patch"
@@ -52,19 +52,19 @@ class Run:
 
     @property
     def needs_plain(self) -> bool:
-        """Whether a plainly trained model must be there first, to measure the relevance range."""
+        """Whether a plainly trained model is needed first, to measure the relevance range."""
         penalty = find_method(self.method).penalty
         return penalty is not None and PENALTIES[penalty].calibrated
 
     @property
     def plain(self) -> Run:
-        """The run of the same setting on whose model the relevance range is measured."""
+        """The plain run of the same setting, whose model is used to measure the relevance range."""
         return replace(self, method="plain")
 
 
 @cache
 def digits() -> tuple[Tensor, Tensor]:
-    """Load the digits once a process."""
+    """Load the digits once per process."""
     return load_digits()
 
 
@@ -74,19 +74,19 @@ def make_model(name: str) -> nn.Module:
         return NarrowResNet()
     if name == "small-vit":
         vit = torchvision.models.VisionTransformer(32, 4, 4, 4, 96, 384, num_classes=10)
-        # torchvision's head is zero, and the logits then do not depend on the images: no relevance to begin with
+        # torchvision initialises the head with zeros, so the logits would not depend on the images
         nn.init.trunc_normal_(vit.heads.head.weight, std=0.02)
         return vit
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         close = ", ".join(difflib.get_close_matches(name, known, n=5, cutoff=0.3)) or "none"
-        raise ValueError(f"unknown model {name!r}; close matches: {close}; or narrow or small-vit")
+        raise ValueError(f"unknown model {name!r}; close matches: {close}; narrow and small-vit are allowed too")
     model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=10)
     return model
 
 
 def batches(data: BackgroundBias, size: int, generator: Generator | None = None) -> Iterator[tuple[Tensor, ...]]:
-    """Yield images, masks and labels: shuffled and in full batches where a generator is given."""
+    """Yield images, masks and labels: shuffled and in full batches if a generator is given."""
     order = torch.arange(len(data)) if generator is None else torch.randperm(len(data), generator=generator)
     for part in order.split(size):
         if generator is None or len(part) == size:
@@ -117,7 +117,7 @@ def ranges_for(run: Run, folder: Path) -> Ranges:
 
 
 def train(run: Run, folder: Path, quiet: bool = False) -> dict[str, Any]:
-    """Train one model and return all figures; the weights of a plain one are kept for the relevance range."""
+    """Train one model and return all figures; weights of plain models are kept for measuring the relevance range."""
     torch.set_num_threads(1)
     method, recipe = find_method(run.method), OPTIMIZERS[run.optimizer]
     ranges = ranges_for(run, folder)
@@ -174,7 +174,7 @@ def train(run: Run, folder: Path, quiet: bool = False) -> dict[str, Any]:
 
 
 def save(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file as a whole or not at all, so that an interrupted study leaves no half of one."""
+    """Write a file completely or not at all, so that an interrupted study leaves no partial file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     write(part)
@@ -182,7 +182,7 @@ def save(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def run_once(run: Run, folder: Path, quiet: bool = False) -> str:
-    """Train and write the run's file unless it is there already; return one line about it."""
+    """Train and write the run's file unless it exists; return one line about it."""
     path = run.file(folder)
     if not path.exists():
         figures = train(run, folder, quiet)

@@ -1,7 +1,7 @@
-"""Compare ways of training on digits whose background gives the class away.
+"""Compare training methods on digits whose background gives the class away.
 
-Each run of a method, bias, optimizer and seed writes one JSON file, and is skipped where that is there already: start
-the same command again to go on with an interrupted study, or start it twice with different seeds.
+Each run of a method, bias, optimizer and seed writes one JSON file and is skipped if that file exists. Repeat the same
+command to resume an interrupted study, or run it twice in parallel with different seeds.
 
     python benchmarks/bias/study.py --seeds 0 1 2
     python benchmarks/bias/study.py --only plain isnet isnet@0.9 isnet+swap --bias texture --optimizer adamw
@@ -28,7 +28,9 @@ RESULTS = Path("results/bias")
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=list(METHODS), metavar="METHOD", help="with @P: another weight")
+    parser.add_argument(
+        "--only", nargs="+", default=list(METHODS), metavar="METHOD", help="methods; @P sets the weight"
+    )
     parser.add_argument("--bias", nargs="+", choices=("patch", "texture"), default=["patch", "texture"])
     parser.add_argument("--optimizer", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -41,7 +43,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def add_running(parser: argparse.ArgumentParser, epochs: int) -> None:
     """Add the options of everything that makes runs."""
-    parser.add_argument("--epochs", type=int, default=epochs, help="the same for all methods")
+    parser.add_argument("--epochs", type=int, default=epochs, help="epochs, the same for all methods")
     parser.add_argument("--workers", type=int, default=1, help="processes, each with one thread")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
 
@@ -62,7 +64,7 @@ def check_running(
 
 
 def runs(options: argparse.Namespace) -> list[Run]:
-    """Return the runs that are asked for, and the plain ones that they need; whole seeds one after another."""
+    """Return the requested runs and the plain runs they need, one seed after the other."""
     asked = [
         Run(method, bias, optimizer, seed, model, options.epochs)
         for seed, model, bias, optimizer, method in itertools.product(
@@ -73,12 +75,12 @@ def runs(options: argparse.Namespace) -> list[Run]:
 
 
 def with_plain(asked: Sequence[Run]) -> list[Run]:
-    """Return runs, each once, and before those with a relevance range the plain ones that it is measured on."""
+    """Return each run once, with the plain runs before those whose relevance range is measured on them."""
     return list(dict.fromkeys(itertools.chain(*((run.plain, run) if run.needs_plain else (run,) for run in asked))))
 
 
 def run_all(todo: Sequence[Run], folder: Path, workers: int) -> None:
-    """Make all runs that are not there yet."""
+    """Make all missing runs."""
     bar = tqdm(total=len(todo), unit="run", smoothing=0)
     if workers == 1:
         for run in todo:
@@ -88,7 +90,7 @@ def run_all(todo: Sequence[Run], folder: Path, workers: int) -> None:
         # OpenMP reads its number of threads when a process starts
         os.environ["OMP_NUM_THREADS"] = "1"
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            # the plain runs first, because the others measure the relevance range on them
+            # plain runs first: the others measure the relevance range on them
             for stage in ([run for run in todo if run == run.plain], [run for run in todo if run != run.plain]):
                 for done in as_completed([pool.submit(run_once, run, folder, quiet=True) for run in stage]):
                     bar.write(done.result())

@@ -22,14 +22,14 @@ from runs import CRITERIA
 from study import RESULTS
 
 Runs = list[dict[str, Any]]
-"""What the runs of one method and setting gave, one for each seed."""
+"""Results of the runs of one method and setting, one per seed."""
 
 COLUMNS: dict[str, Callable[[dict[str, float]], float]] = {
     **{kind: lambda chosen, kind=kind: chosen[kind] for kind in TEST_SETS},
     "gap": lambda chosen: chosen["biased"] - chosen["confounding"],
     "background share": lambda chosen: chosen["background_share"],
 }
-"""The figures of an epoch, each from what a run kept of it."""
+"""The figures of an epoch, each from the run's record of it."""
 
 
 def read(folder: Path) -> dict[str, dict[str, Runs]]:
@@ -42,29 +42,29 @@ def read(folder: Path) -> dict[str, dict[str, Runs]]:
 
 
 def read_costs(folder: Path, model: str) -> dict[str, Any]:
-    """Return what `costs.py` measured on a model; nothing where it did not."""
+    """Return what `costs.py` measured on a model; empty if it did not."""
     path = folder / f"costs-{model}.json"
     costs: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return costs
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Return names in the order of `METHODS`, those with another weight behind those without."""
+    """Return names in the order of `METHODS`; changed weights follow the default weight."""
     order = list(METHODS)
     return sorted(set(names), key=lambda name: (order.index(name.partition("@")[0]), name))
 
 
 def figures(runs: Runs, choice: str, column: str) -> list[float]:
-    """Return one figure of each seed in percent; who trains without masks cannot choose by them either."""
+    """Return one figure per seed in percent. Methods that train without masks choose the epoch without them too."""
     method = find_method(runs[0]["run"]["method"])
     uses_masks = method.penalty is not None or max(method.swap, method.fade, method.consistency) > 0
     return [100 * COLUMNS[column](run["chosen"][choice if uses_masks else "loss"]) for run in runs]
 
 
 def cell(values: list[float]) -> str:
-    """Return the mean, and in a second line the range where there is one."""
+    """Return the mean and, on a second line, the range if there is one."""
     mean = f"{sum(values) / len(values):.1f}"
-    # spaces that do not break keep a column of the table narrow
+    # non-breaking spaces keep the table's columns narrow
     return mean if len(values) == 1 else f"{mean}<br>{min(values):.1f}\u00a0to\u00a0{max(values):.1f}"
 
 
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parts = [
         "Accuracies in %, mean and range over the seeds. Background share: of the true class's |relevance|. Step: in "
         "units of a plain step, measured side by side. "
-        f"Epochs: chosen by `{options.choice}` on biased validation images; without masks by `loss`."
+        f"Epochs: chosen by `{options.choice}` on biased validation images; for methods without masks by `loss`."
     ]
     for setting, methods in settings.items():
         model = next(iter(methods.values()))[0]["run"]["model"]

@@ -1,8 +1,8 @@
-"""Does a heatmap see the shortcut? Explanations of classifiers whose reliance on the tag is known by painting it over.
+"""Does a heatmap show the shortcut? Explanations of classifiers whose reliance on the tag is measured by removing it.
 
-For each network that `study.py` has trained: how far its logits move when the tag is painted over on the test films
-(the reliance), and which share of each explanation lies on the tag. An explanation that shows the shortcut has shares
-that rise with the reliance; one that shows contrast only has the same share for all networks.
+For each network trained by `study.py`, two figures: how far its logits move when the tag is painted over on the test
+films (the reliance), and the share of each explanation on the tag. For an explanation that shows the shortcut, the
+share rises with the reliance; for one that only shows contrast, it is the same for all networks.
 
     python benchmarks/chest_xray/explanations.py FOLDER --results results/chest_xray
 """
@@ -45,7 +45,7 @@ def _zennit(composite: Any) -> Explain:
 
 
 def explanations(layer: str) -> dict[str, Explain]:
-    """Return what is compared; `layer` is that of Grad-CAM."""
+    """Return the explanations to compare; `layer` is for Grad-CAM."""
     low, high = (torch.as_tensor(bound).view(1, -1, 1, 1) for bound in BOX)
     return {
         "LRP-Flex, ε = 0.01": _flex(epsilon=0.01),
@@ -64,12 +64,12 @@ def explanations(layer: str) -> dict[str, Explain]:
 
 
 def covid_over_normal(logits: Tensor) -> Tensor:
-    """Return the seeds ``(N, 1, 2)`` of what is explained: the difference of the two logits."""
+    """Return the seeds ``(N, 1, 2)`` that explain the difference of the two logits."""
     return logits.new_tensor([-1.0, 1.0]).expand(len(logits), 1, 2)
 
 
 def reliance(network: nn.Module, films: Films) -> float:
-    """Return how far the logits' difference moves when the tag is painted over, as a part of its own size."""
+    """Return the relative change of the logit difference when the tag is painted over."""
     with torch.no_grad():
         scores = [
             torch.cat([network(normalized(part)).diff(dim=1)[:, 0] for part in images.split(32)])
@@ -79,7 +79,7 @@ def reliance(network: nn.Module, films: Films) -> float:
 
 
 def share_on_tag(relevance: Tensor, size: int) -> Tensor:
-    """Return the share of ``|R|`` ``(N, C, h, w)`` in the cells that the tag touches; NaN without any relevance.
+    """Return the share of ``|R|`` ``(N, C, h, w)`` in the cells that the tag touches; NaN if there is no relevance.
 
     `size` is the side of the films.
     """
@@ -92,7 +92,7 @@ def share_on_tag(relevance: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Explained:
-    """What was found for one network: its reliance, and by explanation the mean share on the tag."""
+    """Results for one network: its reliance, and the mean share on the tag for each explanation."""
 
     name: str
     reliance: float
@@ -123,7 +123,7 @@ def explain(name: str, network: nn.Module, films: Films) -> Explained:
 
 
 def table(networks: Sequence[Explained]) -> str:
-    """Return shares in percent, the networks by reliance, and how each explanation orders them (Spearman's ρ)."""
+    """Return the shares in percent, networks sorted by reliance, and each explanation's rank correlation with it."""
     networks = sorted(networks, key=lambda one: one.reliance)
     reliances = [one.reliance for one in networks]
     lines = [["explanation", *(one.name for one in networks), "ρ"]]
@@ -138,11 +138,11 @@ def table(networks: Sequence[Explained]) -> str:
 def main(arguments: Sequence[str] | None = None) -> str:
     """Write ``chest_xray_explanations.md``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="FOLDER", help="of talo.csv")
+    parser.add_argument("data", type=Path, metavar="FOLDER", help="folder that holds talo.csv")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the runs' files")
     parser.add_argument("--network", default="lite0", help="lite0, or a classifier of torchvision")
-    parser.add_argument("--size", type=int, default=112, help="pixels of a side")
-    parser.add_argument("--films", type=int, default=64, help="of the test split, at most")
+    parser.add_argument("--size", type=int, default=112, help="height and width in pixels")
+    parser.add_argument("--films", type=int, default=64, help="largest number of test films")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results", help="folder to write to")
     options = parser.parse_args(arguments)
     weights = [path for path in sorted(options.results.glob(f"*-{options.network}-*/*.pt")) if not _blanked(path)]
@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
         network = make_network(options.network)
         network.load_state_dict(torch.load(path, weights_only=True))
         explained.append(explain(f"{path.parent.name.split('-')[0]}, {path.stem}", network, films))
-    text = f"Mean share of the relevance on the tag, in %, {len(films)} test films that all carry it.\n\n"
+    text = f"Mean share of the relevance on the tag, in %, on {len(films)} test films that all carry the tag.\n\n"
     text += table(explained) + "\n"
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "chest_xray_explanations.md").write_text(text)

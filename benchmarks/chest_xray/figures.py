@@ -1,4 +1,4 @@
-"""What is measured of a classifier with unequal classes, with intervals over patients."""
+"""Measures for a classifier with unequal classes, with intervals over patients."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MEASURES: dict[str, Callable[[Array, Array, Array], float]] = {
     "macro F1": lambda labels, _, predictions: metrics.f1_score(labels, predictions, average="macro"),
     "AUROC": lambda labels, scores, _: metrics.roc_auc_score(labels, scores),
 }
-"""Of labels, scores and predictions; those that compare classes are undefined where a source has only one."""
+"""Functions of labels, scores and predictions; those that compare classes are undefined for a source with one class."""
 
 COMPARING = ("balanced accuracy", "macro F1", "AUROC")
 
@@ -43,7 +43,7 @@ def scores_of(network: nn.Module, films: Films) -> Array:
 
 
 def best_threshold(labels: Tensor, scores: Array) -> float:
-    """Return the score that separates the classes with the highest balanced accuracy; of equals the middle one."""
+    """Return the score threshold with the highest balanced accuracy; of equally good ones, the middle one."""
     values = np.unique(scores)
     cuts = (values[1:] + values[:-1]) / 2 if len(values) > 1 else values
     accuracies = np.array([metrics.balanced_accuracy_score(labels.numpy(), scores > cut) for cut in cuts])
@@ -52,7 +52,7 @@ def best_threshold(labels: Tensor, scores: Array) -> float:
 
 
 def measured(films: Films, scores: Array, threshold: float) -> dict[str, list[float]]:
-    """Return each measure with its 95 % interval: films of patients who are drawn with replacement."""
+    """Return each measure with its 95 % bootstrap interval; patients are resampled."""
     labels, patients = films.labels.numpy(), np.array(films.patients)
     predictions = (scores > threshold).astype(int)
     of_patient = {patient: np.flatnonzero(patients == patient) for patient in np.unique(patients)}
@@ -75,7 +75,7 @@ def measured(films: Films, scores: Array, threshold: float) -> dict[str, list[fl
 
 
 def share_on_background(network: nn.Module, films: Films) -> float:
-    """Return the mean share of the true class's |relevance| outside of the lungs."""
+    """Return the mean share of |relevance| outside the lungs, for the true class."""
     explainer = ISNetRegularizer(network, composite=LRPFlex(reference="darkest"), layers=())
     shares: list[Tensor] = []
     parts: Sequence[Sequence[Tensor]] = [x.split(32) for x in (films.images, films.masks, films.labels)]

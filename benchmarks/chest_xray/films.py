@@ -1,7 +1,7 @@
-"""Chest films with lung masks from a folder of tables, and what is done to them before a test.
+"""Chest films with lung masks from a folder of tables, and the changes made to them for each test.
 
-The folder holds one CSV file for each source, with the columns ``file``, ``mask``, ``label``, ``split`` and
-``patient``; paths start from the folder.
+The folder holds one CSV file per source, with the columns ``file``, ``mask``, ``label``, ``split`` and ``patient``;
+paths are relative to the folder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LABELS = ("normal", "covid")
 """Class 0 and class 1."""
 
 TAGGED = 0.95
-"""Part of the covid training films that carry the tag."""
+"""Share of the covid training films that carry the tag."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ def tag_corner(size: int) -> tuple[slice, slice]:
 
 
 def without_corner(films: Films) -> Films:
-    """Return the films with the place of the tag counted as background."""
+    """Return the films with the tag's area counted as background."""
     masks = films.masks.clone()
     masks[(..., *tag_corner(masks.shape[-1]))] = False
     return replace(films, masks=masks)
 
 
 def tagged(films: Films, which: Tensor) -> Films:
-    """Return the films with the tag on those that are named by a flag ``(N,)``."""
+    """Return the films with the tag on those selected by a flag ``(N,)``."""
     images = films.images.clone()
     rows, columns = tag_corner(images.shape[-1])
     images[which, :, rows, columns] = 1.0
@@ -95,14 +95,14 @@ def tagged(films: Films, which: Tensor) -> Films:
 
 
 def with_tags(films: Films, generator: Generator) -> Films:
-    """Return training or validation films of the marker task: a tag on nearly all covid films, and on no other."""
+    """Return training or validation films of the marker task: a tag on nearly all covid films and on no others."""
     films = without_corner(films)
     drawn = torch.rand(len(films), generator=generator) < TAGGED
     return tagged(films, (films.labels == 1) & drawn)
 
 
 def on_other_class(films: Films, generator: Generator) -> Films:
-    """Return each film's lungs on the background of a film of the other class, which is drawn."""
+    """Return each film's lungs on the background of a random film of the other class."""
     donors = torch.empty(len(films), dtype=torch.long)
     for label in (0, 1):
         own, others = (films.labels == label).nonzero()[:, 0], (films.labels != label).nonzero()[:, 0]
@@ -111,7 +111,7 @@ def on_other_class(films: Films, generator: Generator) -> Films:
 
 
 def cropped(films: Films) -> Films:
-    """Return the films without their borders, an eighth on each side, enlarged to their size again."""
+    """Return the films with an eighth cut off each side, resized to their original size."""
     size = films.images.shape[-1]
     inner = slice(size // 8, size - size // 8)
     images = F.interpolate(films.images[..., inner, inner], size=(size, size), mode="bilinear", antialias=True)
@@ -139,7 +139,7 @@ TESTS: Mapping[str, Mapping[str, Callable[[Films, Generator], Films]]] = {
         "cropped borders": lambda films, _: cropped(films),
     },
 }
-"""Tests of each task, the first one in distribution."""
+"""Tests of each task; the first is in distribution."""
 
 EXTERNAL = ("actualmed", "hannover", "figure1")
 """Sources from other hospitals."""

@@ -1,4 +1,4 @@
-"""Tables of the study of chest films: mean of the seeds and the worst, and each test with its interval.
+"""Tables of the chest film study: mean and worst seed, and each test with its interval.
 
 python benchmarks/chest_xray/report.py
 """
@@ -15,11 +15,11 @@ from study import RESULTS
 from ways import WAYS
 
 Runs = list[dict[str, Any]]
-"""What the runs of one way and setting gave, one for each seed."""
+"""Results of the runs of one training method and setting, one per seed."""
 
 
 def read(folder: Path) -> dict[str, dict[str, Runs]]:
-    """Return the runs by setting and way, in the order of `WAYS`."""
+    """Return the runs by setting and training method, in the order of `WAYS`."""
     settings: dict[str, dict[str, Runs]] = {}
     for path in sorted(folder.glob("*/*.json")):
         run = json.loads(path.read_text())
@@ -28,19 +28,19 @@ def read(folder: Path) -> dict[str, dict[str, Runs]]:
 
 
 def cell(values: Sequence[float], worst: float) -> str:
-    """Return the mean in percent, and the worst where there are several."""
+    """Return the mean in percent, and the worst if there are several."""
     mean = f"{100 * sum(values) / len(values):.1f}"
     return mean if len(values) == 1 else f"{mean} ({100 * worst:.1f})"
 
 
 def rows_of(lines: Sequence[Sequence[str]]) -> str:
-    """Return a table as Markdown, its first line the head."""
+    """Return a table as Markdown; the first line is the header."""
     ruled = [lines[0], ["---", *["---:"] * (len(lines[0]) - 1)], *lines[1:]]
     return "\n".join("| " + " | ".join(line) + " |" for line in ruled)
 
 
 def summary(ways: dict[str, Runs]) -> str:
-    """Return the balanced accuracy of each way in each test of its own source, and the share on the background."""
+    """Return each method's balanced accuracy in each test of its own source, and its share on the background."""
     tests = [name for name in next(iter(ways.values()))[0]["tests"] if name not in ("hannover", "figure1")]
     lines = [["training", "seeds", *tests, "relevance on the background"]]
     for way, runs in ways.items():
@@ -49,7 +49,7 @@ def summary(ways: dict[str, Runs]) -> str:
             values = [run["tests"][test]["balanced accuracy"][0] for run in runs]
             cells.append(cell(values, min(values)))
         shares = [run["background_share"] for run in runs]
-        # what a black background gets is no measure of anything
+        # relevance on a black background has no meaning
         share = "–" if WAYS[way].blank else cell(shares, max(shares))
         lines.append([way, str(len(runs)), *cells, share])
     return rows_of(lines)
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     if not settings:
         parser.error(f"no results in {options.results}; run study.py first")
     parts = [
-        "Balanced accuracy in %, mean of the seeds and in brackets the worst. The checkpoint and the threshold are "
+        "Balanced accuracy in %, mean of the seeds, with the worst in brackets. The checkpoint and the threshold are "
         "chosen on validation films with the same shortcut and on backgrounds of the other class."
     ]
     for setting, ways in settings.items():

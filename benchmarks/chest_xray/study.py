@@ -1,7 +1,7 @@
-"""Train classifiers of chest films that see a shortcut, in several ways, and test them without it and abroad.
+"""Train chest film classifiers on data with a shortcut, and test them without it and on other hospitals' films.
 
-Each run writes one JSON file with its figures, one CSV file with the score of each test film, and its weights, and is
-skipped where they are there already: start the same command again to go on with an interrupted study.
+Each run writes one JSON file with its figures, one CSV file with the score of each test film, and its weights. Runs
+whose files exist are skipped: repeat the same command to resume an interrupted study.
 
     python benchmarks/chest_xray/study.py FOLDER --seeds 0 1 2
     python benchmarks/chest_xray/study.py FOLDER --task source --network densenet121 --only plain isnet dual
@@ -47,7 +47,7 @@ RESULTS = Path("results/chest_xray")
 
 @dataclass(frozen=True)
 class Run:
-    """The settings of one run; they name its files."""
+    """The settings of one run; its files are named after them."""
 
     way: str
     task: str = "marker"
@@ -66,7 +66,7 @@ class Run:
 
 @cache
 def source(folder: Path, name: str, split: str, size: int) -> Films:
-    """Read films once a process."""
+    """Read the films once per process."""
     return read_films(folder, name, split, size)
 
 
@@ -84,7 +84,7 @@ def training_films(run: Run, data: Path, split: str) -> Films:
 
 
 def balanced_batch(films: Films, size: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw as many films of each class."""
+    """Draw equally many films of each class."""
     groups = [(films.labels == label).nonzero()[:, 0] for label in range(len(LABELS))]
     drawn = [group[torch.randint(len(group), (size // len(groups),), generator=generator)] for group in groups]
     chosen = torch.cat(drawn)
@@ -92,7 +92,7 @@ def balanced_batch(films: Films, size: int, generator: Generator) -> tuple[Tenso
 
 
 class Validation:
-    """Validation films as they are and on backgrounds of the other class, which choose the checkpoint and threshold."""
+    """Validation films, unchanged and on backgrounds of the other class; they decide the checkpoint and threshold."""
 
     def __init__(self, run: Run, data: Path) -> None:
         films = training_films(run, data, "val")
@@ -100,7 +100,7 @@ class Validation:
         self.films, self.other = prepared(run, films), prepared(run, other)
 
     def figures(self, network: nn.Module) -> dict[str, float]:
-        """Return the threshold, and what the network does on other backgrounds with it."""
+        """Return the threshold, and the network's figures on other backgrounds with it."""
         scores, changed = scores_of(network, self.films), scores_of(network, self.other)
         labels = self.films.labels
         both = torch.cat([labels, labels])
@@ -114,7 +114,7 @@ class Validation:
 
 
 def regularizer_of(run: Run, network: nn.Module, data: Path, folder: Path) -> ISNetRegularizer | None:
-    """Return the way's regularizer, with the range of the plain model of the same setting."""
+    """Return the method's regularizer, with the range measured on the plain model of the same setting."""
     way = WAYS[run.way]
     if way.penalty is None:
         return None
@@ -164,7 +164,7 @@ def train(run: Run, data: Path, folder: Path) -> tuple[nn.Module, dict[str, Any]
                 row["ratio of the gradients"] = regularizer.balance.norms.ratio
             history.append(row)
             bar.set_postfix(other=row["on other backgrounds"])
-            # of equals the later one
+            # the later one of equals
             rank = row["on other backgrounds"], row["AUROC on other backgrounds"], step
             if best is None or rank > best[0]:
                 best = rank, {name: value.clone() for name, value in network.state_dict().items()}
@@ -175,7 +175,7 @@ def train(run: Run, data: Path, folder: Path) -> tuple[nn.Module, dict[str, Any]
 
 
 def tests_of(run: Run, data: Path) -> dict[str, Films]:
-    """Return the films of all tests, those of other hospitals too."""
+    """Return the films of all tests, including other hospitals."""
     films = source(data, "talo", "test", run.size)
     made = {name: make(films, Generator().manual_seed(run.seed)) for name, make in TESTS[run.task].items()}
     made |= {name: source(data, name, "external", run.size) for name in EXTERNAL if (data / f"{name}.csv").exists()}
@@ -183,7 +183,7 @@ def tests_of(run: Run, data: Path) -> dict[str, Films]:
 
 
 def run_once(run: Run, data: Path, folder: Path) -> str:
-    """Train, test and write the run's files unless they are there; return one line about it."""
+    """Train, test and write the run's files unless they exist; return one line about it."""
     path = run.file(folder, ".json")
     if not path.exists():
         torch.set_num_threads(1)
@@ -210,7 +210,7 @@ def run_once(run: Run, data: Path, folder: Path) -> str:
 
 
 def runs(options: argparse.Namespace) -> list[Run]:
-    """Return the runs that are asked for, and before them the plain ones that they need."""
+    """Return the requested runs, with the plain runs they need before them."""
     asked = [
         Run(way, task, network, seed, options.steps, options.size, check_every=options.check_every)
         for task, network, seed, way in itertools.product(options.task, options.network, options.seeds, options.only)
@@ -222,18 +222,18 @@ def runs(options: argparse.Namespace) -> list[Run]:
 def main(arguments: Sequence[str] | None = None) -> list[Path]:
     """Run the study and return its JSON files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="FOLDER", help="of talo.csv and the other tables")
+    parser.add_argument("data", type=Path, metavar="FOLDER", help="folder with talo.csv and the other tables")
     parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY")
     parser.add_argument("--task", nargs="+", choices=TESTS, default=list(TESTS))
     parser.add_argument("--network", nargs="+", default=["lite0"], help="lite0, or a classifier of torchvision")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--check-every", type=int, default=100, help="steps from one validation to the next")
-    parser.add_argument("--size", type=int, default=112, help="pixels of a side")
+    parser.add_argument("--size", type=int, default=112, help="height and width in pixels")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the runs' files")
     options = parser.parse_args(arguments)
     if not (options.data / "talo.csv").exists():
-        parser.error(f"FOLDER must hold talo.csv; {options.data} does not")
+        parser.error(f"FOLDER must contain talo.csv; {options.data} does not")
     todo = runs(options)
     for run in (bar := tqdm(todo, unit="run", smoothing=0)):
         bar.write(run_once(run, options.data, options.results))

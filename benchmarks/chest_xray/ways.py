@@ -1,4 +1,4 @@
-"""Ways of training, and networks, as data."""
+"""Training methods and networks, as data."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from zennit_isnet.formulations import AllLogits
 
 @dataclass(frozen=True)
 class Way:
-    """One way of training.
+    """One training method.
 
     Attributes
     ----------
     penalty : callable, optional
-        Makes the regularizer of a model; cross-entropy alone without.
+        Makes the regularizer of a model; if None, cross-entropy alone.
     swap, fade : float
-        Chance of each training film to get another film's background, or to have its own faded.
+        Probability that a training film gets another film's background, or that its own is faded.
     blank : bool
         Whether the network sees black backgrounds, in training and in tests: segment first, then classify.
     calibrated : bool
-        Whether the penalty has a range of the relevance, which is measured on the plain model.
+        Whether the penalty has a relevance range, which is measured on the plain model.
     """
 
     penalty: Callable[[nn.Module, Generator], ISNetRegularizer] | None = None
@@ -38,7 +38,7 @@ class Way:
 
 
 def _isnet(**options: Callable[[], Any]) -> Callable[[nn.Module, Generator], ISNetRegularizer]:
-    """Return the package's defaults with some options; the draws are the run's own."""
+    """Return the package's defaults with some options, and the run's own random draws."""
 
     def make(model: nn.Module, generator: Generator) -> ISNetRegularizer:
         made = {name: option() for name, option in options.items()}
@@ -72,7 +72,7 @@ WAYS: dict[str, Way] = {
 def make_network(name: str) -> nn.Module:
     """Return a network with two classes: ``lite0`` has ImageNet weights, one of torchvision random ones.
 
-    Its channels are last in memory: depthwise convolutions on CPUs are faster that way.
+    It uses the channels-last memory format, in which depthwise convolutions are faster on CPUs.
     """
     network: nn.Module = (
         _lite0() if name == "lite0" else torchvision.models.get_model(name, weights=None, num_classes=2)

@@ -3,9 +3,9 @@
     pip install cosmic-ray coverage
     python benchmarks/mutation/run.py --sample 100
 
-Draws `--sample` mutants of each area by Cosmic Ray's operators and runs the tests that execute the changed line, the
-quick ones first and `--seconds` at most, until one fails. Tests that would have come later might notice more, so the
-rates are lower bounds. Mutants that change annotations only, or `is` into `==`, are left out.
+Draws `--sample` mutants of each area with Cosmic Ray's operators. Runs the tests that execute the changed line, fastest
+first and for at most `--seconds`, until one fails. Tests that did not get to run might have caught more, so the rates
+are lower bounds. Mutants that only change annotations, or `is` into `==`, are left out.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ AREAS = {
 """Files that are changed, and the tests that should notice."""
 
 ALIKE = re.compile(r"ComparisonOperator_(Is_Eq|Eq_Is|IsNot_NotEq|NotEq_IsNot)$")
-"""Operators that change nothing for what has one instance each: None, members of enumerations, small numbers."""
+"""Operators that change nothing for singletons: None, enum members, small numbers."""
 
 
 class Mutant(NamedTuple):
@@ -77,13 +77,13 @@ class Mutant(NamedTuple):
 
 
 class Tests(NamedTuple):
-    """What the unchanged tests have shown: seconds of each test function, and those that run each line of a file."""
+    """Results of the unchanged tests: seconds per test function, and the functions that run each line of a file."""
 
     seconds: dict[str, float]
     covering: dict[str, dict[int, set[str]]]
 
     def of(self, mutant: Mutant, limit: float) -> list[str]:
-        """Test functions that run the mutant's statement, the quick ones first; all for what runs at import."""
+        """Test functions that run the mutant's statement, fastest first; all of them for code that runs at import."""
         lines = statement_lines(ROOT / mutant.file, mutant.line)
         found = set().union(*(self.covering[mutant.file].get(line, set()) for line in lines))
         chosen, total = [], 0.0
@@ -96,7 +96,7 @@ class Tests(NamedTuple):
 
 
 def statement_lines(path: Path, line: int) -> range:
-    """Lines of the innermost statement, of a compound one those of its head."""
+    """Lines of the innermost statement; for a compound statement, those of its header."""
     found = range(line, line + 1)
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.stmt):
@@ -122,15 +122,15 @@ class _WithoutAnnotations(ast.NodeTransformer):
 
 
 def meaning(source: str) -> str | None:
-    """What a source does, annotations left out; None if it does not compile."""
+    """A source's code without annotations; None if it does not compile."""
     try:
         return ast.dump(_WithoutAnnotations().visit(ast.parse(source)))
-    except SyntaxError:  # the star of keyword-only parameters is no product
+    except SyntaxError:  # the star of keyword-only parameters is not a product
         return None
 
 
 def mutants_of(path: Path) -> Iterator[Mutant]:
-    """All changes of a file that Cosmic Ray makes, and that change what it does."""
+    """All of Cosmic Ray's mutations of a file that change its behaviour."""
     source = path.read_text()
     tree = get_ast_from_path(path)
     for name in cosmic_ray.plugins.operator_names():
@@ -201,7 +201,7 @@ def measured(folder: Path, tests: list[str], files: list[str]) -> Tests:
 
 
 def killed(folder: Path, mutant: Mutant, tests: list[str], limit: float) -> bool:
-    """Whether one of the tests fails, or they do not end."""
+    """Whether one of the tests fails or times out."""
     path = folder / mutant.file
     original = path.read_text()
     path.write_text(mutant.source)
@@ -221,8 +221,8 @@ def main() -> None:
     """Print a table, and write the survivors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--areas", nargs="+", choices=AREAS, default=list(AREAS))
-    parser.add_argument("--sample", type=int, default=100, help="mutants of each area; 0: all")
-    parser.add_argument("--seconds", type=float, default=60, help="of tests for one mutant")
+    parser.add_argument("--sample", type=int, default=100, help="mutants per area; 0: all")
+    parser.add_argument("--seconds", type=float, default=60, help="time limit for the tests of one mutant")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=Path("mutants.json"))
     options = parser.parse_args()

@@ -156,7 +156,7 @@ class Deaf(nn.Module):
 
 @pytest.mark.parametrize("attribution", PLAIN[:3])
 def test_logits_that_do_not_depend_on_the_images_are_an_error(attribution):
-    with pytest.raises(InvalidValueError, match="arrives at input: it does not influence the logits"):
+    with pytest.raises(InvalidValueError, match="reaches input: it does not influence the logits"):
         attribution(Deaf(), torch.rand(2, 3, 8, 8), Original())
 
 
@@ -164,7 +164,7 @@ def test_logits_that_do_not_depend_on_the_images_are_an_error(attribution):
 @pytest.mark.parametrize(
     ("images", "error", "message"),
     [
-        ("image", InvalidTypeError, r"images must be a Tensor \(N, C, H, W\), got str"),
+        ("image", InvalidTypeError, r"images must be a Tensor \(N, C, H, W\); got str"),
         (torch.ones(2, 3, 8, 8, dtype=torch.uint8), InvalidTypeError, "floating point.*got torch.uint8"),
     ],
 )
@@ -190,7 +190,7 @@ def test_wrong_arguments_are_refused(make, error, message):
 @pytest.mark.parametrize(
     ("attribution", "message"),
     [
-        (IntegratedGradients(baseline=torch.zeros(3, 4, 4)), r"\(4, 3, 32, 32\), got \(3, 4, 4\)"),
+        (IntegratedGradients(baseline=torch.zeros(3, 4, 4)), r"\(4, 3, 32, 32\); got \(3, 4, 4\)"),
         (GradCAM("layer4"), "no layer 'layer4'"),
         (GradCAM("7"), r"spatial output.*'7' returns \(4, 8\)"),
         (GradCAM("9"), "'9' did not run"),

@@ -97,7 +97,7 @@ def test_verdict_criteria_and_figures_stand_in_page_and_markdown(report: AuditRe
         assert f"Verdict: {report.verdict.outcome}" in text
         assert all(criterion in text for criterion in report.verdict.criteria)
         assert "background from an image of another class" in text
-        assert "A low share is no evidence" in text
+        assert "A low share is not evidence" in text
 
 
 def test_json_says_what_the_report_says(report: AuditReport) -> None:

@@ -28,20 +28,20 @@ def judged(kept: Proportion, swapped: Drop, by_class: Drop, tolerance: float = 0
         (GOOD, HARMLESS, HARMLESS, "no reliance found", "stays at 95.0 %"),
         (GOOD, Drop(950, 30, 10, 1000), HARM, "no reliance found", "falls from 95.0 % to 93.0 %"),
         # the control: a change that another background of the same class, with its seams, makes too is no reliance
-        (GOOD, HARM, HARMLESS, "undecided", "whether it reads the class from the background is open"),
+        (GOOD, HARM, HARMLESS, "undecided", "whether it reads the class from the background remains open"),
         (GOOD, HARM, Drop(400, 60, 0, 1000), "undecided", "does not clearly differ"),
         (GOOD, HARM, Drop(35, 0, 300, 1000), "undecided", "does not clearly differ"),
         (GOOD, HARM, Drop(3, 3, 0, 3), "undecided", "does not clearly differ"),
-        (GOOD, HARM, NONE, "undecided", "the seams of the swap may be the cause"),
+        (GOOD, HARM, NONE, "undecided", "the swap's seams may be the cause"),
         # accuracy stays where as many images turn right as wrong; that does not clear the model
-        (GOOD, Drop(600, 200, 200, 1000), HARMLESS, "undecided", "40.0 % of the images turn"),
+        (GOOD, Drop(600, 200, 200, 1000), HARMLESS, "undecided", "40.0 % of the images change"),
         (GOOD, Drop(600, 45, 45, 1000), HARMLESS, "undecided", "too few images: about"),
-        (GOOD, Drop(950, 60, 10, 1000), HARMLESS, "undecided", "By chance"),
-        (GOOD, Drop(10, 0, 0, 10), HARMLESS, "undecided", "too few images: about 107 would tell"),
+        (GOOD, Drop(950, 60, 10, 1000), HARMLESS, "undecided", "The intervals contain both sides"),
+        (GOOD, Drop(10, 0, 0, 10), HARMLESS, "undecided", "too few images: about 107 would decide"),
         (GOOD, NONE, HARMLESS, "undecided", "No image of another class"),
         (Proportion(115, 1000), HARM, HARM, "undecided", "not clearly better"),
         (Proportion(100, 1000), HARMLESS, HARMLESS, "undecided", "not clearly better"),
-        (Proportion(20, 1000), HARM, HARM, "undecided", "in another order"),
+        (Proportion(20, 1000), HARM, HARM, "undecided", "the order of its classes"),
     ],
 )
 def test_outcome(kept: Proportion, swapped: Drop, by_class: Drop, outcome: str, reason: str) -> None:
@@ -62,7 +62,7 @@ def test_criteria_give_every_figure_with_its_interval() -> None:
     low, high = (f"{100 * end:.1f}" for end in HARM.interval)
     assert f"falls from 95.0 % to 35.0 %; 60.0 points lost ({low} points to {high} points)" in swap
     low, high = (f"{100 * end:.1f}" for end in HARM.turned.interval)
-    assert f"60.0 % ({low} % to {high} %) of 1000 images turn" in swap
+    assert f"60.0 % ({low} % to {high} %) of 1000 images change" in swap
     assert "no image could be tested" in control
 
 

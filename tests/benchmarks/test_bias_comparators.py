@@ -43,7 +43,7 @@ def test_tuning_does_not_enter_the_summary_of_the_study(compare, scripts, tmp_pa
 def test_tuning_on_a_reported_seed_is_refused(compare, capsys):
     with pytest.raises(SystemExit):
         compare("--tuning-seeds", "1", "4")
-    assert "--tuning-seeds and --seeds have [1] in common" in capsys.readouterr().err
+    assert "--tuning-seeds and --seeds share [1]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

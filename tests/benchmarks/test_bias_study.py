@@ -85,7 +85,7 @@ def test_summary_has_mean_and_range_over_seeds_of_every_method(scripts, tmp_path
     ("options", "message"),
     [
         (["--only", "selectiv"], "unknown method 'selectiv'; known: plain,"),
-        (["--only", "plain@0.5"], "a weight in .0, 1. can be given to a method with a penalty"),
+        (["--only", "plain@0.5"], "must be a weight in .0, 1., for a method with a penalty"),
         (["--only", "rrr@2"], "a weight in .0, 1."),
         (["--model", "resnet19"], "unknown model 'resnet19'; close matches: .*resnet18"),
         (["--epochs", "0"], "--epochs and --workers must be at least 1"),

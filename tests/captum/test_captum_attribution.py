@@ -107,8 +107,8 @@ class Wrong:
         self.attribute = lambda images, additional_forward_args: result(images)
 
 
-WRONG = "gradient with respect to the model's parameters is wrong"
-NONE = "no differentiable function of the model's parameters"
+WRONG = "gradient with respect to the parameters is wrong"
+NONE = "not a differentiable function of the model's parameters"
 
 
 @pytest.mark.parametrize(
@@ -163,10 +163,10 @@ def test_the_check_leaves_random_states_alone(generator):
 @pytest.mark.parametrize(
     ("result", "layer", "error", "message"),
     [
-        (lambda images: images[..., :4, :4], None, InvalidValueError, r"of their size.*got \(2, 3, 4, 4\)"),
+        (lambda images: images[..., :4, :4], None, InvalidValueError, r"the images' size.*got \(2, 3, 4, 4\)"),
         (lambda images: images[:1], None, InvalidValueError, r"got \(1, 3, 8, 8\)"),
         (lambda images: images.sum(1), "2", InvalidValueError, r"got \(2, 8, 8\)"),
-        (lambda images: (images,), None, InvalidTypeError, "must return one tensor, got tuple"),
+        (lambda images: (images,), None, InvalidTypeError, "must return one tensor; got tuple"),
     ],
 )
 def test_maps_of_another_shape_are_refused(result, layer, error, message):
@@ -186,9 +186,9 @@ def test_captums_lrp_is_refused(method, layer):
     [
         (captum.attr.Saliency(tiny_net()), {}, r"method must be a class of captum\.attr.*got Saliency"),
         (captum.attr.Saliency, {"layer": "2"}, "Saliency: too many positional arguments; leave layer out"),
-        (captum.attr.LayerGradCam, {}, "LayerGradCam: missing a required argument: 'layer'; give the name"),
+        (captum.attr.LayerGradCam, {}, "LayerGradCam: missing a required argument: 'layer'; pass the layer's name"),
         (captum.attr.LayerGradCam, {"layer": nn.ReLU()}, r"layer must be a name as in model.named_modules.*got ReLU"),
-        (captum.attr.Saliency, {"target": 1}, r"^target: .* its formulation what is explained.*leave it out"),
+        (captum.attr.Saliency, {"target": 1}, r"^target: leave it out.* its formulation the target"),
     ],
 )
 def test_what_does_not_fit_captum_is_refused_with_the_remedy(method, arguments, message):

@@ -81,7 +81,7 @@ def test_an_operation_without_a_rule_is_an_error_and_changes_nothing():
 @pytest.mark.parametrize(
     ("target", "error", "message"),
     [
-        (None, InvalidValueError, r"select one element of each example's output, got None for \(4, 3\)"),
+        (None, InvalidValueError, r"select one element of each example's output; got None for \(4, 3\)"),
         (3, InvalidValueError, r"target 3 does not fit an output of shape \(4, 3\)"),
         (-4, InvalidValueError, "target -4 does not fit"),
         (1.0, InvalidValueError, "does not fit .*float"),
@@ -111,15 +111,15 @@ def test_a_target_outside_of_the_output_is_refused(target, error, message):
 @pytest.mark.parametrize(
     ("inputs", "error", "message"),
     [
-        ([torch.rand(2, 3, 8, 8)], InvalidTypeError, r"inputs must be a Tensor \(N, …\) or a tuple of them, got list"),
+        ([torch.rand(2, 3, 8, 8)], InvalidTypeError, r"inputs must be a Tensor \(N, …\) or a tuple of them; got list"),
         ((), InvalidValueError, "got an empty tuple"),
         ((torch.rand(2, 3, 8, 8), None), InvalidTypeError, "got NoneType"),
         (torch.ones(2, 3, 8, 8, dtype=torch.uint8), InvalidTypeError, "floating point.*uint8"),
         (torch.ones(2, 3, 8, 8, dtype=torch.float16), InvalidTypeError, "float16"),
-        (torch.tensor(1.0), InvalidValueError, r"no dimension 0, got \(\)"),
+        (torch.tensor(1.0), InvalidValueError, r"without empty dimensions; got \(\)"),
         (torch.rand(0, 3, 8, 8), InvalidValueError, r"got \(0, 3, 8, 8\)"),
         (torch.rand(2, 3, 0, 8), InvalidValueError, r"got \(2, 3, 0, 8\)"),
-        ((torch.rand(2, 3, 8, 8), torch.rand(3, 4)), InvalidValueError, r"one batch size, got \[2, 3\]"),
+        ((torch.rand(2, 3, 8, 8), torch.rand(3, 4)), InvalidValueError, r"the same batch size; got \[2, 3\]"),
     ],
 )
 def test_wrong_inputs_are_refused(inputs, error, message):
@@ -131,10 +131,10 @@ def test_wrong_inputs_are_refused(inputs, error, message):
 @pytest.mark.parametrize(
     ("output", "error", "message"),
     [
-        (lambda logits: [logits], InvalidTypeError, "floating tensor, or a named tuple of heads, got list"),
+        (lambda logits: [logits], InvalidTypeError, "floating tensor, or a named tuple of heads; got list"),
         (lambda logits: logits.argmax(1), InvalidTypeError, "got torch.int64"),
-        (lambda logits: logits.sum(), InvalidValueError, r"one row for each of 4 examples, got shape \(\)"),
-        (lambda logits: logits[:2], InvalidValueError, r"one row for each of 4 examples, got shape \(2, 3\)"),
+        (lambda logits: logits.sum(), InvalidValueError, r"one row for each of 4 examples; got shape \(\)"),
+        (lambda logits: logits[:2], InvalidValueError, r"one row for each of 4 examples; got shape \(2, 3\)"),
     ],
 )
 def test_outputs_that_cannot_be_explained_are_refused(output, error, message, composite):
@@ -160,8 +160,8 @@ def test_images_outside_of_the_box_are_refused():
 @pytest.mark.parametrize(
     ("model", "error", "message"),
     [
-        (lambda: "resnet18", InvalidTypeError, "model must be a torch.nn.Module, got str"),
-        (lambda: tiny_net().forward, InvalidTypeError, "model must be a torch.nn.Module, got method"),
+        (lambda: "resnet18", InvalidTypeError, "model must be a torch.nn.Module; got str"),
+        (lambda: tiny_net().forward, InvalidTypeError, "model must be a torch.nn.Module; got method"),
         (lambda: nn.DataParallel(tiny_net()), UnsupportedModelError, "DataParallel"),
     ],
 )
@@ -191,5 +191,5 @@ def test_in_inference_mode_there_is_no_explanation():
 
 def test_attributions_of_another_number_of_examples_have_no_delta():
     attribution = CompositeAttribution(tiny_net())
-    with pytest.raises(InvalidValueError, match=r"\[3\] examples do not fit 2 outputs"):
+    with pytest.raises(InvalidValueError, match=r"\[3\] examples do not match 2 outputs"):
         attribution.compute_convergence_delta(torch.rand(3, 4), torch.rand(2))

@@ -141,9 +141,9 @@ def test_relevance_of_a_layer_can_be_differentiated(model, images):
     [
         (lambda model: "conv", InvalidTypeError, r"a module of the model, or a list of modules; got 'conv'"),
         (lambda model: ["conv"], InvalidTypeError, r"got \['conv'\]"),
-        (lambda model: nn.Linear(2, 2), InvalidValueError, "part of the model, got Linear"),
-        (lambda model: [model.conv, nn.ReLU()], InvalidValueError, "part of the model, got ReLU"),
-        (lambda model: model, InvalidValueError, "part of the model, got WithHead"),
+        (lambda model: nn.Linear(2, 2), InvalidValueError, "part of the model; got Linear"),
+        (lambda model: [model.conv, nn.ReLU()], InvalidValueError, "part of the model; got ReLU"),
+        (lambda model: model, InvalidValueError, "part of the model; got WithHead"),
         (lambda model: [], InvalidValueError, "got an empty list"),
     ],
 )
@@ -180,5 +180,5 @@ def test_a_layer_inside_of_what_one_rule_covers_is_an_error(images, generator):
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)),
         generator,
     )
-    with pytest.raises(InvalidValueError, match="no relevance arrives at layer '1'"):
+    with pytest.raises(InvalidValueError, match="no relevance reaches layer '1'"):
         LayerCompositeAttribution(model, model[1], EpsilonZBox()).attribute(images, 1, attribute_to_layer_input=True)

@@ -35,10 +35,10 @@ def test_each_image_has_a_picture_in_the_same_place(files: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (NAMED, "classes of the model are not known: give --classes"),
-        (["squeezenet1_1", "photos", "--classes", "classes.txt"], "squeezenet1_1 needs a checkpoint"),
+        (NAMED, "the model's classes are unknown: give --classes"),
+        (["squeezenet1_1", "photos", "--classes", "classes.txt"], "squeezenet1_1 needs --checkpoint"),
         (["no.ckpt", "photos"], r"no\.ckpt cannot be read"),
-        (["squeezenet1_1", "nowhere", *NAMED[2:], "--classes", "classes.txt"], "nowhere has none"),
+        (["squeezenet1_1", "nowhere", *NAMED[2:], "--classes", "classes.txt"], "nowhere contains none"),
     ],
 )
 def test_what_is_missing_is_named(

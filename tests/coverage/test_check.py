@@ -189,19 +189,19 @@ def test_declared_rules_do_what_they_say(word, generator):
 @pytest.mark.parametrize("option", ["rules", "modules"])
 def test_an_unknown_word_names_the_legal_ones(option):
     key = torch.exp if option == "rules" else nn.ReLU
-    with pytest.raises(ISNetError, match=r"one of \['linear', 'activation', 'gate'\], got 'affine'"):
+    with pytest.raises(ISNetError, match=r"one of \['linear', 'activation', 'gate'\]; got 'affine'"):
         LRPFlex(**{option: {key: "affine"}})
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"modules": {nn.ReLU(): "linear"}}, "modules must map module types to rules, got the key ReLU"),
-        ({"modules": [nn.ReLU]}, r"modules must map module types to rules, got \[<class"),
-        ({"modules": {nn.ReLU: []}}, r"the rule of ReLU must be a function or one of .*, got \[\]"),
-        ({"rules": {"exp": "linear"}}, "rules must map functions to rules, got the key 'exp'"),
-        ({"rules": [torch.exp]}, r"rules must map functions to rules, got \[<built-in method exp"),
-        ({"rules": {torch.exp: 3}}, "the rule of exp must be a function or one of .*, got 3"),
+        ({"modules": {nn.ReLU(): "linear"}}, "modules must map module types to rules; got the key ReLU"),
+        ({"modules": [nn.ReLU]}, r"modules must map module types to rules; got \[<class"),
+        ({"modules": {nn.ReLU: []}}, r"the rule of ReLU must be a function or one of .*; got \[\]"),
+        ({"rules": {"exp": "linear"}}, "rules must map functions to rules; got the key 'exp'"),
+        ({"rules": [torch.exp]}, r"rules must map functions to rules; got \[<built-in method exp"),
+        ({"rules": {torch.exp: 3}}, "the rule of exp must be a function or one of .*; got 3"),
     ],
 )
 def test_rules_are_mappings_with_what_is_allowed(options, message):
@@ -278,7 +278,7 @@ MISDECLARED = {
     "rule that returns another shape": (
         lambda: Declared(torch.sin, same),
         {"modules": {planted.Block: lambda module, input, output, signal: signal.mean()}},
-        ["3.block (Block)", "of shape (2, 4, 6, 6), got ()"],
+        ["3.block (Block)", "of shape (2, 4, 6, 6); got ()"],
     ),
     "rule that returns nothing": (
         lambda: Declared(torch.sin, same),

@@ -129,7 +129,7 @@ class TestCoco:
 
     def test_run_lengths_of_another_image_are_refused(self, tmp_path: Path) -> None:
         file = write_coco(tmp_path, [{"segmentation": {"size": [HEIGHT // 3, WIDTH], "counts": [6, 30]}}])
-        with pytest.raises(InvalidValueError, match="12 × 3 pixels, those of the image 12 × 9"):
+        with pytest.raises(InvalidValueError, match="12 × 3 pixels for an image of 12 × 9"):
             AnnotatedImages(file)[0]
 
     @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ class TestCoco:
     def test_image_of_another_size_than_annotated_is_an_error_unless_resized(self, tmp_path: Path) -> None:
         file = write_coco(tmp_path, [{"segmentation": [corners(2, 2, 5, 5)]}])
         Image.new("RGB", (2 * WIDTH, 2 * HEIGHT)).save(tmp_path / "1.png")
-        with pytest.raises(InvalidValueError, match=r"18×24 .*9×12; resize_masks"):
+        with pytest.raises(InvalidValueError, match=r"18×24 .*9×12; pass resize_masks"):
             AnnotatedImages(file)[0]
         assert only_mask(file, resize_masks=True)[0, 4:12, 4:12].all()
 
@@ -225,13 +225,13 @@ class TestLabelMe:
         write_labelme(tmp_path / "labels", [{"points": [[2, 3], [6, 3], [6, 7]]}], image=path)
         write_image(tmp_path / "images", "1.png")
         assert len(AnnotatedImages(tmp_path / "labels", tmp_path / "images")) == 1
-        with pytest.raises(InvalidValueError, match="leaves the folder of images, root="):
+        with pytest.raises(InvalidValueError, match="lies outside the image folder root="):
             AnnotatedImages(tmp_path / "labels")
 
     @pytest.mark.parametrize(
         ("shape", "message"),
         [
-            ({"shape_type": "line", "points": [[1, 2], [3, 4]]}, "line has no area; must be polygon"),
+            ({"shape_type": "line", "points": [[1, 2], [3, 4]]}, "line has no area; use a polygon"),
             ({"shape_type": "mask", "points": [[1, 2], [3, 4]], "mask": "AAAA"}, "cannot identify image"),
             ({"shape_type": "rectangle", "points": [[1, 2]]}, "unpack"),
             ({}, "no entry 'points'"),
@@ -242,7 +242,7 @@ class TestLabelMe:
             AnnotatedImages(write_labelme(tmp_path, [shape]))
 
     def test_folder_without_files_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(InvalidValueError, match="no image with an annotation"):
+        with pytest.raises(InvalidValueError, match="must have an image with an annotation"):
             AnnotatedImages(tmp_path)
 
 
@@ -287,7 +287,7 @@ class TestCvat:
     @pytest.mark.parametrize(
         ("shape", "message"),
         [
-            ('<polyline label="a" points="1,2;3,4"/>', "polyline is no shape with an area; must be polygon"),
+            ('<polyline label="a" points="1,2;3,4"/>', "polyline is not a shape with an area; use polygon"),
             ('<polygon label="a" points="1,2;3,four;5,6"/>', "four"),
             ('<box label="a" xtl="1"/>', "no entry 'ytl'"),
         ],
@@ -326,21 +326,21 @@ class TestLabels:
         file = write_coco(tmp_path, [SQUARE, line])
         data = AnnotatedImages(file, categories=["lung"])
         assert (data.classes, data[0][1].sum().item()) == (["lung"], 25)
-        with pytest.raises(InvalidValueError, match="liver have no annotation; those are heart, lung"):
+        with pytest.raises(InvalidValueError, match="liver do not occur; the annotations have heart, lung"):
             AnnotatedImages(file, categories=["lung", "liver"])
 
     def test_folders_are_labels(self, tmp_path: Path) -> None:
         file = write_coco(tmp_path, [SQUARE, {**HEART, "image_id": 1}], ("well/a/1.png", "ill/1.png"))
         data = AnnotatedImages(file, labels="folder")
         assert (data.classes, data.targets.tolist()) == (["ill", "well"], [1, 0])
-        with pytest.raises(InvalidValueError, match=r"image .*1\.png lies in no folder"):
+        with pytest.raises(InvalidValueError, match=r"image .*1\.png is not in a folder"):
             AnnotatedImages(write_coco(tmp_path, [SQUARE]), labels="folder")
 
     def test_table_gives_labels(self, tmp_path: Path) -> None:
         file = write_coco(tmp_path, [SQUARE, {**HEART, "image_id": 1}], ("a/1.png", "2.png"))
         data = AnnotatedImages(file, labels={"a/1.png": "well", "2.png": "ill"})
         assert (data.classes, data.targets.tolist()) == (["ill", "well"], [1, 0])
-        with pytest.raises(InvalidValueError, match=r"has no label: labels has no key '2\.png'"):
+        with pytest.raises(InvalidValueError, match=r"has no label: add the key '2\.png'"):
             AnnotatedImages(file, labels={"a/1.png": "well"})
 
     def test_classes_of_a_training_set_number_the_labels(self, tmp_path: Path) -> None:
@@ -355,7 +355,7 @@ class TestLabels:
         assert [item[3] for item in AnnotatedImages(file, labels=table, missing="skip-penalty")] == [True, False]
         dropped = AnnotatedImages(file, missing="drop")
         assert (len(dropped), dropped.dropped) == (1, [str(tmp_path / "2.png")])
-        with pytest.raises(InvalidValueError, match=r"image .*2\.png: must have one label, got none"):
+        with pytest.raises(InvalidValueError, match=r"image .*2\.png: must have one label; got none"):
             AnnotatedImages(file)
 
 
@@ -376,7 +376,7 @@ def test_items_reports_and_workers_are_those_of_other_data_sets(tmp_path: Path) 
 def test_paths_do_not_leave_the_folder_of_images(tmp_path: Path, name: str) -> None:
     file = write_coco(tmp_path, [SQUARE])
     file.write_text(file.read_text().replace("1.png", name))
-    with pytest.raises(InvalidValueError, match=rf"coco\.json: image {name} leaves the folder of images, root="):
+    with pytest.raises(InvalidValueError, match=rf"coco\.json: image {name} lies outside the image folder root="):
         AnnotatedImages(file)
 
 

@@ -71,7 +71,7 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path, extension: str) -> Non
 @pytest.mark.parametrize("values", [np.full((2, 2), 0.5, dtype=np.float32), np.full((2, 2), 70000, dtype=np.int32)])
 def test_images_without_an_agreed_range_are_refused(tmp_path: Path, values: np.ndarray) -> None:
     path = saved(Image.fromarray(values), tmp_path / "1.tif")
-    with pytest.raises(InvalidValueError, match=r"1\.tif .*no agreed range"):
+    with pytest.raises(InvalidValueError, match=r"1\.tif .*without a standard range"):
         read_image(path)
 
 

@@ -53,9 +53,9 @@ def test_mask_holds_all_ink_of_real_digits_and_leaves_most_of_the_image(all_digi
 @pytest.mark.parametrize(
     ("images", "error", "message"),
     [
-        (torch.zeros(1, 28, 28), InvalidTypeError, "uint8 tensor, got torch.float32"),
-        ([[0]], InvalidTypeError, "uint8 tensor, got list"),
-        (torch.zeros(28, 28, dtype=torch.uint8), InvalidValueError, r"\(n, H, W\), got \(28, 28\)"),
+        (torch.zeros(1, 28, 28), InvalidTypeError, "uint8 tensor; got torch.float32"),
+        ([[0]], InvalidTypeError, "uint8 tensor; got list"),
+        (torch.zeros(28, 28, dtype=torch.uint8), InvalidValueError, r"\(n, H, W\); got \(28, 28\)"),
     ],
 )
 def test_bad_mask_input_is_rejected(images: Any, error: type[Exception], message: str) -> None:

@@ -195,7 +195,7 @@ FOLDERS: list[Case] = [
         each("masks", values(lambda mask: mask * np.float32("nan")), ".tif"),
         {},
         "refused",
-        ["not finite"],
+        ["finite values"],
     ),
     (
         "text that is called an image",
@@ -208,50 +208,50 @@ FOLDERS: list[Case] = [
     ("16 bits", each("images", MANY), {}, "right", []),
     ("16 bits in TIFF", each("images", MANY, ".tif"), {}, "right", []),
     ("12 bits that the header tells", with_a_header_of_twelve_bits, {}, "right", []),
-    ("12 bits in 16", each("images", TWELVE), {}, "reported", ["contrast", "from 0 to 16 only", "12 bits"]),
-    ("12 bits in 16, TIFF", each("images", TWELVE, ".tif"), {}, "reported", ["contrast", "from 0 to 16 only"]),
+    ("12 bits in 16", each("images", TWELVE), {}, "reported", ["contrast", "only values from 0 to 16", "12 bits"]),
+    ("12 bits in 16, TIFF", each("images", TWELVE, ".tif"), {}, "reported", ["contrast", "only values from 0 to 16"]),
     (
         "14 bits in 16",
         each("images", values(lambda grey: (grey * 64).astype(np.uint16))),
         {},
         "reported",
-        ["contrast", "to 64 only"],
+        ["contrast", "to 64 of 0 to 255"],
     ),
     (
         "12 bits in 32",
         each("images", values(lambda grey: (grey * 16).astype(np.int32)), ".tif"),
         {},
         "reported",
-        ["contrast", "from 0 to 16 only"],
+        ["contrast", "only values from 0 to 16"],
     ),
     (
         "12 bits above the middle of 16, as of signed integers",
         each("images", values(lambda grey: (grey * 16 + 32768).astype(np.uint16))),
         {},
         "reported",
-        ["contrast", "from 128 to 143 only"],
+        ["contrast", "only values from 128 to 143"],
     ),
-    ("12 bits in 16, colours", of_sixteen_bit_colours, {}, "reported", ["contrast", "to 15 only"]),
+    ("12 bits in 16, colours", of_sixteen_bit_colours, {}, "reported", ["contrast", "to 15 of 0 to 255"]),
     (
         "floats in bytes",
         each("images", values(lambda grey: (grey / 255).astype(np.uint8))),
         {},
         "reported",
-        ["contrast", "from 0 to 1 only"],
+        ["contrast", "only values from 0 to 1"],
     ),
     (
         "floats",
         each("images", values(lambda grey: (grey / 255).astype(np.float32)), ".tif"),
         {},
         "refused",
-        ["float", "no agreed range", "8 or 16 bits"],
+        ["float", "without a standard range", "8 or 16 bits"],
     ),
     (
         "signed 16 bits",
         each("images", values(lambda grey: (grey - 1024).astype(np.int32)), ".tif"),
         {},
         "refused",
-        ["no agreed range"],
+        ["without a standard range"],
     ),
     # names
     ("image decomposed, mask composed", both(renamed("images", nfd), renamed("masks", nfc)), {}, "right", []),
@@ -386,7 +386,7 @@ FOLDERS: list[Case] = [
     ("swapped, checked", swapped, {}, "reported", ["1 problem:", "look swapped", "(4 in all)"]),
     ("parts as classes", split, {}, "refused", ["each class", "train, val", "folder below"]),
     # differences between classes
-    ("size of the object", larger_ones, {}, "reported", ["size of the mask", "digit0 0.", "digit1 0.", "AUC"]),
+    ("size of the object", larger_ones, {}, "reported", ["mask size alone", "digit0 0.", "digit1 0.", "AUC"]),
 ]
 
 
@@ -434,8 +434,8 @@ def test_odd_folders(grey: Layout, plant: Plant, options: dict[str, Any], outcom
         (".", ".", ["each class", "images, masks"]),
         (".", "masks", ["each class", "images, masks"]),
         ("images", ".", ["4 of 4", "looked for", "nearest is"]),
-        ("images", "images", ["another folder", "mask_suffix"]),
-        ("images", "images/digit0", ["folder digit0", "holds masks_root"]),
+        ("images", "images", ["different from images_root", "mask_suffix"]),
+        ("images", "images/digit0", ["folder digit0", "contains masks_root"]),
     ],
 )
 def test_folders_above_and_below(grey: Layout, images: str, masks: str, words: list[str], missing: Any) -> None:

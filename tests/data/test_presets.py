@@ -151,7 +151,7 @@ def test_square_needs_foreground() -> None:
         (training_transform, {"size": 224.0}, InvalidTypeError, "size .*224.0"),
         (training_transform, {"flip": 1.5}, InvalidValueError, "flip must lie in"),
         (training_transform, {"scale": (0.5, 0.2)}, InvalidValueError, "scale"),
-        (training_transform, {"mean": 0.5}, InvalidValueError, "give mean and std, or neither"),
+        (training_transform, {"mean": 0.5}, InvalidValueError, "pass both mean and std, or neither"),
         (evaluation_transform, {"mean": 0.5, "std": 0.0}, InvalidValueError, "std must be positive"),
         (evaluation_transform, {"size": 0}, InvalidValueError, "size .*0"),
     ],

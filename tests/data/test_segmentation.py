@@ -152,7 +152,7 @@ def test_contact_sheet_of_many_images_shows_some(tmp_path: Path) -> None:
         (torch.zeros(2, 3, 4, 4), InvalidValueError, r"\(2, 3, 4, 4\)"),
         (torch.zeros(1, 3, 4, 4).long(), InvalidValueError, r"\(1, 3, 4, 4\) torch.int64"),
         (torch.zeros(4, 4), InvalidValueError, r"\(4, 4\)"),
-        (torch.full((1, 1, 4, 4), torch.nan), InvalidValueError, "not finite"),
+        (torch.full((1, 1, 4, 4), torch.nan), InvalidValueError, "finite scores"),
     ],
 )
 def test_other_outputs_are_refused_with_the_image(
@@ -175,7 +175,7 @@ def test_illegal_arguments_are_named(images: Path) -> None:
             segment(images, segmenter)
     with pytest.raises(InvalidTypeError, match="preprocess must be callable"):
         segment(images, brightness, preprocess=1)
-    with pytest.raises(InvalidValueError, match=r"images_root must be a folder that holds images; got .*absent"):
+    with pytest.raises(InvalidValueError, match=r"images_root must be a folder that contains images; got .*absent"):
         segment(images / "absent", brightness)
-    with pytest.raises(InvalidValueError, match="masks_root must lie outside of images_root="):
+    with pytest.raises(InvalidValueError, match="masks_root must lie outside images_root="):
         masks_from_segmenter(brightness, images, images / "masks")

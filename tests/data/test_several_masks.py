@@ -62,7 +62,7 @@ def test_part_of_a_mask_counts_as_none(lungs: Path) -> None:
 
 def test_all_masks_must_have_one_size(lungs: Path) -> None:
     save_mask(lungs / "right" / "ill" / "1.png", RIGHT[..., 1:])
-    with pytest.raises(InvalidValueError, match=r"left.* and .*right.* must have one size; got"):
+    with pytest.raises(InvalidValueError, match=r"left.* and .*right.* must have the same size; got"):
         folders(lungs, resize_masks=True)[0]
 
 
@@ -72,5 +72,5 @@ def test_unused_masks_of_all_folders_are_kept_in_mind(lungs: Path) -> None:
 
 
 def test_some_folder_is_needed(lungs: Path) -> None:
-    with pytest.raises(InvalidValueError, match=r"masks_root must be an existing folder, or several; got \[\]"):
+    with pytest.raises(InvalidValueError, match=r"masks_root must be an existing folder or several of them; got \[\]"):
         MaskedImageFolder(lungs / "images", [])

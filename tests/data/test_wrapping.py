@@ -116,7 +116,7 @@ def test_columns_must_be_there_and_labels_those_of_the_rows(layout: Layout) -> N
         wrapped("mask")[0]
     with pytest.raises(InvalidTypeError, match=r"image Rows\[0\] must be a Pillow image.*NoneType"):
         with_masks(Rows({"picture": None} for _ in range(4)), "mask", **options)[0]
-    with pytest.raises(InvalidValueError, match=r"Rows\[0\] has the label 0, but targets say 1"):
+    with pytest.raises(InvalidValueError, match=r"Rows\[0\] has the label 0, but its target is 1"):
         with_masks(as_rows(layout), "mask", **{**options, "targets": [1] * 4})[0]
 
 
@@ -154,7 +154,7 @@ def test_labels_of_the_items_must_be_the_targets(masks: torch.Tensor) -> None:
     labels = [fake[index][1] for index in range(3)]
     assert with_masks(fake, masks, classes=["cat", "dog"], targets=labels)[0][2] == labels[0]
     wrong = [1 - label for label in labels]
-    with pytest.raises(InvalidValueError, match=rf"has the label {labels[0]}, but targets say {wrong[0]}"):
+    with pytest.raises(InvalidValueError, match=rf"has the label {labels[0]}, but its target is {wrong[0]}"):
         with_masks(fake, masks, classes=["cat", "dog"], targets=wrong)[0]
 
 
@@ -166,7 +166,7 @@ def test_sequences_of_masks_refuse_data_sets_that_transform_their_images(layout:
 
 def test_classes_and_targets_are_needed(layout: Layout, masks: torch.Tensor) -> None:
     for missing in ("classes", "targets"):
-        with pytest.raises(InvalidValueError, match=f"{missing} must be given, because TensorDataset has no"):
+        with pytest.raises(InvalidValueError, match=f"{missing}: TensorDataset has no attribute"):
             wrapped(masks, **{missing: None})
     subset = Subset(ImageFolder(layout.images), [0, 3])
     assert with_masks(subset, [None] * 2, classes=["a", "b"], targets=[0, 1], missing="skip-penalty")[1][2] == 1

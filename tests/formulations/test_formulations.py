@@ -171,7 +171,7 @@ def test_a_formulation_of_ones_own_writes_seeds_only():
 def test_without_state_the_state_is_empty_and_nothing_else_loads(formulation):
     assert formulation.state_dict() == {}
     assert formulation.load_state_dict({}) is None
-    with pytest.raises(InvalidValueError, match=r"must have the keys \[\]; got \['generator'\]"):
+    with pytest.raises(InvalidValueError, match=r"with the keys \[\]; got \['generator'\]"):
         formulation.load_state_dict({"generator": torch.zeros(1)})
 
 

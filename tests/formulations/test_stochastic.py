@@ -88,7 +88,7 @@ def test_a_saved_state_goes_on_where_it_was():
 
 
 def test_a_state_that_does_not_fit_is_refused(generator):
-    with pytest.raises(InvalidValueError, match=r"must have the keys \['generator'\]; got \[\]"):
+    with pytest.raises(InvalidValueError, match=r"with the keys \['generator'\]; got \[\]"):
         Stochastic(generator).load_state_dict({})
 
 

@@ -129,9 +129,9 @@ def test_states_of_other_settings_are_not_merged(generator):
     for each in (metric, other):
         each.update(*data(generator))
     for state in (other, other.metric_state, BackgroundShare()):
-        with pytest.raises(InvalidValueError, match=r"settings \('PointingGame', 'sum', 0, 'error'\) .*; got \("):
+        with pytest.raises(InvalidValueError, match=r"settings \('PointingGame', 'sum', 0, 'error'\); got \("):
             metric.merge_state(state)
-    with pytest.raises(InvalidValueError, match=r"merged.*none"):
+    with pytest.raises(InvalidValueError, match=r"incoming_state.*none"):
         metric.merge_state({})
     with pytest.raises(InvalidTypeError, match=r"incoming_state .*list"):
         metric.merge_state([])

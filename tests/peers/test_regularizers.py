@@ -125,7 +125,7 @@ def test_a_training_step_needs_no_calibration_and_leaves_the_model_alone(peer, h
 def test_a_loss_with_a_range_still_warns():
     images, masks = batch(4, size=8)
     regularizer = ISNetRegularizer(loud_net(), attribution=InputGradient())
-    with pytest.warns(RelevanceRangeWarning, match="far outside of the default range"):
+    with pytest.warns(RelevanceRangeWarning, match="far outside the default range"):
         regularizer(images, masks)
 
 

@@ -87,11 +87,11 @@ def test_refuses_what_does_not_fit_the_shares() -> None:
         share_by_class([0.1, 0.2], [0], CLASSES)
     with pytest.raises(InvalidValueError, match=r"labels .* 2; got \[3\]"):
         share_by_class([0.1, 0.2], [0, 3], CLASSES)
-    with pytest.raises(InvalidValueError, match=r"expected .* 2; got 1"):
+    with pytest.raises(InvalidValueError, match=r"expected .* 2 shares; got 1"):
         share_by_class([0.1, 0.2], [0, 1], CLASSES, expected=[0.5])
     with pytest.raises(InvalidValueError, match="at least one model"):
         share_histogram({})
-    with pytest.raises(InvalidTypeError, match=r"shares\['plain'\] must be made of numbers"):
+    with pytest.raises(InvalidTypeError, match=r"shares\['plain'\] must consist of numbers"):
         share_histogram({"plain": ["high"]})
     with pytest.raises(InvalidTypeError, match="shares must map the name of each model to its values; got list"):
         share_histogram([0.1])

@@ -79,7 +79,7 @@ CASES: list[Case] = [
         "double images",
         with_images(lambda x: x.double()),
         InvalidTypeError,
-        ["images are torch.float64, parameters torch.float32"],
+        ["got torch.float64 and torch.float32"],
     ),
     # masks
     (
@@ -171,7 +171,7 @@ CASES: list[Case] = [
         "a box for two channels",
         with_parts(composite=LRPFlex(box=([0.0, 0.0], [1.0, 1.0]))),
         InvalidValueError,
-        ["bounds for 2 channels", "images have 3"],
+        ["bounds for the images' 3 channels; got 2", "the images' 3 channels"],
     ),
     ("an empty box", construct(LRPFlex, box=(1.0, 1.0)), InvalidValueError, ["low < high", "got [1.0] and [1.0]"]),
     (
@@ -258,9 +258,14 @@ CASES: list[Case] = [
         "composite and attribution",
         with_parts(composite=LRPFlex(), attribution=LRPAttribution()),
         InvalidTypeError,
-        ["give attribution, or composite and layers; not both"],
+        ["pass attribution, or composite and layers"],
     ),
-    ("a composite's name", with_parts(composite="lrp_flex"), InvalidTypeError, ["must be an LRPFlex", "got str"]),
+    (
+        "a composite's name",
+        with_parts(composite="lrp_flex"),
+        InvalidTypeError,
+        ["must be differentiable, such as LRPFlex()", "got str"],
+    ),
     *[
         (f"a {part}'s name", with_parts(**{part: "best"}), InvalidTypeError, [f"{part} must be callable", "got str"])
         for part in ("formulation", "loss", "attribution")
@@ -270,7 +275,7 @@ CASES: list[Case] = [
             f"a loss that returns {came}",
             with_parts(loss=lambda r, *_, make=make: make(r.flatten(1).sum(1))),
             InvalidValueError,
-            ["loss must return one value an image, shape (4,)", f"got {came}"],
+            ["loss must return one value per image, shape (4,)", f"got {came}"],
         )
         for came, make in [
             ("shape (4, 1)", lambda x: x[:, None]),
@@ -279,7 +284,12 @@ CASES: list[Case] = [
         ]
     ],
     # models
-    ("scripted", with_model(scripted), UnsupportedModelError, ["TopLevelTracedModule", "hand in the Python module"]),
+    (
+        "scripted",
+        with_model(scripted),
+        UnsupportedModelError,
+        ["TopLevelTracedModule", "pass the original Python module"],
+    ),
     (
         "compiled",
         with_model(lambda: torch.compile(tiny_net())),
@@ -290,7 +300,7 @@ CASES: list[Case] = [
         "compiled inside",
         with_model(lambda: nn.Sequential(torch.compile(tiny_net()))),
         UnsupportedModelError,
-        ["0 (OptimizedModule)", "no double backward"],
+        ["0 (OptimizedModule)", "does not support double backward"],
     ),
     ("compiled in place", with_model(compiled_in_place), UnsupportedModelError, ["0 (Conv2d)", "`compile()`"]),
     (

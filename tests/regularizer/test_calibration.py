@@ -35,17 +35,17 @@ class TestRange:
 
     @pytest.mark.parametrize("count", [0, 1])
     def test_fewer_than_two_images_have_no_deviation(self, count):
-        with pytest.raises(CalibrationError, match=f"at least 2 images, got {count}"):
+        with pytest.raises(CalibrationError, match=f"at least 2 images; got {count}"):
             RelevanceRange.from_statistics(1.0, math.nan, count)
 
     @pytest.mark.parametrize(("mean", "std"), [(math.nan, 1.0), (1.0, math.nan), (math.inf, 1.0), (1.0, math.inf)])
     def test_statistics_must_be_finite(self, mean, std):
-        with pytest.raises(CalibrationError, match=f"must be finite, got mean {mean} and standard deviation {std}"):
+        with pytest.raises(CalibrationError, match=f"must be finite; got mean {mean} and standard deviation {std}"):
             RelevanceRange.from_statistics(mean, std, 5)
 
     @pytest.mark.parametrize(("mean", "std"), [(10.0, 0.0), (0.0, 0.0), (0.0, 1.0)])
     def test_an_empty_range_is_refused_with_its_numbers(self, mean, std):
-        with pytest.raises(CalibrationError, match=r"0 < c1 < c2 < inf, got c1 = .*mean .*deviation .*5 images"):
+        with pytest.raises(CalibrationError, match=r"0 < c1 < c2 < inf; got c1 = .*mean .*deviation .*5 images"):
             RelevanceRange.from_statistics(mean, std, 5)
 
     @pytest.mark.parametrize(
@@ -148,10 +148,10 @@ class TestCalibrate:
     @pytest.mark.parametrize(
         ("loader", "message"),
         [
-            ([], "at least 2 images, got 0"),
-            ([batch(1, size=8)[0]], "at least 2 images, got 1"),
+            ([], "at least 2 images; got 0"),
+            ([batch(1, size=8)[0]], "at least 2 images; got 1"),
             ([batch(1, size=8)[0]] * 3, r"got c1 = .*standard deviation 0, 3 images"),
-            ([torch.zeros(4, 3, 8, 8)], r"all relevance at input is zero: .*each image has one colour"),
+            ([torch.zeros(4, 3, 8, 8)], r"all relevance at input is zero: .*each image has a single colour"),
         ],
         ids=["empty loader", "one image", "identical images", "no relevance"],
     )
@@ -264,7 +264,7 @@ def certain_classifier() -> tuple[torch.nn.Module, torch.Tensor]:
 class TestScatterWarning:
     def test_comes_where_the_seeds_of_a_certain_classifier_vanish(self):
         model, images = certain_classifier()
-        with pytest.warns(RelevanceRangeWarning, match=r"input scatters .*delta=0") as caught:
+        with pytest.warns(RelevanceRangeWarning, match=r"input varies .*delta=0") as caught:
             ranges = on_images(model, formulation=Selective(1e-2)).calibrate([images], progress=False)
         assert ranges["input"].std > ranges["input"].mean
         assert caught[0].filename == __file__
@@ -288,7 +288,9 @@ class TestWithoutTraining:
         model = tiny_net()
         torch.nn.init.zeros_(model[-1].weight)
         images = batch(4, size=8)[0]
-        with pytest.raises(CalibrationError, match=r"input is zero: .*8\.weight is zero throughout.*train .* plainly"):
+        with pytest.raises(
+            CalibrationError, match=r"input is zero: .*8\.weight is zero throughout.*train .* without the penalty"
+        ):
             on_images(model).calibrate([images], progress=False)
         with pytest.raises(InvalidValueError, match=r"input is zero: .*8\.weight is zero throughout"):
             on_images(model)(images, torch.ones(4, 1, 8, 8))
@@ -302,7 +304,7 @@ class TestWithoutTraining:
         model.register_forward_hook(lambda module, args, output: wrap(output))
         images = torch.rand(40, 3, 8, 8)
         with pytest.warns(
-            RelevanceRangeWarning, match=r"looks untrained: it takes all 40 images for class 0"
+            RelevanceRangeWarning, match=r"looks untrained: it predicts class 0 for all 40 images"
         ) as caught:
             on_images(model).calibrate([images], progress=False)
         assert caught[0].filename == __file__

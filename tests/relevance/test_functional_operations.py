@@ -250,10 +250,16 @@ REFUSED: dict[str, tuple[Operation, str]] = {
     "matmul": (lambda m, a, b: a @ m.mask, "matmul: no relevance rule"),
     "log_softmax": (lambda m, a, b: a.log_softmax(1), "log_softmax: no relevance rule"),
     "custom function": (lambda m, a, b: Triple.apply(a), r"body\.pool .*: reads .* unknown origin \(TripleBackward\)"),
-    "a detached value": (lambda m, a, b: a + b.detach(), r"add.*: puts values that depend on the images"),
-    "a decision": (lambda m, a, b: a + (b > 0), r"add.*: puts values that depend on the images"),
-    "a decision as a channel": (lambda m, a, b: torch.cat([a[:, 1:], (b[:, :1] > 0).to(a)], 1), r"cat.*: puts values"),
-    "written through data": (lambda m, a, b: a + torch.tanh(b).data.abs_(), r"add.*: puts values"),
+    "a detached value": (
+        lambda m, a, b: a + b.detach(),
+        r"add.*: combines relevance with values",
+    ),
+    "a decision": (lambda m, a, b: a + (b > 0), r"add.*: combines relevance with values"),
+    "a decision as a channel": (
+        lambda m, a, b: torch.cat([a[:, 1:], (b[:, :1] > 0).to(a)], 1),
+        r"cat.*: combines relevance with values",
+    ),
+    "written through data": (lambda m, a, b: a + torch.tanh(b).data.abs_(), r"add.*: combines relevance with values"),
     "its output": (lambda m, a, b: torch.sub(a, Triple.apply(b)), r"torch\.sub: reads .* origin \(TripleBackward\)"),
 }
 
@@ -270,7 +276,7 @@ def test_operations_without_a_rule_are_refused_by_name(kind: str, name: str, gen
 @pytest.mark.parametrize("name", NEGATIVE)
 def test_positive_parts_do_not_pass_a_minus(name: str, generator: torch.Generator) -> None:
     model, images = make(NEGATIVE[name], "z+", generator)
-    with pytest.raises(UncoveredOperationError, match=r"Branches\): torch\.\S+: a minus turns the positive parts"):
+    with pytest.raises(UncoveredOperationError, match=r"Branches\): torch\.\S+: has a minus sign"):
         heatmap(model, images, ZPlus())
 
 

@@ -31,7 +31,7 @@ REFUSED = {
     "hook on dropout": (nn.Dropout(), Unchanged(), r"1 \(Dropout\): Unchanged .*random.*Pass"),
     "random activation": (nn.RReLU(), Norm(), r"1 \(RReLU\): Norm .*random.*Pass"),
     "own registration": (nn.Linear(4, 3), OwnRegistration(), r"OwnRegistration overrides pre_forward"),
-    "no rule": (nn.Linear(4, 3), "epsilon", r"1 \(Linear\): str is no rule"),
+    "no rule": (nn.Linear(4, 3), "epsilon", r"1 \(Linear\): str is not a rule"),
     "computed weights": (nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), ZPlus(), "remove the parametrization"),
 }
 
@@ -77,12 +77,12 @@ def test_merging_several_layers_into_one_batch_norm_is_refused():
 
 @pytest.mark.parametrize("value", [None, "epsilon_plus", EpsilonPlus, Epsilon()], ids=["None", "name", "class", "rule"])
 def test_what_is_no_composite_is_refused(value):
-    with pytest.raises(InvalidTypeError, match=r"composite must be a zennit.core.Composite, got"):
+    with pytest.raises(InvalidTypeError, match=r"composite must be a zennit.core.Composite; got"):
         differentiable(value)
 
 
 def test_a_composite_that_propagates_signals_is_refused():
-    with pytest.raises(InvalidTypeError, match="LRPFlex is differentiable as it is"):
+    with pytest.raises(InvalidTypeError, match="LRPFlex is already differentiable"):
         differentiable(LRPFlex())
 
 
@@ -92,5 +92,5 @@ def test_what_is_no_canonizer_is_refused():
 
 
 def test_requests_are_refused_by_zennits_own_composites():
-    with pytest.raises(UnsupportedModelError, match=r"FuseBatchNorm works in differentiable\(composite"):
+    with pytest.raises(UnsupportedModelError, match=r"FuseBatchNorm only works in differentiable\(composite"):
         EpsilonPlus(canonizers=[FuseBatchNorm()]).register(nn.Linear(2, 2))

@@ -119,15 +119,15 @@ def test_a_wrapped_composite_that_is_registered_itself_is_refused(problem):
     stock = EpsilonPlus()
     with stock.context(model):
         before = state_of(model)
-        with pytest.raises(InvalidValueError, match="EpsilonPlus in this composite is registered with a model itself"):
+        with pytest.raises(InvalidValueError, match="EpsilonPlus in this composite is itself registered with a model"):
             differentiable(stock).register(model)
         assert state_of(model) == before
 
 
 BAD_MODELS = {
-    "function": (lambda model: torch.relu, InvalidTypeError, "model must be a torch.nn.Module, got"),
+    "function": (lambda model: torch.relu, InvalidTypeError, "model must be a torch.nn.Module; got"),
     "DataParallel": (nn.DataParallel, UnsupportedModelError, "DataParallel.*use DistributedDataParallel"),
-    "compiled": (torch.compile, UnsupportedModelError, "torch.compile has no double backward.*_orig_mod"),
+    "compiled": (torch.compile, UnsupportedModelError, "torch.compile does not support double backward.*_orig_mod"),
     "compiled in place": (lambda m: (m.compile(), m)[1], UnsupportedModelError, r"do not call `compile\(\)`"),
     "part compiled": (lambda m: (m.stem.compile(), m)[1], UnsupportedModelError, r"stem \(Conv2d\).*compile"),
     "scripted": (lambda m: torch.jit.trace(m, torch.rand(2, 3, 8, 8).double()), UnsupportedModelError, "scripted"),

@@ -80,7 +80,7 @@ def test_pass_on_a_module_of_two_inputs_is_refused(generator):
     model, images = make(TwoBranches(), generator)
     before = state_of(model)
     composite = differentiable(LayerMapComposite([(TwoInputs, Pass())]))
-    with pytest.raises(UnsupportedModelError, match=r"both \(TwoInputs\): Pass: .*\(4, 5\).*give the module another"):
+    with pytest.raises(UnsupportedModelError, match=r"both \(TwoInputs\): Pass: .*\(4, 5\).*use another rule"):
         relevance_of(composite, model, images, itself)
     assert state_of(model) == before
 

@@ -72,14 +72,14 @@ def test_the_gradient_of_the_relevance_knows_the_reference(model, generator):
 
 
 def test_of_vectors_there_is_no_darkest_value():
-    message = r'reference="darkest" needs images \(N, C, …\), got shape \(2, 4\)'
+    message = r'reference="darkest" needs images \(N, C, …\); got shape \(2, 4\)'
     model = torch.nn.Linear(4, 2)
     with LRPFlex(reference="darkest").context(model), pytest.raises(InvalidValueError, match=message):
         model(torch.ones(2, 4, requires_grad=True))
 
 
 def test_zb_has_a_zero_of_its_own():
-    with pytest.raises(InvalidValueError, match="give box or reference, not both"):
+    with pytest.raises(InvalidValueError, match="pass box or reference, not both"):
         LRPFlex(box=(0.0, 1.0), reference=0.5)
 
 

@@ -237,7 +237,7 @@ def test_a_scripted_function_that_writes_is_refused():
     def swish_(t):
         return t.mul_(torch.sigmoid(t))
 
-    with pytest.raises(UncoveredOperationError, match="something unseen has written to"):
+    with pytest.raises(UncoveredOperationError, match="an unobserved operation has written to"):
         attributed(lambda net, h, x: swish_(h))
 
 

@@ -368,13 +368,13 @@ def test_attention_is_no_map_of_the_images() -> None:
         (
             families.vit,
             "encoder.layers.encoder_layer_0",
-            r"returns tokens \(2, 5, 8\), which have no place in the image",
+            r"returns tokens \(2, 5, 8\), which have no position in the image",
         ),
-        (Tokens, "norm", r"'norm' returns tokens \(2, 16, 16\).*name a layer that returns maps"),
-        (Tokens, "q_norm", r"'q_norm' returns \(2, 16, 16, 1\), which is no map of images of 16 × 16; name"),
-        (Tokens, "weights", r"'weights' returns \(2, 16, 16, 16\), which is no map.*name a layer"),
-        (lambda: stretched_net(4), "1", r"'1' returns \(2, 4, 4, 16\), whose channels may be first or last; name"),
-        (lambda: mixed_net(8), "1", r"'1' returns \(2, 8, 8, 8\), whose channels may be first or last; name"),
+        (Tokens, "norm", r"'norm' returns tokens \(2, 16, 16\).*choose a layer that returns maps"),
+        (Tokens, "q_norm", r"'q_norm' returns \(2, 16, 16, 1\), which is not a map of images of 16 × 16; choose"),
+        (Tokens, "weights", r"'weights' returns \(2, 16, 16, 16\), which is not a map.*choose a layer"),
+        (lambda: stretched_net(4), "1", r"'1' returns \(2, 4, 4, 16\), whose channels may be first or last; choose"),
+        (lambda: mixed_net(8), "1", r"'1' returns \(2, 8, 8, 8\), whose channels may be first or last; choose"),
     ],
 )
 def test_a_layer_that_is_no_map_is_refused_by_name(make: Callable[[], nn.Module], layer: str, message: str) -> None:

@@ -117,10 +117,10 @@ def test_layers_are_a_sequence_of_names(layers: Any, what: str) -> None:
 @pytest.mark.parametrize(
     ("composite", "layer", "message"),
     [
-        (LRPFlex(), "fc", r"spatial output \(N, C, H, W\).*'fc' returns \(2, 3\); name a layer that returns maps"),
-        (LRPFlex(), "layer1.0.relu", "must run once in a forward pass; 'layer1.0.relu' runs again"),
-        (EpsilonZBox(), "conv1", "no relevance arrives at layer 'conv1'.*supervise the activation"),
-        (LRPFlex(box=(0.0, 1.0)), "bn1", "no relevance arrives at layer 'bn1'.*supervise the activation"),
+        (LRPFlex(), "fc", r"spatial output \(N, C, H, W\).*'fc' returns \(2, 3\); choose a layer that returns maps"),
+        (LRPFlex(), "layer1.0.relu", "must run only once in a forward pass; 'layer1.0.relu' runs again"),
+        (EpsilonZBox(), "conv1", "no relevance reaches layer 'conv1'.*use the activation instead"),
+        (LRPFlex(box=(0.0, 1.0)), "bn1", "no relevance reaches layer 'bn1'.*use the activation instead"),
     ],
 )
 def test_a_layer_without_a_relevance_of_its_own_is_refused(composite: Any, layer: str, message: str) -> None:

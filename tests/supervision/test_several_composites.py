@@ -195,7 +195,7 @@ def test_operations_without_a_rule_are_named() -> None:
 
 def test_a_composite_explains_a_pass_once() -> None:
     composite = LRPFlex()
-    with pytest.raises(InvalidValueError, match="different composites"):
+    with pytest.raises(InvalidValueError, match="distinct composites"):
         LRPAttribution((composite, composite))
 
 

@@ -58,7 +58,7 @@ def test_videos_and_half_precision_keep_shape_and_dtype(generator):
 
 def test_bad_arguments_are_refused(generator):
     images, masks = batch(generator)
-    with pytest.raises(InvalidTypeError, match=r"floating, got torch\.uint8"):
+    with pytest.raises(InvalidTypeError, match=r"floating; got torch\.uint8"):
         BackgroundFade()(images.byte(), masks)
     with pytest.raises(InvalidValueError, match=r"probability must lie in \[0, 1\]"):
         BackgroundFade(1.5)

@@ -146,14 +146,14 @@ DONORS = torch.tensor([1, 0])
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"images": [1]}, InvalidTypeError, "images must be a Tensor .*, got list"),
-        ({"images": MASKS}, InvalidTypeError, "integer or floating, got torch.bool"),
-        ({"images": IMAGES + 0j}, InvalidTypeError, "integer or floating, got torch.complex64"),
+        ({"images": [1]}, InvalidTypeError, "images must be a Tensor .*; got list"),
+        ({"images": MASKS}, InvalidTypeError, "integer or floating; got torch.bool"),
+        ({"images": IMAGES + 0j}, InvalidTypeError, "integer or floating; got torch.complex64"),
         ({"images": IMAGES[0]}, InvalidValueError, r"\(N, C, H, W\) .* got \(3, 4, 4\)"),
         ({"images": IMAGES[:0]}, InvalidValueError, r"got \(0, 3, 4, 4\)"),
         ({"masks": None}, InvalidTypeError, "masks must be a Tensor"),
         ({"masks": MASKS[:1]}, InvalidValueError, r"got \(1, 1, 4, 4\)"),
-        ({"masks": MASKS[..., :3]}, InvalidValueError, r"images' size \(4, 4\), got \(.*4, 3\)"),
+        ({"masks": MASKS[..., :3]}, InvalidValueError, r"images' size \(4, 4\); got \(.*4, 3\)"),
         ({"masks": MASKS * 0.5}, InvalidValueError, "other values, such as 0.5"),
         ({"masks": MASKS & False}, InvalidValueError, "no foreground in the masks of images 0, 1 of 2"),
         ({"masks": MASKS | torch.tensor([True, False]).view(2, 1, 1, 1)}, InvalidValueError, r"background.*\[0\]"),

@@ -85,7 +85,7 @@ def test_batch_with_an_error_is_not_counted_and_no_images_have_no_gap(undefined)
     metric = SwapGap(3, undefined=undefined)
     with pytest.raises(InvalidValueError, match=r"labels must lie in 0, ..., 2; got \[3\]"):
         metric.update(torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([0, 3]))
-    with pytest.raises(InvalidValueError, match=r"logits must be of 3 classes; got shape \(2, 4\)"):
+    with pytest.raises(InvalidValueError, match=r"logits must have 3 classes; got shape \(2, 4\)"):
         metric.update(torch.zeros(2, 4), torch.zeros(2, 4), torch.tensor([0, 3]))
     if undefined == "skip":
         assert all(value.isnan() for value in metric.compute().values())

@@ -146,5 +146,5 @@ def test_bad_option_shows_what_came_and_what_is_allowed(options: dict[str, Any],
 
 
 def test_state_of_another_kind_of_swap_is_refused():
-    with pytest.raises(InvalidValueError, match=r"must have the keys \['generator'\]; got \[\]"):
+    with pytest.raises(InvalidValueError, match=r"with the keys \['generator'\]; got \[\]"):
         seeded().load_state_dict({})

@@ -90,13 +90,13 @@ def test_one_command_trains_and_tests(options: list[str], capsys: pytest.Capture
     assert main(["test", "--config", "run/config.yaml", "--data.tests", "{one: [more.csv]}"]) == 0
     assert json.loads(Path("run/test/tests.json").read_text())["one"]["images"] == 1
     assert main(["test", "--config", "run/config.yaml", "--data.tests", "{}"]) == 2
-    assert "nothing to test" in capsys.readouterr().err
+    assert "no test set given" in capsys.readouterr().err
 
 
 def test_an_earlier_run_is_not_overwritten_and_can_be_extended(options: list[str], capsys: pytest.CaptureFixture[str]):
     assert main(["train", *options, "--trainer.max_epochs", "1", "--output", "run"]) == 0
     assert main(["train", *options, "--trainer.max_epochs", "2", "--output", "run"]) == 2
-    assert "run holds an earlier run: add --resume" in capsys.readouterr().err
+    assert "run contains an earlier run: add --resume" in capsys.readouterr().err
     again = ["train", "--config", "run/config.yaml", "--trainer.max_epochs", "2"]
     assert main(again) == 2, "its configuration does not say to resume"
     assert main([*again, "--resume", "--model.weight", "0.2"]) == 2

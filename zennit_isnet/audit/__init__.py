@@ -1,6 +1,6 @@
-"""Audit: whether a classifier looks at the background, as a report, before any training.
+"""Audit: a report on whether a classifier relies on the background, before any training.
 
-As a command: ``zennit-isnet audit --help``. Verdicts and pages need the extra ``audit``.
+On the command line: ``zennit-isnet audit --help``. Verdicts and pages need the extra ``audit``.
 """
 
 from zennit_isnet.audit.report import AuditReport, ClassResult, Examples, ImageResult

@@ -1,4 +1,4 @@
-"""The data of an audit: masked images, read as often as needed, and what must be known before a model is judged."""
+"""The data of an audit: masked images that can be read repeatedly, and a survey of them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Normalization: TypeAlias = tuple[Sequence[float], Sequence[float]]
 ITEM = "(image, mask, label) or (image, mask, label, has_mask)"
 
 DONORS = 256
-"""Images that are kept to lend their backgrounds; all of them on the CPU."""
+"""Number of images kept as background donors, on the CPU."""
 
 SLACK = 1e-3
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images that have a mask: their places in the data set, pixels, masks and labels.
+    """Images that have a mask: their indices in the data set, pixels, masks and labels.
 
     Attributes
     ----------
@@ -53,32 +53,32 @@ class Batch:
         return len(self.labels)
 
     def where(self, chosen: Tensor) -> Batch:
-        """Return some of the images: `chosen` are their places, or bool ``(N,)``."""
+        """Return some of the images; `chosen` holds indices or is a bool tensor ``(N,)``."""
         return Batch(*(part[chosen] for part in vars(self).values()))
 
 
 class MaskedImages:
-    """A data set that can be gone through again and again, always in the same order.
+    """A data set that can be iterated repeatedly, always in the same order.
 
     Parameters
     ----------
     data : Dataset or DataLoader
-        Data set with a length whose items are ``(image, mask, label)`` or ``(image, mask, label, has_mask)``. Of a
-        loader, the data set, batch size, workers and collation are used, not its order.
+        Data set with a length whose items are ``(image, mask, label)`` or ``(image, mask, label, has_mask)``. A
+        loader's data set, batch size, workers and collation are used, but not its order.
     batch_size : int
-        For a data set.
+        Used for a data set; a loader has its own.
 
     Attributes
     ----------
     title : str
-        What to call the data: the type of the data set, within all subsets.
+        Name of the data: the type of the innermost data set, without subsets.
     classes : list of str or None
-        Names of the classes where the data set knows them.
+        Names of the classes, if the data set knows them.
 
     Raises
     ------
     InvalidTypeError
-        If `data` is neither, or has no length.
+        If `data` is neither of these, or has no length.
     InvalidValueError
         If it is empty, or `batch_size` is not positive.
     """
@@ -109,17 +109,17 @@ class MaskedImages:
         return len(self._places)
 
     def name(self, index: int) -> str:
-        """Name of an image: its file where the data set knows it, else its place."""
+        """Name of an image: its file if the data set knows it, otherwise its index."""
         name, place = getattr(self._within, "name", None), self._places[index]
         return str(name(place)) if callable(name) else f"image {place}"
 
     def batches(self, description: str, *, progress: bool) -> Iterator[Batch]:
-        """Go through the images that have a mask.
+        """Iterate over the images that have a mask.
 
         Raises
         ------
         InvalidTypeError, InvalidValueError
-            If a batch is no tuple of images, masks and labels, or one of them has the wrong type or shape.
+            If a batch is not a tuple of images, masks and labels, or one of these has the wrong type or shape.
         """
         start = 0
         for items in tqdm(self._loader, desc=description, unit="batch", disable=not progress, leave=False):
@@ -131,7 +131,9 @@ class MaskedImages:
                 raise InvalidValueError(f"images must be (N, 3, H, W) or (N, 1, H, W); got {tuple(images.shape)}")
             if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.shape != (len(images),):
                 problem = f"labels must be integers ({len(images)},), one class for each image; got {labels!r:.80}"
-                remedy = "audit several labels one label at a time: a model of that logit alone, with labels 0 and 1"
+                remedy = (
+                    "audit multi-label models one label at a time: a model with that logit alone, and labels 0 and 1"
+                )
                 raise InvalidTypeError(f"{problem}; {remedy}")
             flags = check_has_mask(items[3] if len(items) == 4 else None, len(images), images.device)
             yield Batch(torch.arange(start, start + len(images)), images, masks, labels.long()).where(flags)
@@ -140,18 +142,18 @@ class MaskedImages:
 
 @dataclass(frozen=True)
 class Survey:
-    """The data set at a glance.
+    """Summary of the data set.
 
     Attributes
     ----------
     count : int
-        Number of images that take part.
+        Number of images that are audited.
     left_out : int
         Number of images without a mask, or without background.
     low, high : Tensor
-        Black and white as the model takes them, ``(C, 1, 1)``, or one number for all channels.
+        Black and white in the model's input range, ``(C, 1, 1)``, or one number for all channels.
     colour : Tensor
-        Mean over all pixels of the images as the model takes them, ``(C, 1, 1)``.
+        Mean over all pixels in the model's input range, ``(C, 1, 1)``.
     donors : Batch
         At most `DONORS` images, drawn uniformly.
     """
@@ -169,21 +171,21 @@ class Survey:
 
 
 def usable(batch: Batch) -> Batch:
-    """Return the images of a batch that have some background."""
+    """Return the images of a batch that have any background."""
     return batch.where(~(batch.masks == 1).flatten(1).all(1))
 
 
 def survey(source: MaskedImages, normalization: Normalization | None, *, seed: int, progress: bool) -> Survey:
-    """Go through the data once; all problems of its masks are collected before one error is raised.
+    """Read the data once; all problems with its masks are collected into one error.
 
     Parameters
     ----------
     source : MaskedImages
         The data.
     normalization : pair of sequences of float, optional
-        Mean and standard deviation of each channel, which the images were normalised with.
+        Mean and standard deviation of each channel that the images were normalised with.
     seed : int
-        Of the draw of donors.
+        Seed for drawing the donors.
     progress : bool
         Whether to show a progress bar.
 
@@ -195,7 +197,7 @@ def survey(source: MaskedImages, normalization: Normalization | None, *, seed: i
     ------
     InvalidTypeError, InvalidValueError
         If masks have no foreground, or values other than 0 and 1; the message names the images. If images are not in
-        [0, 1] after the normalisation is undone, differ in size, or none has a mask and some background.
+        [0, 1] after undoing the normalisation, differ in size, or none has both a mask and background.
     """
     chance = random.Random(seed)
     low, high = (bound.float() for bound in box_from_normalization(*(normalization or (0.0, 1.0))))
@@ -221,9 +223,11 @@ def survey(source: MaskedImages, normalization: Normalization | None, *, seed: i
             if place < DONORS:
                 donors[place : place + 1] = [part.where(torch.tensor([position]))]
     if lines := [f"{what} in {len(of)} of {len(source)} masks: {listed(of)}" for what, of in problems.items() if of]:
-        raise InvalidValueError("; ".join(lines) + "; mend these masks or leave their images out")
+        raise InvalidValueError("; ".join(lines) + "; fix these masks or leave their images out")
     if not seen:
-        raise InvalidValueError(f"none of the {len(source)} images has a mask and some background; nothing to audit")
+        raise InvalidValueError(
+            f"none of the {len(source)} images has a mask with background, so there is nothing to audit"
+        )
     if len(sizes) > 1:
         raise InvalidValueError(f"images must have one shape (C, H, W); got {sorted(sizes)}; resize and crop them")
     donated = Batch(*map(torch.cat, zip(*(vars(donor).values() for donor in donors), strict=True)))
@@ -236,5 +240,5 @@ def _check_range(images: Tensor, low: Tensor, high: Tensor) -> None:
     plain = (images - low) / (high - low)
     least, most = plain.min().item(), plain.max().item()
     if least < -SLACK or most > 1 + SLACK:
-        problem = f"images must lie in [0, 1] once their normalisation is undone; got {least:.4g} to {most:.4g}"
-        raise InvalidValueError(f"{problem}; pass what they were normalised with as normalization=(mean, std)")
+        problem = f"images must lie in [0, 1] after undoing the normalisation; got {least:.4g} to {most:.4g}"
+        raise InvalidValueError(f"{problem}; pass normalization=(mean, std), the values they were normalised with")

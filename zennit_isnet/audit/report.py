@@ -1,4 +1,4 @@
-"""What an audit found: one row for each image, what follows from the rows, and the pages that show it."""
+"""The result of an audit: one row per image, the figures computed from them, and the report pages."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ VERSIONS: dict[Version, str] = {
     "kept": "unchanged images",
     "swapped": "background from an image of another class",
     "same_class": "background from another image of the same class",
-    "mean": "background in the mean colour of the data",
+    "mean": "background in the mean colour of the images",
     "black": "background black",
-    "removed": "background alone, object painted over",
+    "removed": "background alone, object removed",
 }
-"""What each version is called in a report."""
+"""Names of the versions in a report."""
 
 COLUMNS = 4
-"""Images in a panel: few enough to be seen on a phone."""
+"""Images per panel: few enough for a phone screen."""
 
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What the model did with one image.
+    """The model's results for one image.
 
     Attributes
     ----------
     name : str
-        Its file, or its place in the data set.
+        Its file, or its index in the data set.
     label : int
         Its class.
     area : float
-        The background's share of its pixels, which is the share that uniform relevance would have.
+        Fraction of its pixels in the background; uniform relevance would have this share.
     share : float or None
-        The background's share of |relevance| of the predicted class; None where the model gave no relevance at all.
+        Share of the predicted class's |relevance| on the background; None if there is no relevance at all.
     predictions : dict of str to int or None
         The predicted class of each version of the image; None for a version that could not be made.
     """
@@ -65,19 +65,19 @@ class ImageResult:
     predictions: dict[Version, int | None]
 
     def right(self, version: Version) -> bool | None:
-        """Whether the prediction for a version is right; None where there is none."""
+        """Whether the prediction for a version is correct; None if there is no such version."""
         prediction = self.predictions[version]
         return None if prediction is None else prediction == self.label
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Images to look at.
+    """Images shown in the report.
 
     Attributes
     ----------
     rows : tuple of int
-        Their places among the report's images.
+        Their indices among the report's images.
     images, masks, relevance : Tensor
         ``(n, C, H, W)`` in [0, 1], ``(n, 1, H, W)``, and signed relevance summed over channels ``(n, h, w)``; CPU.
     """
@@ -99,14 +99,14 @@ class ClassResult:
     images : int
         Their number.
     accuracy, swapped_accuracy : float or None
-        On their own background and on that of another class; None where nothing could be tested.
+        On the images' own background and on another class's; None if nothing could be tested.
     background_share : float or None
-        Mean share of |relevance| on the background; None where it is undefined for all of them.
+        Mean share of |relevance| on the background; None if it is undefined for all of them.
     background_area : float
-        Mean share of the background in the images' area.
+        Mean background fraction of the image area.
     size_auc : float or None
-        Probability that an image of this class has a larger object than one of another class, ties counted half; 0.5
-        where the size tells nothing, None without other classes.
+        Probability that an image of this class has a larger object than one of another class, with ties counted as one
+        half. 0.5 if size does not distinguish the class; None without other classes.
     """
 
     name: str
@@ -133,9 +133,9 @@ class AuditReport:
     left_out : int
         Number of images without a mask or without background.
     tolerance : float
-        The largest change of accuracy that counts as none.
+        The largest change of accuracy that still counts as no change.
     worst, random : Examples
-        The images with the highest shares of |relevance| on the background, and some that were drawn.
+        The images with the highest shares of |relevance| on the background, and some drawn at random.
     """
 
     model: str
@@ -149,27 +149,27 @@ class AuditReport:
 
     @property
     def share(self) -> float | None:
-        """Mean share of |relevance| on the background; None where it is undefined for all images."""
+        """Mean share of |relevance| on the background; None if it is undefined for all images."""
         defined = [row.share for row in self.images if row.share is not None]
         return fmean(defined) if defined else None
 
     @property
     def area(self) -> float:
-        """Mean share of the background in the images' area: the share of uniform relevance."""
+        """Mean background fraction of the image area, which is the share of uniform relevance."""
         return fmean(row.area for row in self.images)
 
     @property
     def undefined(self) -> int:
-        """Number of images for which the model gave no relevance, so that the share is undefined."""
+        """Number of images without relevance, whose share is undefined."""
         return sum(row.share is None for row in self.images)
 
     @property
     def chance(self) -> float:
-        """Balanced accuracy of always naming one class."""
+        """Balanced accuracy of always predicting one class."""
         return 1 / len(self._by_label)
 
     def accuracy(self, version: Version) -> Balanced:
-        """Accuracy on one version of the images, over those for which it could be made; each class counts alike."""
+        """Balanced accuracy on one version of the images, over those for which it could be made."""
         of_classes = [[row.right(version) for row in rows] for rows in self._by_label.values()]
         return Balanced(tuple(Proportion(found.count(True), len(found) - found.count(None)) for found in of_classes))
 
@@ -180,7 +180,7 @@ class AuditReport:
 
     @property
     def _by_label(self) -> dict[int, list[ImageResult]]:
-        """The rows of each class that has images, in the order of the classes."""
+        """The rows of each class with images, in the order of the classes."""
         found: dict[int, list[ImageResult]] = {}
         for row in sorted(self.images, key=lambda row: row.label):
             found.setdefault(row.label, []).append(row)
@@ -188,13 +188,13 @@ class AuditReport:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the model relies on the background, and why we say so."""
+        """Whether the model relies on the background, and the evidence."""
         swapped, by_class = self.drop("swapped"), self.drop("swapped", since="same_class")
         return judge(self.accuracy("kept"), self.chance, swapped, by_class, self.tolerance)
 
     @property
     def by_class(self) -> tuple[ClassResult, ...]:
-        """One row for each class that has images."""
+        """One row for each class with images."""
         found = []
         for label, rows in self._by_label.items():
             part = replace(self, images=tuple(rows))
@@ -209,7 +209,7 @@ class AuditReport:
         return None if own.all() else size_auc(size_ranks(sizes), own)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the pictures as plain numbers, strings, lists and dictionaries; undefined is None."""
+        """Return all but the images as plain numbers, strings, lists and dictionaries; None where undefined."""
         return {
             "model": self.model,
             "data": self.data,
@@ -236,34 +236,34 @@ class AuditReport:
         }
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """Return `to_dict` as JSON, and write it to `path` if there is one.
+        """Return `to_dict` as JSON, and write it to `path` if given.
 
         Raises
         ------
         MissingDependencyError
-            If SciPy is not installed; the extra ``audit`` has it.
+            If SciPy is not installed; the extra ``audit`` installs it.
         """
         return _written(json.dumps(self.to_dict(), indent=2, ensure_ascii=False), path)
 
     def to_markdown(self, path: str | Path | None = None) -> str:
-        """Return the report without pictures as Markdown, and write it to `path` if there is one.
+        """Return the report without images as Markdown, and write it to `path` if given.
 
         Raises
         ------
         MissingDependencyError
-            If Jinja or SciPy is not installed; the extra ``audit`` has both.
+            If Jinja or SciPy is not installed; the extra ``audit`` installs both.
         """
         return _written(_rendered(self, "report.md"), path)
 
     def to_html(self, path: str | Path | None = None) -> str:
-        """Return the report with its pictures as one HTML page, and write it to `path` if there is one.
+        """Return the report with images as one HTML page, and write it to `path` if given.
 
-        The page needs no other file, and all names in it are escaped.
+        The page is self-contained, and all names in it are escaped.
 
         Raises
         ------
         MissingDependencyError
-            If Jinja, Matplotlib or SciPy is not installed; the extra ``audit`` has them.
+            If Jinja, Matplotlib or SciPy is not installed; the extra ``audit`` installs them.
         """
         return _written(_rendered(self, "report.html"), path)
 
@@ -295,17 +295,17 @@ def _rendered(report: AuditReport, template: str) -> str:
 
 
 def _escaped_cell(text: str) -> str:
-    """Return a name such that it stays one plain cell of a Markdown table."""
+    """Return a name escaped for one cell of a Markdown table."""
     return " ".join(re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", text).split())
 
 
 def _telling_sizes(report: AuditReport) -> list[ClassResult]:
-    """Return the classes whose objects are clearly larger or smaller than those of the others."""
+    """Return the classes whose objects are clearly larger or smaller than those of other classes."""
     return [row for row in report.by_class if row.size_auc is not None and abs(row.size_auc - 0.5) >= TELLING]
 
 
 def _share_pictures(report: AuditReport) -> Iterator[tuple[str, str]]:
-    """Draw the histogram of shares, and the shares by class; nothing where no share is defined."""
+    """Draw the histogram of shares and the shares by class; nothing if no share is defined."""
     rows = [(row.share, row.label, row.area) for row in report.images if row.share is not None]
     if rows:
         shares, labels, areas = (list(column) for column in zip(*rows, strict=True))
@@ -321,7 +321,7 @@ def _share_pictures(report: AuditReport) -> Iterator[tuple[str, str]]:
 
 
 def _panels(report: AuditReport, examples: Examples, kind: str) -> Iterator[tuple[str, str]]:
-    """Draw the images, masks and heatmaps of examples, a few in a picture."""
+    """Draw the images, masks and heatmaps of examples, a few per figure."""
     for start in range(0, len(examples.rows), COLUMNS):
         chosen = slice(start, start + COLUMNS)
         rows = [report.images[row] for row in examples.rows[chosen]]
@@ -338,7 +338,7 @@ def _panels(report: AuditReport, examples: Examples, kind: str) -> Iterator[tupl
 
 
 def _picture(figure: Figure, alt: str) -> tuple[str, str]:
-    """Return a figure as a ``data:`` address, and what it shows for readers who do not see it."""
+    """Return a figure as a ``data:`` URL with its alternative text."""
     file = BytesIO()
     figure.savefig(file, format="png", dpi=110)
     return f"data:image/png;base64,{b64encode(file.getvalue()).decode()}", alt

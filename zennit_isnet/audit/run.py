@@ -1,4 +1,4 @@
-"""`audit`: whether a classifier looks at the background."""
+"""`audit`: whether a classifier relies on the background."""
 
 from __future__ import annotations
 
@@ -39,43 +39,44 @@ def audit(
     progress: bool = True,
     names: tuple[str, str] | None = None,
 ) -> AuditReport:
-    """Report whether a classifier looks at the background, before any training.
+    """Report whether a classifier relies on the background, before any training.
 
-    The data are gone through twice: once to find wrong masks, the mean colour and donors of backgrounds; once to
-    explain each image's prediction and to repeat it on other backgrounds. The model runs in eval mode on its own
-    device and comes back untouched. An image costs seven forward passes and one backward pass.
+    The data are read twice: once to check the masks, compute the mean colour and choose background donors; once to
+    explain each image's prediction and to repeat it on other backgrounds. The model runs in eval mode on its own device
+    and is left unchanged. Each image costs seven forward passes and one backward pass.
 
     Parameters
     ----------
     model : Module
-        A classifier, one label an image: logits ``(N, C)``, of which the highest is the prediction, or ``(N, 1)`` for
-        two classes, where a logit above 0 predicts class 1.
+        A classifier with one label per image. It returns logits ``(N, C)``, the highest of which is the prediction, or
+        ``(N, 1)`` for two classes, where a logit above 0 predicts class 1.
     data : Dataset or DataLoader
-        Items ``(image, mask, label)`` or ``(image, mask, label, has_mask)``, such as `MaskedImageFolder`. Images as
-        the model takes them, of one size, without random augmentation; best images that it was not trained on. Of a
-        loader, the data set, batch size, workers and collation are used, not its order. Images without a mask, or
+        Items ``(image, mask, label)`` or ``(image, mask, label, has_mask)``, such as `MaskedImageFolder`. Images must
+        be preprocessed for the model, of one size, without random augmentation; use images that it was not trained on.
+        A loader's data set, batch size, workers and collation are used, but not its order. Images without a mask, or
         without background, are left out and counted.
     normalization : (mean, std), optional
-        What the images were normalised with, one number a channel; default None for images in [0, 1]. It is needed
-        for the colour black, and to show the images.
+        The values the images were normalised with, one number per channel; None for images in [0, 1]. They define
+        black, and are needed to show the images.
     attribution : Attribution, optional
-        Makes the heatmaps; default `LRPAttribution`, which is LRP-Flex.
+        Makes the heatmaps. If None, `LRPAttribution`, which is LRP-Flex.
     classes : sequence of str, optional
-        Names of the classes; by default those of the data set, or numbers.
+        Names of the classes. If None, those of the data set, or numbers.
     batch_size : int, default=32
         For a data set; a loader has its own.
     examples : int, default=8
-        How many of the worst images, and of images drawn at random, the report shows.
+        Number of images with the highest background share, and of images drawn at random, shown in the report.
     tolerance : float, default=0.05
-        The largest change of accuracy on swapped backgrounds that counts as none, in [0, 1]. The default leaves room
-        for the seams of a swap, which cost models that ignore backgrounds one or two points; a bias costs tens. It
-        takes about 40 images to tell that a model is below it, and some hundreds if the model errs now and then.
+        The largest change of accuracy on swapped backgrounds that counts as no change, in [0, 1]. The default allows
+        for the seams of a swap, which cost one or two points in models that ignore backgrounds; a bias costs tens of
+        points. Showing that a model stays below it takes about 40 images, or some hundreds if the model makes
+        occasional errors.
     seed : int, default=0
         Fixes the donors of backgrounds and the images drawn at random.
     progress : bool, default=True
         Whether to show progress bars.
     names : (str, str), optional
-        How the report calls the model and the data; by default their types.
+        Names of the model and the data in the report. If None, their types.
 
     Returns
     -------
@@ -85,18 +86,19 @@ def audit(
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        If an argument, an image, a mask or a label is not allowed; the message names images by their file.
+        If an argument, an image, a mask or a label is not allowed; the message names the image files.
     UncoveredOperationError
         If the model runs operations that no relevance rule covers.
 
     Notes
     -----
-    The verdict never follows from the relevance. It follows from accuracy on the background of an image of another
-    class, compared image by image; see `zennit_isnet.audit.verdict.judge`. Use images whose backgrounds are like those
-    of the training: on backgrounds that do not go with the classes, a swap costs no accuracy, whatever the model reads.
+    The verdict does not depend on the relevance. It depends on the accuracy on the background of an image of another
+    class, compared image by image; see `zennit_isnet.audit.verdict.judge`. Use images whose backgrounds resemble those
+    of the training data: if backgrounds are not correlated with the classes, a swap costs no accuracy, whatever the
+    model relies on.
 
-    A model of several labels is audited one label at a time, as a model of two classes: wrapped such that it returns
-    the logit of that label alone, ``(N, 1)``, with labels 0 and 1.
+    Audit a multi-label model one label at a time, as a model of two classes: wrap it to return the logit of that label
+    alone, ``(N, 1)``, and use labels 0 and 1.
 
     Examples
     --------
@@ -137,7 +139,7 @@ def audit(
             relevance = regularizer.heatmap(batch.images.to(_device(model)), predicted)[:, 0].float().cpu()
             pictures.update(enumerate(zip(batch.images, batch.masks, relevance.sum(1), strict=True), start=len(rows)))
             rows += _rows(batch, [source.name(i) for i in batch.indices.tolist()], altered, logits, relevance)
-            # an undefined share is never among the worst
+            # images with an undefined share are never among the worst
             shares = {row: share for row in pictures if (share := rows[row].share) is not None}
             worst = heapq.nlargest(examples, shares, key=shares.__getitem__)
             pictures = {row: picture for row, picture in pictures.items() if row in {*chosen, *worst}}
@@ -160,7 +162,7 @@ class Altered(NamedTuple):
     images : Tensor
         ``(N, C, H, W)``.
     counts : Tensor
-        ``(N,)``, bool: False where the version cannot be made, because no donor fits or no background is left.
+        ``(N,)``, bool: False if the version cannot be made, because no donor fits or no background is left.
     """
 
     images: Tensor
@@ -168,7 +170,7 @@ class Altered(NamedTuple):
 
 
 def versions(batch: Batch, survey: Survey, chance: random.Random) -> dict[Version, Altered]:
-    """Make all versions of a batch.
+    """Make all versions of the images in a batch.
 
     Parameters
     ----------
@@ -198,10 +200,10 @@ def versions(batch: Batch, survey: Survey, chance: random.Random) -> dict[Versio
 
 
 def without_object(images: Tensor, masks: Tensor) -> Altered:
-    """Replace the bounding box of each object by what lies around it.
+    """Fill the bounding box of each object from the pixels around it.
 
-    The box, and not the mask, because the blurred filling of a mask still shows the object's outline. Where the box
-    leaves no pixel free, the version does not count.
+    The box is used because a filled mask would still show the object's outline. If the box covers the whole image, the
+    version does not count.
     """
     rows, columns = masks.amax(3, keepdim=True) > 0, masks.amax(2, keepdim=True) > 0
     box = _between(rows, 2) & _between(columns, 3)
@@ -209,7 +211,7 @@ def without_object(images: Tensor, masks: Tensor) -> Altered:
 
 
 def _between(marked: Tensor, dim: int) -> Tensor:
-    """Mark everything from the first to the last mark along an axis."""
+    """Mark everything between the first and the last mark along an axis."""
     marks = marked.int()
     return (marks.cummax(dim).values * marks.flip(dim).cummax(dim).values.flip(dim)).bool()
 
@@ -219,15 +221,15 @@ def _on_donors(batch: Batch, donors: Batch, *, same_class: bool, chance: random.
     drawn = torch.tensor([chance.choice(row.nonzero()[:, 0].tolist()) if row.any() else 0 for row in fits])
     images = torch.cat([batch.images, donors.images[drawn]])
     masks = torch.cat([batch.masks, donors.masks[drawn]])
-    # each image takes the background of the donor that stands one batch behind it; donors stay as they are
+    # images come first and take the background of the donor one batch later; donors are unchanged
     partner = torch.arange(len(batch), len(images)).repeat(2)
     return Altered(swap_backgrounds(images, masks, partner)[: len(batch)], fits.any(1))
 
 
 @torch.no_grad()
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits ``(N, C)`` on the CPU, of two classes at least: a single one speaks for class 1 and against class 0."""
-    # DistributedDataParallel would wait for all processes, of which perhaps only this one audits
+    """Logits ``(N, C)`` on the CPU, for two classes at least: a single logit is for class 1 and against class 0."""
+    # DistributedDataParallel would wait for all processes, and perhaps only this one runs the audit
     output = unwrapped(model)(images.to(_device(model)))
     logits = main_logits(output, len(images)).float().cpu()
     check_logits("the model's logits", logits, values=True)
@@ -235,7 +237,7 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _seeds(classes: Tensor, logits: Tensor) -> Tensor:
-    """Explain the classes ``(N,)``; what speaks against a single logit speaks for class 0."""
+    """Explain the classes ``(N,)``; evidence against a single logit is evidence for class 0."""
     if logits.shape[1] > 1:
         return Target(classes)(logits)
     return (2 * classes - 1).to(logits).view(-1, 1, 1)
@@ -249,7 +251,7 @@ def _rows(
     batch: Batch, names: list[str], altered: dict[Version, Altered], logits: dict[Version, Tensor], relevance: Tensor
 ) -> list[ImageResult]:
     foreground = resize_foreground(batch.masks, relevance.shape[-2:])
-    # a model that gives no relevance has no share; 0 would say that it does not look at the background
+    # without relevance there is no share; 0 would suggest that the model ignores the background
     shares = background_share(relevance, foreground, undefined="skip").tolist()
     areas = (batch.masks != 1).float().flatten(1).mean(1).tolist()
     predicted = {version: values.argmax(1).tolist() for version, values in logits.items()}

@@ -1,4 +1,4 @@
-"""Whether a model relies on the background: shares of images, how far chance moves them, and what follows."""
+"""Whether a model relies on the background: proportions of images, their intervals, and the verdict."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Outcome: TypeAlias = Literal["relies on the background", "no reliance found", "u
 Z = 1.959964
 """Quantile of the normal distribution: 95 % lie within ± Z."""
 
-DISTURBED = "The model is disturbed by a changed background, or by the seams of the swap"
+DISTURBED = "A changed background or the seams of the swap disturb the model"
 
 
 @dataclass(frozen=True)
 class Proportion:
-    """How many of some images have a property, such as a right prediction.
+    """Proportion of images with a property, such as a correct prediction.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Proportion:
 
     @property
     def value(self) -> float | None:
-        """The share; None without images."""
+        """The proportion; None without images."""
         return self.part / self.count if self.count else None
 
     @property
@@ -53,7 +53,8 @@ class Proportion:
 
         References
         ----------
-        Wilson: Probable inference, the law of succession, and statistical inference. J. Am. Stat. Assoc. 22, 1927.
+        .. [1] Wilson, E. B. "Probable inference, the law of succession, and statistical inference". J. Am. Stat. Assoc.
+           22 (1927).
         """
         if not self.count:
             return 0.0, 1.0
@@ -69,9 +70,9 @@ class Drop:
     Parameters
     ----------
     right : int
-        Images that are right before.
+        Images classified correctly before.
     lost, gained : int
-        Images that turn: right before only, and after only.
+        Images whose outcome changes: correct only before, and correct only after.
     count : int
         All images.
 
@@ -89,14 +90,14 @@ class Drop:
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[bool | None, bool | None]]) -> Drop:
-        """Compare outcomes before and after, one pair for each image; those with a None do not count."""
+        """Compare outcomes before and after, one pair per image; pairs with None are ignored."""
         lost, gained = pairs.count((True, False)), pairs.count((False, True))
         right, wrong = pairs.count((True, True)) + lost, pairs.count((False, False)) + gained
         return cls(right, lost, gained, right + wrong)
 
     @property
     def turned(self) -> Proportion:
-        """Share of images that turn from right to wrong or back; what accuracy does not show where both are many."""
+        """Share of images that change from correct to wrong or back; changes both ways can cancel in the accuracy."""
         return Proportion(self.lost + self.gained, self.count)
 
     @property
@@ -106,13 +107,14 @@ class Drop:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Agresti and Min's 95 % interval for matched pairs, which adds half an image to each outcome; at most ± 1.
+        """Agresti and Min's 95 % interval for matched pairs, which adds half an image to each outcome; clipped to ± 1.
 
-        Unlike the textbook interval it does not shrink to a point where few images all agree.
+        Unlike the textbook interval, it does not collapse when a few images all agree.
 
         References
         ----------
-        Agresti, Min: Simple improved confidence intervals for comparing matched proportions. Stat. Med. 24, 2005.
+        .. [1] Agresti, A., Min, Y. "Simple improved confidence intervals for comparing matched proportions". Stat. Med.
+           24 (2005).
         """
         n, lost, gained = self.count + 2, self.lost + 0.5, self.gained + 0.5
         centre = (lost - gained) / n
@@ -122,15 +124,15 @@ class Drop:
 
 @dataclass(frozen=True)
 class Balanced:
-    """Mean of a share, or of a drop, over the classes: each counts alike, however many images it has.
+    """Mean of a proportion or a drop over the classes, each with equal weight.
 
-    Of shares that are right this is the balanced accuracy. It makes small classes count, of which an accuracy over all
-    images hardly speaks, and always naming the most frequent class is worth no more than chance.
+    For proportions of correct predictions this is the balanced accuracy. Small classes count as much as large ones, and
+    always predicting the most frequent class scores no better than chance.
 
     Parameters
     ----------
     parts : tuple of Proportion, or tuple of Drop
-        One for each class; those without images do not count.
+        One for each class; classes without images are ignored.
 
     Examples
     --------
@@ -154,16 +156,17 @@ class Balanced:
 
     @property
     def turned(self) -> Balanced:
-        """Of drops, the share of images that turn from right to wrong or back."""
+        """For drops, the share of images that change from correct to wrong or back."""
         return Balanced(tuple(part.turned for part in self.parts if isinstance(part, Drop)))
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval, from those of the classes: the squares of their distances from the value add up.
+        """95 % interval, from the intervals of the classes: squared distances from the value are added.
 
         References
         ----------
-        Zou, Donner: Construction of confidence limits about effect measures: a general approach. Stat. Med. 27, 2008.
+        .. [1] Zou, G. Y., Donner, A. "Construction of confidence limits about effect measures: a general approach".
+           Stat. Med. 27 (2008).
         """
         tested = [part for part in self.parts if part.count]
         if not tested or self.value is None:
@@ -175,7 +178,7 @@ class Balanced:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of an audit.
+    """The verdict of an audit.
 
     Attributes
     ----------
@@ -183,7 +186,7 @@ class Verdict:
     reason : str
         Why, in one to three sentences.
     criteria : tuple of str
-        What was asked, with the figures that answered.
+        The questions asked, with the figures that answer them.
     """
 
     outcome: Outcome
@@ -192,39 +195,40 @@ class Verdict:
 
 
 def judge(kept: Balanced, chance: float, swapped: Balanced, by_class: Balanced, tolerance: float) -> Verdict:
-    """Decide by the balanced accuracy on swapped backgrounds; the relevance takes no part.
+    """Decide by the balanced accuracy on swapped backgrounds; relevance is not used.
 
-    A share of relevance is no evidence: relevance with constant gates does not see a background that acts through the
-    gates, and a model with clean heatmaps may still follow the background.
+    A share of relevance is not evidence: relevance with constant gates misses a background that acts through the gates,
+    and a model with clean heatmaps may still rely on the background.
 
     Parameters
     ----------
     kept : Balanced
         Accuracy on unchanged images.
     chance : float
-        Balanced accuracy of always naming one class.
+        Balanced accuracy of always predicting one class.
     swapped : Balanced
         Drop from unchanged images to the background of another class.
     by_class : Balanced
-        Drop from another background of the same class to the background of another class. Both have the seams of a
-        swap, so this part of the change is due to what the background says about the class.
+        Drop from another background of the same class to the background of another class. Both versions have the seams
+        of a swap, so this part of the change comes from the class information in the background.
     tolerance : float
-        The largest change of accuracy that counts as none. The outcomes of twice as many images may turn, because
-        seams turn some outcomes of any model, both ways.
+        The largest change of accuracy that counts as no change. Twice as many images may change their outcome, because
+        seams change some outcomes of any model in both directions.
 
     Returns
     -------
     Verdict
-        *Relies on the background* if the accuracy on the background of another class differs by more than the
-        tolerance both from that on unchanged images and from that on another background of the same class, each with
-        its whole 95 % interval. A rise counts as much as a fall: then the images' own backgrounds mislead. *No
-        reliance found* if accuracy changes by at most the tolerance, and at most twice as many outcomes turn, each with
-        its whole interval. Else *undecided*, as where the model is not clearly better than chance.
+        *Relies on the background* if the accuracy on the background of another class differs by more than the tolerance
+        both from the accuracy on unchanged images and from the accuracy on another background of the same class, each
+        with its whole 95 % interval. A rise counts as much as a fall: it means that the images' own backgrounds mislead
+        the model. *No reliance found* if accuracy changes by at most the tolerance, and at most twice as many outcomes
+        change, each with its whole interval. Otherwise *undecided*, also if the model is not clearly better than
+        chance.
 
     Notes
     -----
-    The intervals take images as drawn one by one from many. They are too narrow where few donors of a rare class lend
-    their background to all images of the others.
+    The intervals assume independently drawn images. They are too narrow if a few donors of a rare class provide the
+    backgrounds for all images of the other classes.
 
     Examples
     --------
@@ -239,13 +243,13 @@ def judge(kept: Balanced, chance: float, swapped: Balanced, by_class: Balanced, 
         reason,
         criteria=(
             f"Is the model good enough to judge? Its accuracy, the mean over the classes, must lie above "
-            f"{percent(chance)}, that of always naming one class, with its whole 95 % interval: it is "
+            f"{percent(chance)}, that of always predicting one class, with its whole 95 % interval: it is "
             f"{_with_interval(kept)}.",
             "What does the background of an image of another class change? Accuracy may move by up to "
-            f"{points(tolerance)} either way, and up to {percent(2 * tolerance)} of the images may turn from right to "
-            f"wrong or back, each with its whole interval: {_change(swapped)}.",
-            "Is it the class in the background that matters, and not the seams of the swap? From another background of "
-            "the same class to the background of another class, accuracy must move the same way by more than "
+            f"{points(tolerance)} either way, and up to {percent(2 * tolerance)} of the images may change from correct "
+            f"to wrong or back, each with its whole interval: {_change(swapped)}.",
+            "Is it the class information in the background that matters, and not the seams of the swap? From another "
+            "background of the same class to one of another class, accuracy must move the same way by more than "
             f"{points(tolerance)}, with its whole interval: {_change(by_class)}.",
         ),
     )
@@ -255,58 +259,61 @@ def _decide(
     kept: Balanced, chance: float, swapped: Balanced, by_class: Balanced, tolerance: float
 ) -> tuple[Outcome, str]:
     if swapped.value is None:
-        return "undecided", "No image of another class could lend its background, so nothing was tested."
+        return "undecided", "No image of another class could provide a background, so nothing was tested."
     if kept.interval[1] < chance:
         return "undecided", (
-            f"The model is clearly worse than chance: its accuracy is {percent(kept.value)}, where always naming one "
-            f"class has {percent(chance)}. Are its classes in another order than those of the images?"
+            f"The model is clearly worse than chance: its accuracy is {percent(kept.value)}, while always predicting "
+            f"one class gives {percent(chance)}. Is the order of its classes the same as in the data?"
         )
     if kept.interval[0] <= chance:
         return "undecided", (
-            "The model is not clearly better than always naming one class, so it has no accuracy that a changed "
-            "background could take away."
+            "The model is not clearly better than always predicting one class, so a changed background cannot "
+            "reduce its accuracy."
         )
     change, turned = _sign(swapped, tolerance), swapped.turned
     if change == 0 and turned.interval[1] <= 2 * tolerance:
         return "no reliance found", (
-            f"Predictions stay right when the background comes from an image of another class: accuracy "
+            f"Predictions stay correct when the background comes from an image of another class: accuracy "
             f"{_moves(swapped)}. This holds for backgrounds like those of these images."
         )
     if not change:
         found = (
             f"When the background comes from an image of another class, accuracy {_moves(swapped)}, and "
-            f"{percent(turned.value)} of the images turn from right to wrong or back."
+            f"{percent(turned.value)} of the images change from correct to wrong or back."
         )
         if turned.interval[0] > 2 * tolerance:
             return "undecided", (
-                f"{found} {DISTURBED}. It may read classes from backgrounds that do not go with the classes of these "
-                "images: audit images whose backgrounds are like those it was trained on."
+                f"{found} {DISTURBED}. It may rely on backgrounds that are not correlated with the classes of these "
+                "images: audit images whose backgrounds resemble its training data."
             )
-        sides = f"By chance this may lie on either side of {points(tolerance)} and {percent(2 * tolerance)}"
+        sides = f"The intervals contain both sides of {points(tolerance)} and {percent(2 * tolerance)}"
         needed = max(_needed(swapped, tolerance), _needed(turned, 2 * tolerance))
-        more = f"too few images: about {needed:.0f} would tell" if needed < math.inf else "more images would tell"
+        more = f"too few images: about {needed:.0f} would decide" if needed < math.inf else "more images may decide"
         return "undecided", f"{found} {sides}; {more}."
     moved = f"Accuracy {_moves(swapped)} when the background comes from an image of another class and the object stays"
     if by_class.value is None:
-        return "undecided", f"{moved}. No image of its class lent a background; the seams of the swap may be the cause."
+        return (
+            "undecided",
+            f"{moved}. No image of the same class could provide a background, so the swap's seams may be the cause.",
+        )
     if _sign(by_class, tolerance) != change:
         return "undecided", (
-            f"{moved}. But another background of the same class does not clearly differ from that: from it, accuracy "
-            f"{_moves(by_class)}. {DISTURBED}; whether it reads the class from the background is open."
+            f"{moved}. But this does not clearly differ from another background of the same class: compared with that, "
+            f"accuracy {_moves(by_class)}. {DISTURBED}; whether it reads the class from the background remains open."
         )
     misled = "" if change > 0 else ": the images' own backgrounds mislead the model"
     return "relies on the background", f"{moved}{misled}."
 
 
 def _needed(found: Balanced, limit: float) -> float:
-    """Number of images with which the interval would lie within a limit if the value stayed; infinite outside of it."""
+    """Number of images for the interval to lie within a limit at the same value; infinite if the value does not."""
     room, (low, high) = limit - abs(found.value or 0.0), found.interval
-    # an interval narrows with the root of the number
+    # an interval narrows with the square root of the number
     return math.inf if room <= 0 else found.count * max(1.0, ((high - low) / 2 / room) ** 2)
 
 
 def _sign(drop: Balanced, tolerance: float) -> int | None:
-    """1 for a fall of more than the tolerance, −1 for a rise, 0 for neither; None where the interval allows several."""
+    """1 for a fall of more than the tolerance, −1 for a rise, 0 for neither; None if the interval allows several."""
     low, high = drop.interval
     if low > tolerance:
         return 1
@@ -330,7 +337,7 @@ def _change(drop: Balanced) -> str:
     low, high = drop.interval
     return (
         f"it {_moves(drop)}; {points(drop.value)} lost ({points(low)} to {points(high)}); "
-        f"{_with_interval(drop.turned)} of {drop.count} images turn"
+        f"{_with_interval(drop.turned)} of {drop.count} images change"
     )
 
 
@@ -340,10 +347,10 @@ def _with_interval(share: Balanced) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Return a share as text that no line break divides; "undefined" for None."""
+    """Return a share as text without line breaks; "undefined" for None."""
     return "undefined" if value is None else f"{100 * value:.1f}\u00a0%".replace("-", "−")
 
 
 def points(value: float | None) -> str:
-    """Return a difference of shares in percentage points, as text that no line break divides; "undefined" for None."""
+    """Return a difference of shares in percentage points, as text without line breaks; "undefined" for None."""
     return "undefined" if value is None else f"{100 * value:.1f}\u00a0points".replace("-", "−")

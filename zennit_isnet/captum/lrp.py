@@ -1,4 +1,4 @@
-"""LRP by a composite of this package, with Captum's interface."""
+"""LRP with this package's composites and Captum's interface."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,28 +19,30 @@ from zennit_isnet.model import buffers_restored, main_head, unwrapped
 
 
 class CompositeAttribution(GradientAttribution):
-    """LRP by a composite of this package, used like `captum.attr.LRP`.
+    """LRP with a composite of this package, used like `captum.attr.LRP`.
 
-    Works for every model that the composite covers, without attributes on its modules, and leaves the model as it
-    was: parameters, buffers, modes and hooks. In train mode BatchNorm uses the statistics of the batch.
+    Works for every model that the composite covers, without setting attributes on its modules. The model's parameters,
+    buffers, modes and hooks are unchanged afterwards. In train mode BatchNorm uses the statistics of the batch.
 
     Parameters
     ----------
     model : Module
-        Called as ``model(*inputs, *additional_forward_args)``. A named tuple of heads is explained by its first.
+        Called as ``model(*inputs, *additional_forward_args)``. If it returns a named tuple of heads, the first is
+        explained.
     composite : LRPFlex or DifferentiableComposite, optional
-        The rules. Default ``LRPFlex()``. For Zennit's own composites use ``differentiable(composite)``.
+        The rules. If None, ``LRPFlex()``. For Zennit's own composites use ``differentiable(composite)``.
 
     Raises
     ------
     InvalidTypeError
-        If `model` is no module, or `composite` none of these.
+        If `model` is not a module, or `composite` is not a composite of this package.
     UnsupportedModelError
         If the model is compiled, scripted or a `DataParallel`.
 
     References
     ----------
-    Bassi, Decherchi, Cavalli, IEEE Access 12 (2024) 155151, LRP-Flex.
+    .. [1] Bassi, P. R. A. S., Decherchi, S., Cavalli, A. "Faster ISNet for background bias mitigation on deep neural
+       networks". IEEE Access 12, 155151 (2024). arXiv:2401.08409. LRP-Flex.
 
     Examples
     --------
@@ -79,29 +81,30 @@ class CompositeAttribution(GradientAttribution):
         Parameters
         ----------
         inputs : Tensor or tuple of Tensor
-            Floating, ``(N, …)``.
+            Floating point, ``(N, …)``.
         target : int, Tensor, tuple, list of int or list of tuple, optional
-            As in all of Captum: one index for all examples (int, tensor of one element; tuple for outputs of more
-            dimensions), or one for each example (tensor ``(N,)``, list). None if an example has a single output.
+            As elsewhere in Captum: one index for all examples (an int or one-element tensor; a tuple for outputs with
+            more dimensions), or one per example (a tensor ``(N,)`` or a list). None if each example has a single
+            output.
         additional_forward_args : Any, optional
-            Further arguments of the model, alone or in a tuple. Constants: no relevance, no gradient.
-        return_convergence_delta : bool, default False
+            Further arguments of the model, alone or in a tuple. They are constants, without relevance or gradient.
+        return_convergence_delta : bool, default=False
             Whether to return the conservation gap too; see `compute_convergence_delta`.
-        create_graph : bool, default False
+        create_graph : bool, default=False
             Whether the relevance is a differentiable function of the parameters, and of inputs that require a
             gradient; for training.
 
         Returns
         -------
         relevance : Tensor or tuple of Tensor
-            As `inputs`, in their shapes. Positive values speak for the explained output.
+            Same structure and shapes as `inputs`. Positive values support the explained output.
         delta : Tensor
-            ``(N,)``, if asked for.
+            ``(N,)``, if requested.
 
         Raises
         ------
         InvalidTypeError, InvalidValueError
-            If an argument is not allowed, the target lies outside of the output, or an input leaves the box of z^B.
+            If an argument is not allowed, the target lies outside the output, or an input leaves the box of z^B.
         UncoveredOperationError
             If the model runs operations that no rule covers.
         """
@@ -114,12 +117,12 @@ class CompositeAttribution(GradientAttribution):
     def _explain(
         self, inputs: Any, target: Any, additional_forward_args: Any, create_graph: bool, of_inputs: bool = False
     ) -> tuple[list[tuple[Tensor, ...]], Tensor]:
-        """Explain one output of each example; buffers that the forward pass moves get their values back.
+        """Explain one output of each example; buffers that the forward pass changes are restored.
 
         Returns
         -------
         relevance : list of tuple of Tensor
-            Of all tensors of each layer, or of the inputs where no layer is named.
+            Relevance of all tensors of each layer, or of the inputs if no layer is named.
         start : Tensor
             ``(N,)``, the relevance at the output.
         """
@@ -155,18 +158,18 @@ class CompositeAttribution(GradientAttribution):
         return True
 
     def compute_convergence_delta(self, attributions: Tensor | tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Return what of each example's explained output does not arrive as relevance: ``y − ΣR``.
+        """Return the part of each example's explained output that is missing from its relevance: ``y − ΣR``.
 
-        The sign and the arguments are those of `captum.attr.LRP`. The gap is the share of the biases, ``Σ_b b·G_b``
-        with their signals ``G_b``, plus what the stabilizer ε absorbs. A BatchNorm is an affine map with the bias
-        ``β − γμ/σ``. So it is 0 for a network without biases as ε → 0, and no error where there are some.
+        The sign and the arguments follow `captum.attr.LRP`. The gap is the contribution of the biases, ``Σ_b b·G_b``
+        with their signals ``G_b``, plus what the stabilizer ε absorbs. A BatchNorm is an affine map with the bias ``β −
+        γμ/σ``. Without biases the gap goes to 0 as ε → 0; with biases a nonzero gap is expected.
 
         Parameters
         ----------
         attributions : Tensor or tuple of Tensor
             Relevance ``(N, …)``; several are summed.
         output : Tensor
-            ``N`` elements: the explained outputs, or whatever relevance the composite starts with (`ZPlus`: ``z⁺``
+            ``N`` elements: the explained outputs, or the relevance that the composite starts from (`ZPlus`: ``z⁺``
             of the last layer, which `attribute` uses).
 
         Returns
@@ -182,7 +185,7 @@ class CompositeAttribution(GradientAttribution):
         parts = attributions if isinstance(attributions, tuple) else (attributions,)
         sizes = [len(part) for part in parts]
         if any(size != output.numel() for size in sizes):
-            raise InvalidValueError(f"attributions of {sizes} examples do not fit {output.numel()} outputs")
+            raise InvalidValueError(f"attributions of {sizes} examples do not match {output.numel()} outputs")
         return output.flatten() - sum(part.reshape(len(part), -1).sum(1) for part in parts)
 
 
@@ -196,14 +199,14 @@ class LayerCompositeAttribution(CompositeAttribution, LayerAttribution):
     layer : Module or list of Module
         Parts of the model that run once in a forward pass.
     composite : LRPFlex or DifferentiableComposite, optional
-        The rules. Default ``LRPFlex()``.
+        The rules. If None, ``LRPFlex()``.
 
     Raises
     ------
     InvalidTypeError
         If `layer` is neither a module nor a list of them.
     InvalidValueError
-        If a layer is no part of the model.
+        If a layer is not part of the model.
 
     Examples
     --------
@@ -230,7 +233,7 @@ class LayerCompositeAttribution(CompositeAttribution, LayerAttribution):
         names = {id(module): name for name, module in unwrapped(model).named_modules() if name}
         strangers = [type(part).__name__ for part in layers if id(part) not in names]
         if strangers or not layers:
-            raise InvalidValueError(f"layer must be part of the model, got {', '.join(strangers) or 'an empty list'}")
+            raise InvalidValueError(f"layer must be part of the model; got {', '.join(strangers) or 'an empty list'}")
         self._names = [names[id(part)] for part in layers]
 
     @log_usage()  # Captum's NoiseTunnel calls what this wraps
@@ -249,23 +252,23 @@ class LayerCompositeAttribution(CompositeAttribution, LayerAttribution):
         Parameters
         ----------
         inputs, target, additional_forward_args, return_convergence_delta, create_graph
-            See `CompositeAttribution.attribute`. Biases before the layer have no share in the gap.
-        attribute_to_layer_input : bool, default False
-            Whether the input of each layer is explained in place of its output.
+            See `CompositeAttribution.attribute`. Biases before the layer do not contribute to the gap.
+        attribute_to_layer_input : bool, default=False
+            Whether to explain the input of each layer instead of its output.
 
         Returns
         -------
         relevance : Tensor, tuple of Tensor, or list of these
-            In the shape of the layer's output (input); a tuple if it has several floating tensors, whose relevance is
-            to be added up; a list if there is a list of layers.
+            In the shape of the layer's output (or input). A tuple if it has several floating tensors, whose relevances
+            add up; a list for a list of layers.
         delta : Tensor or list of Tensor
-            ``(N,)``, if asked for.
+            ``(N,)``, if requested.
 
         Raises
         ------
         InvalidTypeError, InvalidValueError
-            If an argument is not allowed, or a layer does not run exactly once, has no floating tensors, or lies
-            inside of layers that one rule covers together.
+            If an argument is not allowed, or a layer does not run exactly once, has no floating tensors, or lies inside
+            a group of layers that one rule covers.
         UncoveredOperationError
             If the model runs operations that no rule covers.
         """
@@ -280,10 +283,10 @@ class LayerCompositeAttribution(CompositeAttribution, LayerAttribution):
 
 
 def _main_output(output: Any) -> Tensor:
-    """Return the main head where a named tuple holds auxiliary ones too."""
+    """Return the main head of a named tuple with auxiliary heads; other outputs unchanged."""
     main = main_head(output)
     if not isinstance(main, Tensor) or not main.is_floating_point():
-        raise InvalidTypeError(f"a model must return a floating tensor, or a named tuple of heads, got {kind_of(main)}")
+        raise InvalidTypeError(f"a model must return a floating tensor, or a named tuple of heads; got {kind_of(main)}")
     return main
 
 
@@ -293,20 +296,22 @@ def as_inputs(inputs: Any) -> tuple[Tensor, ...]:
     Raises
     ------
     InvalidTypeError
-        If one is no floating tensor.
+        If one is not a floating tensor.
     InvalidValueError
         If one has no batch dimension or no elements, or their batch sizes differ.
     """
     given = inputs if isinstance(inputs, tuple) else (inputs,)
     if not given:
-        raise InvalidValueError("inputs must be a Tensor or a tuple of them, got an empty tuple")
+        raise InvalidValueError("inputs must be a Tensor or a tuple of them; got an empty tuple")
     for value in given:
         check_differentiable("inputs", value, " (N, …) or a tuple of them")
         if value.ndim == 0 or value.numel() == 0:
-            raise InvalidValueError(f"inputs must have shape (N, …), no dimension 0, got {tuple(value.shape)}")
+            raise InvalidValueError(
+                f"inputs must have shape (N, …), without empty dimensions; got {tuple(value.shape)}"
+            )
     sizes = [len(value) for value in given]
     if len(set(sizes)) > 1:
-        raise InvalidValueError(f"inputs must have one batch size, got {sizes}")
+        raise InvalidValueError(f"inputs must have the same batch size; got {sizes}")
     return given
 
 
@@ -332,22 +337,22 @@ def explained_output(output: Tensor, target: Any, count: int) -> Tensor:
     InvalidTypeError
         If `target` is a tensor of floats.
     InvalidValueError
-        If it is of another type, lies outside of the output or selects more than one element, or the output has not
-        N rows.
+        If it is of another type, lies outside the output or selects more than one element, or if the output does not
+        have N rows.
     """
     shape = tuple(output.shape)
     if output.ndim == 0 or len(output) != count:
-        raise InvalidValueError(f"the model must return one row for each of {count} examples, got shape {shape}")
+        raise InvalidValueError(f"the model must return one row for each of {count} examples; got shape {shape}")
     if isinstance(target, Tensor):
         target = target.to(output.device)
     classes = isinstance(target, list) and {*map(type, target)} == {int}
     if output.ndim == 2 and (classes or (isinstance(target, Tensor) and target.numel() > 1)):
-        # an accelerator's `torch.gather` would look for them outside of the output
+        # an accelerator's `torch.gather` would read outside the output
         as_integers("target", torch.as_tensor(target), count=output.shape[1])
     try:
         selected: Tensor = _select_targets(output, target)
     except (AssertionError, IndexError, RuntimeError, TypeError) as error:
         raise InvalidValueError(f"target {target!r} does not fit an output of shape {shape}: {error}") from error
     if selected.numel() != count:
-        raise InvalidValueError(f"target must select one element of each example's output, got {target!r} for {shape}")
+        raise InvalidValueError(f"target must select one element of each example's output; got {target!r} for {shape}")
     return selected.reshape(count)

@@ -1,4 +1,4 @@
-"""Captum's attributions in the place of LRP."""
+"""Captum's attributions instead of LRP."""
 
 import copy
 import inspect
@@ -20,18 +20,18 @@ from zennit_isnet.lrp.taps import Place, Places, find_layers
 from zennit_isnet.model import attributes_restored, buffers_restored, main_logits, unwrapped
 
 MADE_HERE = ("inputs", "target", "additional_forward_args")
-"""Arguments of Captum's ``attribute`` that the regularizer's images and formulation stand for."""
+"""Arguments of Captum's ``attribute`` that the regularizer's images and formulation replace."""
 
 
 class CaptumAttribution(Described):
-    """A gradient-based attribution of Captum as something that `ISNetRegularizer` can penalise.
+    """Adapts a gradient-based Captum attribution so that `ISNetRegularizer` can penalise it.
 
-    Captum's classes take gradients that cannot be differentiated again; inside of this adapter they can. What an
-    attribution detaches on its way stays constant all the same, and a penalty on it would train on a wrong gradient
-    without a word (`LayerIntegratedGradients` is such a case). So the first differentiable call compares the gradient
-    with finite differences, and raises if they disagree.
+    Captum's classes take gradients that cannot be differentiated again; inside this adapter they can. Tensors that an
+    attribution detaches still stay constant, and a penalty on them would silently train on a wrong gradient
+    (`LayerIntegratedGradients` is an example). So the first differentiable call compares the gradient with finite
+    differences and raises if they disagree.
 
-    Costs one forward pass more than the package's own attributions, which are better where they exist:
+    It costs one more forward pass than the package's own attributions; prefer those where they exist:
     `InputGradient`, `GradientTimesInput`, `IntegratedGradients`, `GradCAM`, `LRPAttribution`.
 
     Parameters
@@ -39,20 +39,20 @@ class CaptumAttribution(Described):
     method : callable
         A class of Captum, or any ``method(forward)`` that returns an object with Captum's ``attribute``. `forward`
         is a module ``forward(images, seed) -> (N,)``, the explained quantity. With `layer`, ``method(forward, layer)``.
-        The formulation chooses the quantity, so there is no target.
+        The formulation chooses the explained quantity, so no target is passed.
     layer : str, optional
-        Name of the layer that is attributed to, as in ``model.named_modules()``.
-    verify : bool, default True
+        Name of the layer to attribute to, as in ``model.named_modules()``.
+    verify : bool, default=True
         Whether the first call with ``create_graph=True`` checks the gradient: on a float64 copy of the model, with
-        two images, along two directions of the parameters; 5 to 21 attributions more.
+        two images, along two directions in parameter space; this takes 5 to 21 extra attributions.
     **arguments
-        For each call of ``attribute``, such as ``n_steps=8``.
+        Passed to each call of ``attribute``, such as ``n_steps=8``.
 
     Raises
     ------
     InvalidTypeError
-        If `method` cannot be called; if `layer` is no string, missing, or superfluous; if `arguments` hold a target.
-        The first call raises if `method` makes Captum's LRP, whose rules cut the graph (use `LRPAttribution`).
+        If `method` cannot be called; if `layer` is not a string, is missing or is not used; if `arguments` contain a
+        target. At the first call, if `method` makes Captum's LRP, whose rules cut the graph (use `LRPAttribution`).
 
     Examples
     --------
@@ -76,7 +76,7 @@ class CaptumAttribution(Described):
     ) -> None:
         if not callable(method):
             raise InvalidTypeError(
-                "method must be a class of captum.attr, or a function that makes an attribution of a forward function; "
+                "method must be a class of captum.attr, or a function from a forward function to an attribution; "
                 f"got {type(method).__name__}"
             )
         if not (layer is None or isinstance(layer, str)):
@@ -86,12 +86,12 @@ class CaptumAttribution(Described):
         given = [name for name in MADE_HERE if name in self.arguments]
         if given:
             raise InvalidTypeError(
-                f"{', '.join(given)}: the regularizer gives images, its formulation what is explained; leave it out"
+                f"{', '.join(given)}: leave it out; the regularizer supplies the images, and its formulation the target"
             )
         try:
             inspect.signature(self.method).bind(*("forward",) if self.layer is None else ("forward", "layer"))
         except TypeError as error:
-            remedy = "give the name of the layer, layer=…" if self.layer is None else "leave layer out"
+            remedy = "pass the layer's name, layer=…" if self.layer is None else "leave layer out"
             raise InvalidTypeError(f"{self._name}: {error}; {remedy}") from error
         self._unverified = verify
 
@@ -108,7 +108,7 @@ class CaptumAttribution(Described):
             ``(N, C, H, W)`` or ``(N, C, T, H, W)``.
         formulation : callable
             ``formulation(logits) -> seeds (N, K, C)``, the explained quantities.
-        create_graph : bool, default True
+        create_graph : bool, default=True
             Whether the result can be differentiated.
 
         Returns
@@ -121,9 +121,9 @@ class CaptumAttribution(Described):
         Raises
         ------
         InvalidTypeError
-            If the method makes no attribution, or one that returns no tensor.
+            If the method does not make an attribution, or its attribution does not return a tensor.
         InvalidValueError
-            If its maps have another size, or are no differentiable function of the parameters.
+            If its maps have another size, or are not a differentiable function of the parameters.
         """
         check_differentiable("images", images, " (N, C, H, W)")
         wants = images.requires_grad and torch.is_grad_enabled()
@@ -143,7 +143,7 @@ class CaptumAttribution(Described):
         """Heatmap ``(N, C, …)`` of one explained quantity."""
         explained = ExplainedQuantity(model)
         place = () if self.layer is None else (find_layers(model, [self.layer])[self.layer],)
-        # an alias: the seed is a function of the images too, and constant in Captum's gradient
+        # an alias: the seed depends on the images too, but is constant in Captum's gradient
         images = images.view_as(images)
         # Captum repeats `additional_forward_args` for its copies of the images, so each copy finds its seed
         graph = DifferentiableGradients() if create_graph else nullcontext()
@@ -160,17 +160,17 @@ class CaptumAttribution(Described):
                 )
             heatmap: Tensor = attribution.attribute(images, additional_forward_args=seed, **self.arguments)
         if not isinstance(heatmap, Tensor):
-            raise InvalidTypeError(f"{self._name} must return one tensor, got {type(heatmap).__name__}")
+            raise InvalidTypeError(f"{self._name} must return one tensor; got {type(heatmap).__name__}")
         fits = heatmap.ndim == images.ndim and len(heatmap) == len(images)
         if not fits or (self.layer is None and heatmap.shape[2:] != images.shape[2:]):
             raise InvalidValueError(
-                f"{self._name} must return maps of shape (N, C, …) for images of shape {tuple(images.shape)}, of their "
-                f"size unless there is a layer; got {tuple(heatmap.shape)}"
+                f"{self._name} must return maps of shape (N, C, …) for images of shape {tuple(images.shape)}, with the "
+                f"images' size unless a layer is given; got {tuple(heatmap.shape)}"
             )
         return heatmap if create_graph else heatmap.detach()
 
     def _has_rows(self, images: Tensor) -> bool:
-        """Whether an argument has one row for each image, as baselines may."""
+        """Whether an argument has one row per image, as baselines may."""
         tensors = [value for value in self.arguments.values() if isinstance(value, Tensor)]
         return any(value.ndim == images.ndim and len(value) == len(images) for value in tensors)
 
@@ -194,7 +194,7 @@ class ExplainedQuantity(nn.Module):
 
 
 class DifferentiableGradients(TorchFunctionMode):
-    """Context in which each `torch.autograd.grad` of this thread makes a graph."""
+    """Context in which every `torch.autograd.grad` of this thread creates a graph."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -204,7 +204,7 @@ class DifferentiableGradients(TorchFunctionMode):
 
 
 STEPS = (1e-5, 1e-6, 1e-7, 1e-8, 1e-4)
-"""One step must agree: large ones can cross a kink of a ReLU, small ones drown in rounding."""
+"""Step sizes, one of which must agree: large ones can cross a ReLU kink, small ones are lost in rounding."""
 
 
 class _Squared(nn.Module):
@@ -223,21 +223,21 @@ def check_parameter_gradient(
 ) -> bool:
     """Raise unless the gradient of ``Σ R²`` agrees with finite differences.
 
-    Works on a float64 copy of the model, and leaves the random states of PyTorch and NumPy alone.
+    Works on a float64 copy of the model; the random states of PyTorch and NumPy are not changed.
 
     Parameters
     ----------
     heatmap_of : callable
         ``heatmap_of(model, images, seed) -> R``.
     model : Module
-        Never touched.
+        Not changed.
     images, seed : Tensor
         ``(N, C, …)`` and ``(N, C)``.
 
     Returns
     -------
     bool
-        Whether there was something to compare: a heatmap that is not zero, and parameters that are trained.
+        Whether there was something to compare: a nonzero heatmap and trainable parameters.
 
     Raises
     ------
@@ -258,7 +258,7 @@ def check_parameter_gradient(
     if result == 0:
         return False
     with same_random_numbers(device):
-        # along the gradient, and along a direction that also a parameter which it has forgotten has its share in
+        # along the gradient, and along a direction that also covers parameters missing from it
         directions = [
             [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, leaves.values(), strict=True)],
             [functional.normalize(torch.randn_like(p).flatten(), dim=0).view_as(p) for p in leaves.values()],
@@ -280,9 +280,9 @@ def check_parameter_gradient(
     if not any(torch.autograd.gradcheck(along, origin, eps=eps, **tolerance) for eps in STEPS):
         (found,) = torch.autograd.grad(along(origin), origin)
         raise InvalidValueError(
-            f"the attribution's gradient with respect to the model's parameters is wrong: along two directions it is "
+            f"the attribution's gradient with respect to the parameters is wrong: along two directions it gives "
             f"{found.tolist()}, and finite differences disagree. The attribution detaches something that depends on "
-            "the parameters (as Captum's LayerIntegratedGradients does), or draws random numbers of its own; "
+            "the parameters (as Captum's LayerIntegratedGradients does), or draws its own random numbers; "
             "verify=False skips this check"
         )
     return True
@@ -293,23 +293,23 @@ def _gradients(result: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | No
     try:
         found = torch.autograd.grad(result, leaves, allow_unused=True) if result.requires_grad else ()
     except (AttributeError, RuntimeError, TypeError) as error:
-        # hooks of the attribution, which do not expect a second backward pass
+        # the attribution's hooks do not expect a second backward pass
         found, cause = (), error
     if all(gradient is None for gradient in found):
         raise InvalidValueError(
-            "the attribution is no differentiable function of the model's parameters, so it cannot be penalised; use "
-            "one that is made of gradients, or one of zennit_isnet.gradients"
+            "the attribution is not a differentiable function of the model's parameters, so it cannot be penalised; "
+            "use a gradient-based one, or one from zennit_isnet.gradients"
         ) from cause
     return found
 
 
 @contextmanager
 def same_random_numbers(device: torch.device) -> Iterator[None]:
-    """Give each block the same random numbers, and the generators their states back."""
+    """Give each block the same random numbers, and restore the generators afterwards."""
     accelerators = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(accelerators), ExitStack() as restoring:
         restoring.callback(np.random.set_state, np.random.get_state())
-        # not torch.manual_seed, which reaches all devices
+        # not torch.manual_seed, which seeds all devices
         for generator in (torch.default_generator, *(torch.cuda.default_generators[d.index] for d in accelerators)):
             generator.manual_seed(0)
         np.random.seed(0)

@@ -1,6 +1,6 @@
-"""Report whether a model looks at the background, before any training.
+"""Report whether a model relies on the background, before any training.
 
-Its accuracy when the backgrounds of images are swapped, and where the relevance of its predictions lies. Writes
+Measures accuracy on swapped backgrounds, and where the relevance of the predictions lies. Writes
 report.html, report.md and report.json.
 
   zennit-isnet audit results/train/best.ckpt photos/ masks/
@@ -9,7 +9,7 @@ report.html, report.md and report.json.
   zennit-isnet audit my_models:make photos/ masks/ --size 128
   zennit-isnet audit resnet18 --benchmark patch --checkpoint digits.pth
 
-Exit status: 0 when the report was written, whatever its verdict, 2 after wrong usage, data or weights.
+Exit status: 0 if the report was written, whatever its verdict; 2 for wrong usage, data or weights.
 """
 
 import argparse
@@ -41,13 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_classifier(parser)
     add_source(parser, required=False)
     parser.add_argument("--benchmark", choices=get_args(Bias), help="audit on the built-in digits instead of IMAGES")
-    backgrounds = "background of the built-in digits; default: biased, where it names the class"
+    backgrounds = "background of the built-in digits; default: biased (it names the class)"
     parser.add_argument("--background", choices=get_args(Background), default="biased", help=backgrounds)
     parser.add_argument("--limit", type=int, help="audit this many images, drawn at random; default: all")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read images; default: 0, none")
-    parser.add_argument("--examples", type=int, default=8, help="worst and random images that are shown; default: 8")
-    parser.add_argument("--tolerance", type=float, default=0.05, help="change of accuracy that is none; default: 0.05")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws of donors and of images; default: 0")
+    parser.add_argument("--workers", type=int, default=0, help="extra processes that load images; default: 0")
+    parser.add_argument("--examples", type=int, default=8, help="worst and random images to show; default: 8")
+    parser.add_argument(
+        "--tolerance", type=float, default=0.05, help="largest accuracy change that is ignored; default: 0.05"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed for donors and images; default: 0")
     parser.add_argument("--output", type=Path, default=Path("audit"), help="folder of the report; default: audit")
 
 
@@ -83,14 +85,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """End with a usage message unless the options belong together."""
+    """Exit with a usage message unless the options fit together."""
     error = options.parser.error
     if (options.images is None) == (options.benchmark is None):
-        error("give IMAGES, or --benchmark")
+        error("give either IMAGES or --benchmark")
     if options.images is not None:
         check_source(options)
     if options.benchmark is not None and (options.imagenet or options.mean or options.grey or options.classes):
-        error("the digits of --benchmark have ten classes, colours and no normalisation; leave such options out")
+        error("--benchmark fixes classes, colours and normalisation; remove the options for these")
     check_classifier(options)
 
 
@@ -98,7 +100,7 @@ def _data(options: argparse.Namespace, classes: list[str] | None) -> Any:
     if options.benchmark is not None:
         size, bias, background = options.size or 32, options.benchmark, options.background
         return BackgroundBias(split="test", bias=bias, background=background, size=size, seed=options.seed)
-    # an image whose crop has lost the object is left out by the audit, as one without a mask
+    # images whose crop has lost the object are left out of the audit, like those without a mask
     data = open_source(options, transform=transform_of(options), empty="skip-penalty")
     where = f"the classes of the images, for {options.classes or options.checkpoint},"
     return data if classes is None else renumbered(data, classes, where)

@@ -1,9 +1,9 @@
-"""Read all images and masks; print the foreground's share of the images by class, notes, and what is wrong.
+"""Read all images and masks, and print the foreground share by class, notes and problems.
 
-Exit status: 0 without problems, 1 with problems, 2 after wrong usage.
+Exit status: 0 without problems, 1 with problems, 2 for wrong usage.
 """
 
-# how the subcommands take images and masks stands here too
+# the IMAGES and MASKS options that several subcommands share are here too
 import argparse
 import os
 import sys
@@ -17,16 +17,16 @@ from zennit_isnet.data.mask_check import ProblemKind
 from zennit_isnet.data.opening import is_annotated, open_masked
 from zennit_isnet.errors import InvalidValueError
 
-VALUES = f"{', '.join(get_args(Binarization))}, or numbers as in 1,3"
+VALUES = f"{', '.join(get_args(Binarization))}, or values such as 1,3"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this subcommand."""
     add_source(parser, required=True)
     kinds = get_args(ProblemKind)
-    allow = f"problems that leave the exit status 0, may be repeated: {', '.join(kinds)}"
+    allow = f"problems that do not change the exit status; repeatable: {', '.join(kinds)}"
     parser.add_argument("--allow", metavar="KIND", action="append", choices=kinds, default=[], help=allow)
-    parser.add_argument("--workers", type=int, help="threads that read; default: the number of processors, at most 8")
+    parser.add_argument("--workers", type=int, help="threads that read files; default: the number of CPUs, at most 8")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,42 +43,44 @@ def run(options: argparse.Namespace) -> int:
 
 
 def add_source(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """Add IMAGES, MASKS and how they are read to a parser."""
-    images = "folder that holds a folder for each class, a CSV file, or annotations: COCO, CVAT or a LabelMe folder"
+    """Add IMAGES, MASKS and their reading options to a parser."""
+    images = "folder with a folder per class, CSV file, or annotations: COCO, CVAT or a LabelMe folder"
     parser.add_argument("images", metavar="IMAGES", nargs=None if required else "?", help=images)
-    parser.add_argument("masks", metavar="MASKS", nargs="?", help="parallel folder of masks; only for a folder")
-    root = "folder that paths in the CSV file or annotations start from; default: that of the file"
+    parser.add_argument(
+        "masks", metavar="MASKS", nargs="?", help="parallel folder of masks; only if IMAGES is a folder"
+    )
+    root = "folder that paths in the CSV file or annotations are relative to; default: the file's folder"
     parser.add_argument("--root", help=root)
-    labels = "of annotated images: their categories, or the names of their folders; default: category"
+    labels = "labels of annotated images: their categories or folder names; default: category"
     parser.add_argument("--labels", choices=get_args(LabelSource), help=labels)
-    parser.add_argument("--mask-suffix", default="", help='what names of masks add to those of images, as "_mask"')
+    parser.add_argument("--mask-suffix", default="", help='suffix of mask names after the image name, such as "_mask"')
     parser.add_argument("--binarize", type=_binarize, default="strict", help=f"foreground: {VALUES}; default: strict")
-    parser.add_argument("--resize-masks", action="store_true", help="bring masks to the size of their images")
+    parser.add_argument("--resize-masks", action="store_true", help="resize masks to the size of their images")
 
 
 def check_source(options: argparse.Namespace) -> None:
-    """End with a usage message unless IMAGES, MASKS and their options belong together."""
+    """Exit with a usage message unless IMAGES, MASKS and their options fit together."""
     error = options.parser.error
     if _is_annotated(options):
         if options.masks is not None or options.mask_suffix or options.binarize != "strict":
-            error("annotations go without MASKS, --mask-suffix and --binarize")
+            error("annotations contain the masks: remove MASKS, --mask-suffix and --binarize")
     elif options.labels is not None:
-        error("--labels needs annotations")
+        error("--labels is only for annotations")
     elif os.path.isdir(options.images):
         if options.masks is None or options.root is not None:
-            error("a folder of images needs MASKS and no --root")
+            error("a folder of images needs MASKS, and does not take --root")
         if not os.path.isdir(options.masks):
             error(f"MASKS must be an existing folder; got {options.masks}")
     elif not os.path.isfile(options.images):
         error(f"IMAGES must be an existing folder, CSV file or annotation file; got {options.images}")
     elif options.masks is not None or options.mask_suffix:
-        error("a CSV file names its masks: it goes without MASKS and --mask-suffix")
+        error("a CSV file names its masks: remove MASKS and --mask-suffix")
     if options.workers is not None and options.workers < 0:
         error(f"--workers must not be negative; got {options.workers}")
 
 
 def open_source(options: argparse.Namespace, **more: Any) -> MaskedFiles:
-    """Return the data set; `more` goes to all kinds. A class folder may be empty, an image may have no mask."""
+    """Return the data set; `more` is passed to every kind. Class folders may be empty, and masks may be missing."""
     where = {"root": options.root, "mask_suffix": options.mask_suffix, "labels": options.labels}
     how = {"missing": "skip-penalty", "binarize": options.binarize, "resize_masks": options.resize_masks}
     return open_masked(options.images, options.masks, **where, **how, **more)

@@ -1,4 +1,4 @@
-"""How the subcommands take a trained classifier, and the images that it expects."""
+"""Shared options for a trained classifier and the images it expects."""
 
 import argparse
 from pathlib import Path
@@ -18,45 +18,49 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def add_classifier(parser: argparse.ArgumentParser) -> None:
-    """Add MODEL and what is known of it to a parser."""
+    """Add MODEL and its options to a parser."""
     model = "a checkpoint of `zennit-isnet train`, a classifier of torchvision, timm:name, or module:function"
     parser.add_argument("model", metavar="MODEL", help=model)
-    parser.add_argument("--checkpoint", help="file of weights; a classifier of torchvision or timm needs one")
-    parser.add_argument("--classes", type=Path, help="file of the model's classes, one a line; default: as in IMAGES")
+    parser.add_argument("--checkpoint", help="file of weights; needed for torchvision and timm classifiers")
+    parser.add_argument(
+        "--classes", type=Path, help="file with the model's classes, one per line; default: as in IMAGES"
+    )
     parser.add_argument("--size", type=int, help="height and width in pixels; default: 224, or 32 for the digits")
-    parser.add_argument("--fit", choices=get_args(Fit), help="the centre of the images, or the whole; default: crop")
-    parser.add_argument("--grey", action="store_true", help="the model takes grey images, of one channel")
-    parser.add_argument("--mean", type=float, nargs="+", help="mean of each channel, for the normalisation of images")
-    parser.add_argument("--std", type=float, nargs="+", help="standard deviation; default: images stay in [0, 1]")
+    parser.add_argument("--fit", choices=get_args(Fit), help="use the centre crop or the whole image; default: crop")
+    parser.add_argument("--grey", action="store_true", help="the model takes grey images with one channel")
+    parser.add_argument("--mean", type=float, nargs="+", help="mean of each channel, for normalising the images")
+    parser.add_argument(
+        "--std", type=float, nargs="+", help="standard deviation of each channel; default: images stay in [0, 1]"
+    )
     parser.add_argument("--imagenet", action="store_true", help="normalise as torchvision's ImageNet weights expect")
-    parser.add_argument("--batch-size", type=int, default=32, help="images that the model takes at once; default: 32")
+    parser.add_argument("--batch-size", type=int, default=32, help="images per forward pass; default: 32")
     parser.add_argument("--device", type=_device, default="cpu", help="such as cuda; default: cpu")
 
 
 def _device(text: str) -> torch.device:
     try:
         return torch.empty(0, device=text).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown, not built in, or not there
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # unknown, not built in, or not present
         raise argparse.ArgumentTypeError(f"{text!r} cannot be used: {str(error).splitlines()[0]}") from None
 
 
 def check_classifier(options: argparse.Namespace) -> None:
-    """End with a usage message unless the options belong together."""
+    """Exit with a usage message unless the options fit together."""
     error = options.parser.error
     if (options.mean is None) != (options.std is None) or (options.imagenet and options.mean is not None):
-        error("give --mean and --std, or --imagenet, or none of them")
+        error("give --mean and --std together, or --imagenet, or none of these")
     for name in ("size", "limit", "batch_size"):
         if getattr(options, name, None) is not None and getattr(options, name) < 1:
             error(f"--{name.replace('_', '-')} must be at least 1; got {getattr(options, name)}")
     if options.grey and options.imagenet:
-        error("--imagenet normalises three channels; give --grey its own --mean and --std")
+        error("--imagenet is for three channels; with --grey give --mean and --std")
     for name, values in (("mean", options.mean), ("std", options.std)):
         if values is not None and len(values) != 1 and (options.grey or len(values) != 3):
-            error(f"--{name} must be 1 number{'' if options.grey else ' or 3'}; got {len(values)}")
+            error(f"--{name} must have 1{'' if options.grey else ' or 3'} values; got {len(values)}")
 
 
 def complete(options: argparse.Namespace) -> list[str] | None:
-    """Fill options from the checkpoint of a run where MODEL is one; return the model's classes if they are known."""
+    """If MODEL is the checkpoint of a run, fill in its options; return the model's classes if known."""
     if options.imagenet:
         options.mean, options.std = IMAGENET
     run = read_run(Path(options.model)) if Path(options.model).suffix == ".ckpt" else None
@@ -73,14 +77,14 @@ def complete(options: argparse.Namespace) -> list[str] | None:
 
 
 def transform_of(options: argparse.Namespace) -> Any:
-    """Return what brings an image and its mask to the form that the model takes."""
+    """Return the transform from an image and its mask to the model's input."""
     mean, std = normalization_of(options) or (None, None)
     transform = evaluation_transform(options.size or 224, mean, std, fit=options.fit or "crop")
     return v2.Compose([v2.Grayscale(), transform]) if options.grey else transform
 
 
 def normalization_of(options: argparse.Namespace) -> Normalization | None:
-    """Return mean and standard deviation; None where images stay in [0, 1]."""
+    """Return mean and standard deviation; None if images stay in [0, 1]."""
     return None if options.mean is None else (options.mean, options.std)
 
 
@@ -88,5 +92,5 @@ def model_of(options: argparse.Namespace, classes: int) -> nn.Module:
     """Return the classifier, in eval mode on its device."""
     model = make_model(options.model, classes, options.checkpoint, channels=1 if options.grey else 3)
     if options.checkpoint is None and (":" not in options.model or options.model.startswith(TIMM)):
-        raise InvalidValueError(f"{options.model} needs a checkpoint; without one its weights are random")
+        raise InvalidValueError(f"{options.model} needs --checkpoint; without it the weights are random")
     return model.eval().to(options.device)

@@ -1,12 +1,12 @@
-"""Draw where a classifier looks: one PNG for each image, with the heatmaps of its most probable classes.
+"""Draw heatmaps: one PNG per image, for the most probable classes.
 
   zennit-isnet explain results/train/best.ckpt photos/ --output heatmaps
   zennit-isnet explain resnet50 photos/ --checkpoint resnet50.pth --imagenet --classes imagenet.txt
 
-Red speaks for the class, blue against it. A clean heatmap is no evidence that the background does not matter: `audit`
-changes the backgrounds.
+Red is evidence for the class, blue against it. A clean heatmap does not prove that the background does not matter:
+use `audit`, which changes the backgrounds.
 
-Exit status: 0 when the heatmaps were written, 2 after wrong usage, images or weights.
+Exit status: 0 if the heatmaps were written, 2 for wrong usage, images or weights.
 """
 
 import argparse
@@ -39,8 +39,8 @@ from zennit_isnet.plotting import heatmap_panel
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this subcommand."""
     add_classifier(parser)
-    parser.add_argument("images", metavar="IMAGES", help="a folder of images, also in folders of its own")
-    parser.add_argument("--top", type=int, default=2, help="classes that are explained, the most probable; default: 2")
+    parser.add_argument("images", metavar="IMAGES", help="folder of images, including subfolders")
+    parser.add_argument("--top", type=int, default=2, help="number of most probable classes to explain; default: 2")
     parser.add_argument("--output", type=Path, default=Path("heatmaps"), help="folder for the PNGs; default: heatmaps")
 
 
@@ -59,10 +59,10 @@ def run(options: argparse.Namespace) -> int:
 def _explain(options: argparse.Namespace) -> int:
     classes = complete(options)
     if classes is None:
-        raise InvalidValueError("the classes of the model are not known: give --classes, a file with one a line")
+        raise InvalidValueError("the model's classes are unknown: give --classes, a file with one class per line")
     files = files_below(options.images, EXTENSIONS)
     if not files:
-        raise InvalidValueError(f"IMAGES must be a folder of images; {options.images} has none")
+        raise InvalidValueError(f"IMAGES must be a folder of images; {options.images} contains none")
     model, transform = model_of(options, len(classes)), transform_of(options)
     attribution = LRPAttribution(LRPFlex(reference="darkest"))
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in normalization_of(options) or ([0.0], [1.0]))

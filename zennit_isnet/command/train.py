@@ -1,4 +1,4 @@
-"""Train a classifier on images with foreground masks so that it does not use their backgrounds, and test it.
+"""Train a classifier with foreground masks so that it does not rely on backgrounds, and test it.
 
   zennit-isnet train --data.images photos --data.masks masks --model.architecture resnet50 --model.weights DEFAULT
   zennit-isnet train --data.images films.csv --data.group patient --output results/films --config films.yaml
@@ -6,11 +6,11 @@
   zennit-isnet train --config results/train/config.yaml --resume
   zennit-isnet test --config results/train/config.yaml --data.tests '{other hospital: [other.csv]}'
 
-A copy is trained plainly first, to measure the range of the relevance. Written to OUTPUT: config.yaml, last.ckpt,
-best.ckpt, log.csv, curves.png, heatmaps/, and for each test set its figures (tests.md, tests.json) and the scores of
-its images (scores.csv). The epoch is chosen on validation images with the backgrounds of other classes.
+A copy is first trained without the penalty, to measure the relevance range. Files in OUTPUT: config.yaml, last.ckpt,
+best.ckpt, log.csv, curves.png, heatmaps/, test figures (tests.md, tests.json) and scores of all test images
+(scores.csv). The best epoch is chosen on validation images with backgrounds from other classes.
 
-Exit status: 0 when it is done, 1 when it was interrupted and can be resumed, 2 after wrong usage or data.
+Exit status: 0 if finished, 1 if interrupted and resumable, 2 for wrong usage or data.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ FREE = {
     *(f"trainer.{name}" for name in ("logger", "callbacks", "profiler", "log_every_n_steps", "default_root_dir")),
     *(f"trainer.enable_{name}" for name in ("progress_bar", "model_summary", "checkpointing", "autolog_hparams")),
 }
-"""Settings that a resumed run may change: they decide how long, where and how it runs."""
+"""Settings that a resumed run may change: how long, where and how it runs."""
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Leaves the lines of the description as they are."""
+    """Keeps the line breaks of the description."""
 
 
 class NamedClassifier(ISNetClassifier):
-    """`ISNetClassifier` of a model by name.
+    """`ISNetClassifier` for a model given by name.
 
     Parameters
     ----------
     classes : sequence of str
         Names of the classes.
-    architecture : str, default "resnet18"
-        See `make_model`: of torchvision, ``timm:name`` or ``module:function``.
+    architecture : str, default="resnet18"
+        See `make_model`: a torchvision classifier, ``timm:name`` or ``module:function``.
     weights : str, optional
-        See `make_model`: ``DEFAULT``, the name of torchvision's weights, or a file.
-    channels : int, default 3
+        See `make_model`: ``DEFAULT``, the name of torchvision weights, or a file.
+    channels : int, default=3
         Of the images.
     **options
         Of `ISNetClassifier`.
@@ -78,7 +78,7 @@ class NamedClassifier(ISNetClassifier):
         self.architecture, self.classes = architecture, list(classes)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what `audit` and `explain` need to know of the model and its images."""
+        """Add the settings that `audit` and `explain` need for the model and its images."""
         super().on_save_checkpoint(checkpoint)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         images = {name: getattr(data, name) for name in ("multi_label", "size", "channels", "mean", "std", "fit")}
@@ -86,13 +86,17 @@ class NamedClassifier(ISNetClassifier):
 
 
 class TrainCommand(LightningCLI):
-    """Lightning's command line with our classifier and data, and the options of a whole run."""
+    """Lightning's command line for our classifier and data, with options for a complete run."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the options of the run, and tie those of its parts together."""
-        parser.add_argument("--output", type=str, default="results/train", help="folder for all that is written")
-        parser.add_argument("--resume", action="store_true", help="go on from OUTPUT/last.ckpt; without one, begin")
-        parser.add_argument("--plain_epochs", type=int, default=5, help="of the copy that is measured; 0: the model")
+        """Add the options of the run, and link the options of its parts."""
+        parser.add_argument("--output", type=str, default="results/train", help="folder for all results")
+        parser.add_argument(
+            "--resume", action="store_true", help="resume from OUTPUT/last.ckpt, or start if there is none"
+        )
+        parser.add_argument(
+            "--plain_epochs", type=int, default=5, help="epochs of the copy that is measured; 0: measure the model"
+        )
         parser.add_argument("--panel", type=int, default=8, help="images drawn with heatmaps after each epoch; 0: none")
         parser.link_arguments("output", "trainer.default_root_dir")
         parser.link_arguments("data.channels", "model.channels")
@@ -107,7 +111,7 @@ class TrainCommand(LightningCLI):
         return trainer
 
     def settings(self, **changes: Any) -> dict[str, Any]:
-        """Return all settings as plain values, some of them changed."""
+        """Return all settings as plain values, with some changed."""
         config = self.config.clone()
         for name, value in changes.items():
             config[name] = value
@@ -119,12 +123,12 @@ def main(arguments: Sequence[str], *, testing: bool = False) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         with warnings.catch_warnings():
-            # what Lightning says of its own ways
+            # Lightning's messages about its own internals
             for text in ("LightningCLI's args parameter", "Checkpoint directory .* is not empty", ".*LeafSpec"):
                 warnings.filterwarnings("ignore", text)
             _run(arguments, testing)
     except (SIGTERMException, KeyboardInterrupt):
-        sys.stderr.write("interrupted; the same command with --resume goes on from the last finished epoch\n")
+        sys.stderr.write("interrupted; add --resume to the same command to continue from the last finished epoch\n")
         return 1
     except (ISNetError, OSError) as error:
         sys.stderr.write(f"{error}\n")
@@ -151,7 +155,7 @@ def _run(arguments: Sequence[str], testing: bool) -> None:
     folder = Path(cli.config.output)
     trainer = cli.trainer_in(folder, *(cli.config_init.trainer.callbacks or []))
     if testing and not cli.datamodule.tests:
-        raise InvalidValueError("there is nothing to test: give --data.tests, such as '{other hospital: [other.csv]}'")
+        raise InvalidValueError("no test set given: add --data.tests, such as '{other hospital: [other.csv]}'")
     if not testing:
         _train(cli, folder, trainer)
     if cli.datamodule.tests:
@@ -165,7 +169,7 @@ def _train(cli: TrainCommand, folder: Path, trainer: Trainer) -> None:
     last, plain_last = folder / "last.ckpt", folder / "plain" / "last.ckpt"
     resume = bool(cli.config.resume)
     if not resume and (last.exists() or plain_last.exists()):
-        raise InvalidValueError(f"{folder} holds an earlier run: add --resume, or choose another --output")
+        raise InvalidValueError(f"{folder} contains an earlier run: add --resume, or choose another --output")
     settings, written = cli.settings(resume=False), folder / "config.yaml"
     if resume and written.exists():
         _check_same(yaml.safe_load(written.read_text(encoding="utf-8")), settings, folder)
@@ -190,7 +194,9 @@ def _check_same(former: Any, settings: Any, folder: Path) -> None:
     changed = [name for name in sorted(before.keys() | now) if name not in FREE and before.get(name) != now.get(name)]
     if changed:
         told = "; ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in changed[:3])
-        raise InvalidValueError(f"{folder} is a run with other settings: {told}. Take its own, or another --output")
+        raise InvalidValueError(
+            f"{folder} holds a run with other settings: {told}. Use its settings, or another --output"
+        )
 
 
 def _flat(settings: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Images with foreground masks: data sets for one's own files, transforms, and the background-bias benchmark.
+"""Images with foreground masks: data sets for your own files, transforms, and the background-bias benchmark.
 
 The benchmark needs the packages of the extra ``examples``.
 """

@@ -1,4 +1,4 @@
-"""What annotation files say: images and the shapes on them, in COCO, LabelMe and CVAT format."""
+"""Readers of annotation files: images and their shapes in COCO, LabelMe and CVAT format."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from zennit_isnet.data.limits import check_pixels
 from zennit_isnet.errors import InvalidValueError
 
 FAR = 1e6
-"""Coordinates beyond are no pixels; Pillow's drawing needs them to fit into its integers."""
+"""Coordinates beyond this are not pixels; Pillow needs them to fit into its integers."""
 
 BROKEN = (
     *(OSError, ValueError, TypeError, AttributeError, IndexError, OverflowError, RecursionError),
     ElementTree.ParseError,
 )
-"""What reading raises where a file does not have the form of its format."""
+"""Errors raised when reading a malformed file."""
 
 
 class Runs(NamedTuple):
-    """A rectangle of pixels as lengths of runs, of background and foreground in turn.
+    """A rectangle of pixels as run lengths, alternating background and foreground.
 
     Attributes
     ----------
     counts : sequence of int or str
-        Lengths from the first pixel on, the first of background; or COCO's compressed text of them.
+        Run lengths from the first pixel, starting with background; or COCO's compressed string.
     left, top, width, height : int
         The rectangle.
     by_column : bool
@@ -54,21 +54,21 @@ class Runs(NamedTuple):
     by_column: bool = False
 
 
-Polygon: TypeAlias = list[float]  # x and y in turn
+Polygon: TypeAlias = list[float]  # alternating x and y
 Area: TypeAlias = Polygon | Runs
 
 
 class Shape(NamedTuple):
-    """One annotation of an image.
+    """One annotated shape on an image.
 
     Attributes
     ----------
     place : str
         File and annotation, for messages.
     category : str
-        What it shows.
+        Its category.
     raw : object
-        What the file says, for the format's function that makes areas of it.
+        The file's entry, which the format's ``areas`` function converts.
     """
 
     place: str
@@ -84,9 +84,9 @@ class AnnotatedImage(NamedTuple):
     source : str
         The annotation file.
     path : str
-        The image's path as the file gives it.
+        The image's path as given in the file.
     size : (int, int) or None
-        Width and height to which the coordinates refer; None where the file does not say.
+        Width and height that the coordinates refer to; None if the file does not say.
     shapes : list of Shape
     """
 
@@ -97,7 +97,7 @@ class AnnotatedImage(NamedTuple):
 
 
 class AnnotationFormat(NamedTuple):
-    """How files of a format are read.
+    """A format's functions for reading files.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ class AnnotationFormat(NamedTuple):
 
 
 def format_of(path: str) -> AnnotationFormat:
-    """Tell the format: a folder is of LabelMe, an XML file of CVAT, a JSON file of COCO."""
+    """Return the format: a folder is LabelMe, an XML file CVAT, and a JSON file COCO."""
     if os.path.isdir(path):
         return AnnotationFormat(_read_labelme, _labelme_areas)
     extension = os.path.splitext(path)[1].lower()
@@ -126,7 +126,7 @@ def format_of(path: str) -> AnnotationFormat:
 
 @contextmanager
 def named(place: str) -> Iterator[None]:
-    """Turn what goes wrong with the content of a file into an `InvalidValueError` that names the place."""
+    """Turn errors from a file's content into an `InvalidValueError` that names the place."""
     try:
         yield
     except KeyError as error:
@@ -155,7 +155,7 @@ def _read_coco(path: str) -> list[AnnotatedImage]:
 
 def _coco_areas(annotation: Any) -> list[Area]:
     segmentation = annotation.get("segmentation")
-    if not segmentation:  # of detection: the box is what there is
+    if not segmentation:  # a detection: it has only the box
         left, top, width, height = annotation["bbox"]
         return [_polygon([left, top, left + width, top, left + width, top + height, left, top + height])]
     if isinstance(segmentation, list):
@@ -185,7 +185,7 @@ def _labelme_areas(shape: Any) -> list[Area]:
     if kind == "polygon":
         return [_polygon(value for point in points for value in point)]
     if kind not in ("rectangle", "circle", "mask"):
-        raise InvalidValueError(f"a {kind} has no area; must be polygon, rectangle, circle or mask")
+        raise InvalidValueError(f"a {kind} has no area; use a polygon, rectangle, circle or mask")
     (left, top), (right, bottom) = points
     if kind == "rectangle":
         return [_polygon([left, top, right, top, right, bottom, left, bottom])]
@@ -218,10 +218,10 @@ def _read_cvat(path: str) -> list[AnnotatedImage]:
 
 
 class _WithoutDoctype(ElementTree.TreeBuilder):
-    """Refuses what could define entities, which would be expanded without end or read from other files."""
+    """Refuses DOCTYPEs, whose entities could expand without limit or read other files."""
 
     def doctype(self, name: str, public: str | None, system: str | None) -> None:
-        raise InvalidValueError("it must not have a DOCTYPE")
+        raise InvalidValueError("it must not have a DOCTYPE declaration")
 
 
 def _cvat_areas(element: ElementTree.Element) -> list[Area]:
@@ -238,7 +238,7 @@ def _cvat_areas(element: ElementTree.Element) -> list[Area]:
     if element.tag == "mask":
         left, top, width, height = (int(given[word]) for word in ("left", "top", "width", "height"))
         return [Runs([int(count) for count in given["rle"].split(",")], left, top, width, height)]
-    raise InvalidValueError(f"{element.tag} is no shape with an area; must be polygon, box or mask")
+    raise InvalidValueError(f"{element.tag} is not a shape with an area; use polygon, box or mask")
 
 
 def _json(path: str) -> Any:
@@ -258,19 +258,19 @@ def _size(entry: Any) -> tuple[int, int] | None:
 def _polygon(coordinates: Iterable[Any]) -> Polygon:
     values = [float(value) for value in coordinates]
     if len(values) < 6 or len(values) % 2 or not all(abs(value) <= FAR for value in values):
-        raise InvalidValueError(f"a polygon must be finite x and y of at least 3 points; got {values!r:.80}")
+        raise InvalidValueError(f"a polygon must have finite x and y for at least 3 points; got {values!r:.80}")
     return values
 
 
 def draw(areas: Iterable[Area], size: tuple[int, int]) -> Tensor:
-    """Draw the union of areas.
+    """Draw the union of areas as a mask.
 
     Parameters
     ----------
     areas : iterable of Polygon and Runs
-        Polygons are drawn with the pixels that their outline lies in.
+        Polygons include the pixels on their outline.
     size : (int, int)
-        Width and height; what lies outside is cut off.
+        Width and height; anything outside is cut off.
 
     Returns
     -------
@@ -280,7 +280,7 @@ def draw(areas: Iterable[Area], size: tuple[int, int]) -> Tensor:
     Raises
     ------
     InvalidValueError
-        If there are too many pixels, or runs do not fill their rectangle or are of another image.
+        If there are too many pixels, or runs do not fill their rectangle or belong to another image.
 
     Examples
     --------
@@ -298,11 +298,11 @@ def draw(areas: Iterable[Area], size: tuple[int, int]) -> Tensor:
     for area in areas:
         if isinstance(area, Runs):
             if area.by_column and (area.width, area.height) != size:
-                came = f"{area.width} × {area.height} pixels, those of the image {size[0]} × {size[1]}"
-                raise InvalidValueError(f"COCO's lengths of runs must be of the whole image; got {came}")
+                came = f"{area.width} × {area.height} pixels for an image of {size[0]} × {size[1]}"
+                raise InvalidValueError(f"COCO run lengths must cover the whole image; got {came}")
             canvas.paste(1, (area.left, area.top), Image.fromarray(_unrolled(area)))
         else:
-            # downwards, where Pillow would cut -0.5 to 0; rounded first, because turned corners are not exact
+            # floor, because Pillow would truncate -0.5 to 0; rounded first, because rotated corners are inexact
             brush.polygon([math.floor(round(value, 6)) for value in area], fill=1)
     return torch.from_numpy(np.array(canvas))
 
@@ -312,24 +312,24 @@ def _unrolled(runs: Runs) -> NDArray[np.bool_]:
     counts = _decompressed(runs.counts) if isinstance(runs.counts, str) else runs.counts
     if min(counts, default=0) < 0 or sum(counts) != runs.width * runs.height:
         filled = f"fill {runs.width} × {runs.height} pixels"
-        raise InvalidValueError(f"the lengths of runs must not be negative and {filled}; they sum to {sum(counts)}")
+        raise InvalidValueError(f"run lengths must not be negative and {filled}; they sum to {sum(counts)}")
     pixels = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
     return pixels.reshape(runs.width, runs.height).T if runs.by_column else pixels.reshape(runs.height, runs.width)
 
 
 def _decompressed(text: str) -> list[int]:
-    """Read COCO's compressed lengths.
+    """Read COCO's compressed run lengths.
 
-    A character holds five bits, the lowest first, and whether more follow; from the fourth length on, the number is the
-    difference to the last length but one. Done here, because pycocotools gives pixels that were never written where
-    lengths are missing.
+    Each character holds five bits, lowest first, and a continuation flag. From the fourth length on, the number is the
+    difference to the second-to-last length. It is done here because pycocotools returns uninitialised pixels if lengths
+    are missing.
     """
     counts: list[int] = []
     value = shift = 0
     for character in text:
         bits = ord(character) - 48
         if not 0 <= bits < 64 or shift > 60:
-            raise InvalidValueError(f"{text!r:.40} holds no compressed lengths of runs")
+            raise InvalidValueError(f"{text!r:.40} is not a compressed list of run lengths")
         value |= (bits & 31) << shift
         shift += 5
         if bits & 32:

@@ -22,8 +22,8 @@ LabelSource: TypeAlias = Literal["category", "folder"]
 class AnnotatedImages(MaskedFiles):
     """Images whose masks are drawn from annotations: COCO, LabelMe, or CVAT for images.
 
-    The annotations of an image are united. What has no area, such as a line, is an error, unless `categories` leaves it
-    out. Polygons are drawn with their outline, so that masks are rather too large than too small.
+    The mask is the union of an image's annotations. A shape without area, such as a line, is an error unless
+    `categories` leaves it out. Polygons include their outline, so masks err on the large side.
 
     ======= =========================================================================================
     COCO    polygons, run lengths (compressed or not), boxes of annotations without a segmentation
@@ -34,29 +34,29 @@ class AnnotatedImages(MaskedFiles):
     Parameters
     ----------
     annotations : path
-        A COCO file (``.json``), a file of "CVAT for images 1.1" (``.xml``), or a folder that holds LabelMe's files, at
-        any depth. The data set is of the images that they name.
+        A COCO file (``.json``), a "CVAT for images 1.1" file (``.xml``), or a folder with LabelMe files at any depth.
+        The data set consists of the images that they name.
     root : path, optional
-        The folder of the images, from which paths in the annotations start; they must not leave it. Paths in a LabelMe
-        file start from where the file would be in this folder. Default: the folder of the annotations.
-    labels : {"category", "folder"} or mapping of str to str, default "category"
+        The folder of the images. Paths in the annotations are relative to it and must not leave it; paths in a LabelMe
+        file are relative to the file's position in this folder. If None, the folder of the annotations.
+    labels : {"category", "folder"} or mapping of str to str, default="category"
         The label of an image: the categories of its annotations; the first folder of its path below `root`, as in
-        `MaskedImageFolder`; or what this table gives for its path below `root`, several labels separated by ``|``.
+        `MaskedImageFolder`; or this mapping's value for its path below `root`, with several labels separated by ``|``.
     categories : collection of str, optional
-        The categories that are foreground; annotations of others are ignored. Default: all.
+        The categories that are foreground; annotations of others are ignored. If None, all.
     classes : sequence of str, optional
-        Names of the classes, in the order of the logits. Default: the sorted labels that occur. Give a validation set
-        the classes of the training set.
+        Names of the classes, in the order of the logits. If None, the sorted labels that occur. Pass the training set's
+        classes to a validation set.
     multi_label : bool, optional
-        Whether an image may have several labels. Default: whether one has.
+        Whether an image may have several labels. If None, whether any image has.
     transform : callable, optional
         ``transform(image, mask) -> (image, mask)``, such as `training_transform` or `torchvision.transforms.v2`.
-    missing : {"error", "skip-penalty", "drop"}, default "error"
-        What becomes of images without an annotation, see `MaskPolicy`.
-    empty : {"error", "skip-penalty"}, default "error"
-        What becomes of masks without foreground, see `MaskPolicy`.
-    resize_masks : bool, default False
-        Whether masks are resized where an image has another size than the annotations say, see `MaskPolicy`.
+    missing : {"error", "skip-penalty", "drop"}, default="error"
+        How images without an annotation are handled, see `MaskPolicy`.
+    empty : {"error", "skip-penalty"}, default="error"
+        How masks without foreground are handled, see `MaskPolicy`.
+    resize_masks : bool, default=False
+        Whether masks are resized if an image's size differs from the annotations, see `MaskPolicy`.
 
     Attributes
     ----------
@@ -68,9 +68,10 @@ class AnnotatedImages(MaskedFiles):
     Raises
     ------
     InvalidValueError
-        If a file cannot be read or is of another format, a shape has no area, a path leaves `root`, an image does not
+        If a file cannot be read or has another format, a shape has no area, a path leaves `root`, an image does not
         exist, occurs twice, or has no legal label, or an image has no annotation and `missing` is ``"error"``. Messages
-        name file and annotation. At reading: if run lengths do not fill their mask, or as for `MaskedImageFolder`.
+        name file and annotation. When an item is read: if run lengths do not fill their mask, and as for
+        `MaskedImageFolder`.
     InvalidTypeError
         If an option has the wrong type.
 
@@ -128,7 +129,7 @@ class AnnotatedImages(MaskedFiles):
         if missing == "drop":
             images = {path: image for path, image in images.items() if image.shapes}
         if not images:
-            raise InvalidValueError(f"{annotations} has no image with an annotation; got {len(without)} without")
+            raise InvalidValueError(f"{annotations} must have an image with an annotation; got {len(without)} without")
         rows = {f"image {path}": {"label": _label(folder, path, images[path], labels)} for path in images}
         classes, targets = read_labels(rows, classes, multi_label)
         self._drawings: dict[str, tuple[list[Area], tuple[int, int] | None]] = {}
@@ -143,11 +144,11 @@ class AnnotatedImages(MaskedFiles):
         self.dropped = without if missing == "drop" else []
 
     def mask_name(self, index: int) -> str:
-        """Image and annotation file."""
+        """Name the image and its annotation file."""
         return f"of {self.name(index)} in {super().mask_name(index)}"
 
     def load_levels(self, index: int, image: tv_tensors.Image) -> Levels | None:
-        """Draw the annotations, see `draw`."""
+        """Draw the annotations as a mask, see `draw`."""
         areas, size = self._drawings[self.name(index)]
         if not areas:
             return None
@@ -157,9 +158,9 @@ class AnnotatedImages(MaskedFiles):
 
 def _below(root: str, image: AnnotatedImage) -> str:
     """Path of an image, which must not leave the folder."""
-    path = os.path.normpath(os.path.join(root, image.path.replace("\\", "/")))  # as tools write it on Windows
+    path = os.path.normpath(os.path.join(root, image.path.replace("\\", "/")))  # written by tools on Windows
     if not PurePath(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
-        raise InvalidValueError(f"{image.source}: image {image.path} leaves the folder of images, root={root!r}")
+        raise InvalidValueError(f"{image.source}: image {image.path} lies outside the image folder root={root!r}")
     return path
 
 
@@ -167,7 +168,7 @@ def _of_categories(images: dict[str, AnnotatedImage], categories: Collection[str
     occurring = {shape.category for image in images.values() for shape in image.shapes}
     if unknown := sorted(set(categories) - occurring):
         raise InvalidValueError(
-            f"categories {listed(unknown)} have no annotation; those are {listed(sorted(occurring))}"
+            f"categories {listed(unknown)} do not occur; the annotations have {listed(sorted(occurring))}"
         )
     return {
         path: image._replace(shapes=[shape for shape in image.shapes if shape.category in categories])
@@ -181,8 +182,10 @@ def _label(root: str, path: str, image: AnnotatedImage, labels: LabelSource | Ma
     name = os.path.relpath(path, root).replace(os.sep, "/")
     if labels == "folder":
         if "/" not in name:
-            raise InvalidValueError(f'image {path} lies in no folder of root={root!r}, which labels="folder" needs')
+            raise InvalidValueError(
+                f'labels="folder" needs class folders; image {path} is not in a folder of root={root!r}'
+            )
         return name.split("/")[0]
     if name not in labels:
-        raise InvalidValueError(f"image {path} has no label: labels has no key {name!r}")
+        raise InvalidValueError(f"image {path} has no label: add the key {name!r} to labels")
     return str(labels[name])

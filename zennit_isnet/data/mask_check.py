@@ -1,4 +1,4 @@
-"""`check_masks`: whether the masks of a data set are what they should be, before a training with them."""
+"""`check_masks`: check the masks of a data set before training with them."""
 
 from __future__ import annotations
 
@@ -37,30 +37,30 @@ ProblemKind: TypeAlias = Literal[
 ]
 
 TELLING = 0.2
-"""Distance of an AUC from 0.5 from which on reports mention that objects of a class differ in size."""
+"""Smallest distance of an AUC from 0.5 for a note that objects of a class differ in size."""
 
 CERTAIN = 3.0
-"""And in standard deviations of the AUC of a few images of one size, so that chance is not mentioned."""
+"""The same in standard deviations of the AUC under chance, so that chance differences are not mentioned."""
 
 
 @dataclass(frozen=True)
 class MaskProblem:
-    """One thing that is wrong, or looks wrong.
+    """One thing that is wrong or looks wrong.
 
     Attributes
     ----------
     kind : str
-        ``"unreadable"`` image or mask file; ``"contrast"``, if the bytes of an image span a quarter of their range at
-        most, as those of 12 bits in a file of 16 do; ``"missing"`` mask; ``"values"`` that the data set's `binarize`
-        does not allow; ``"size"`` other than the image's; ``"turned"`` by 90° against the image; ``"empty"`` mask
-        without foreground; ``"all-foreground"`` mask, which is legal, but teaches nothing; ``"inverted"``, if most of
-        the border is foreground, and a larger share of it than of the rest; ``"swapped"`` images and masks, which
-        stands for the other problems of these images; ``"unused-mask"`` without an image; ``"empty-class"`` without
-        images.
+        ``"unreadable"``: an image or mask file; ``"contrast"``: an image's bytes span at most a quarter of their range,
+        like 12 bits stored in 16; ``"missing"``: no mask; ``"values"``: values that the data set's `binarize` does not
+        allow; ``"size"``: another size than the image; ``"turned"``: rotated by 90° against the image; ``"empty"``: a
+        mask without foreground; ``"all-foreground"``: a mask without background, which is legal but has no effect;
+        ``"inverted"``: most of the border is foreground, and a larger share of it than of the rest; ``"swapped"``:
+        images and masks, which replaces the other problems of these images; ``"unused-mask"``: a mask without an image;
+        ``"empty-class"``: a class without images.
     name : str
-        The image, or the mask or class if it is without images.
+        The image, or the mask or class if there is no image.
     detail : str
-        What was found, with the names of the files.
+        The finding, with the file names.
     """
 
     kind: ProblemKind
@@ -70,18 +70,18 @@ class MaskProblem:
 
 @dataclass(frozen=True)
 class ClassCoverage:
-    """Masks of the images of one class.
+    """Masks of one class.
 
     Attributes
     ----------
     name : str
         The class, or ``"all"``.
     images, missing, empty, full : int
-        Number of images, of those without a mask, with a mask without foreground, and with a mask without background.
+        Number of images; and of images without a mask, with a mask without foreground, and with one without background.
     mean, lowest, highest : float
-        Foreground's share of the image, in [0, 1], over the masks that could be read; NaN if there is none.
+        Foreground share of the image, in [0, 1], over the readable masks; NaN if there is none.
     auc : float
-        How well this share alone tells the class from the others, see `size_auc`; NaN if there are no others.
+        How well this share alone separates the class from the others, see `size_auc`; NaN if there are no others.
     """
 
     name: str
@@ -97,19 +97,19 @@ class ClassCoverage:
 
 @dataclass(frozen=True)
 class MaskReport:
-    """Coverage by class, and all problems.
+    """Mask coverage by class, and all problems.
 
     Attributes
     ----------
     classes : tuple of ClassCoverage
-        One for each class. With several labels an image counts for each of its classes.
+        One for each class. A multi-label image counts for each of its classes.
     total : ClassCoverage
         The same for all images.
     problems : tuple of MaskProblem
         In the order of the images.
     notes : tuple of str
-        What is legal, and worth knowing: images without a mask, files that are not read, masks that are resized,
-        classes that the size of the mask gives away.
+        Legal, but worth knowing: images without a mask, files that are not read, masks that are resized, classes that
+        the mask size gives away.
     """
 
     classes: tuple[ClassCoverage, ...]
@@ -119,7 +119,7 @@ class MaskReport:
 
     @property
     def ok(self) -> bool:
-        """Whether there is no problem."""
+        """Whether there are no problems."""
         return not self.problems
 
     def __str__(self) -> str:
@@ -136,7 +136,7 @@ class MaskReport:
         return "\n".join([*lines, *notes, count, *self._told()])
 
     def _told(self) -> list[str]:
-        """Tell each problem, but of a kind that most images have, which has one cause, three examples."""
+        """List the problems; for a kind that most images have, and so probably one cause, only three examples."""
         counts = Counter(problem.kind for problem in self.problems)
         common = {kind for kind, count in counts.items() if count > max(NAMED, self.total.images / 2)}
         told = [f"  - {problem.kind}: {problem.detail}" for problem in self.problems if problem.kind not in common]
@@ -147,19 +147,19 @@ class MaskReport:
 
 
 def check_masks(dataset: MaskedDataset, *, workers: int | None = None, progress: bool = True) -> MaskReport:
-    """Read all images and masks of a data set and collect everything that is wrong with them.
+    """Read all images and masks of a data set and collect all problems with them.
 
-    Nothing is raised for what is found. The transform and the policies for missing and empty masks play no part;
-    make the data set with ``missing="skip-penalty"``, so that missing masks are no error at its construction.
+    Problems are reported, not raised. The transform and the policies for missing and empty masks are not used. Make the
+    data set with ``missing="skip-penalty"``, so that missing masks are not an error at construction.
 
     Parameters
     ----------
     dataset : MaskedDataset
-        Such as `MaskedImageFolder`; wrap others in `with_masks`.
+        For example `MaskedImageFolder`; wrap other data sets in `with_masks`.
     workers : int, optional
-        Number of threads that read; 0 or 1 reads one image after the other, for data sets that are not thread-safe.
-        Default: the number of processors, at most 8, because files are decoded in parallel.
-    progress : bool, default True
+        Number of threads that read files; 0 or 1 reads one image at a time, for data sets that are not thread-safe. If
+        None, the number of CPUs, at most 8.
+    progress : bool, default=True
         Whether to show a progress bar.
 
     Returns
@@ -170,7 +170,7 @@ def check_masks(dataset: MaskedDataset, *, workers: int | None = None, progress:
     Raises
     ------
     InvalidTypeError
-        If `dataset` is no `MaskedDataset` or `workers` no int.
+        If `dataset` is not a `MaskedDataset` or `workers` not an int.
     InvalidValueError
         If `workers` is negative.
 
@@ -192,7 +192,7 @@ def check_masks(dataset: MaskedDataset, *, workers: int | None = None, progress:
       - empty: mask of TensorDataset[1] has no foreground
     """
     if not isinstance(dataset, MaskedDataset):
-        raise InvalidTypeError(f"dataset must be a MaskedDataset, see with_masks; got {type(dataset).__name__}")
+        raise InvalidTypeError(f"dataset must be a MaskedDataset (wrap it by with_masks); got {type(dataset).__name__}")
     workers = min(8, os.cpu_count() or 1) if workers is None else workers
     check_count("workers", workers, low=0)
     bar = {"desc": "checking masks", "unit": "image", "disable": not progress}
@@ -202,7 +202,9 @@ def check_masks(dataset: MaskedDataset, *, workers: int | None = None, progress:
     told = [finding for finding in findings if not (all_are and finding.swapped)]
     problems = [problem for finding in told for problem in finding.problems]
     if all_are:
-        detail = f"images and masks look swapped: images have two values, their masks many: {listed(swapped, EXAMPLES)}"
+        detail = (
+            f"images and masks look swapped: images have two values and their masks many: {listed(swapped, EXAMPLES)}"
+        )
         problems.append(MaskProblem("swapped", swapped[0], detail))
     shares = torch.tensor([math.nan if finding.share is None else finding.share for finding in findings])
     known = ~shares.isnan()
@@ -219,18 +221,18 @@ def check_masks(dataset: MaskedDataset, *, workers: int | None = None, progress:
             telling.append(f"{name} {auc:.2f}")
     if isinstance(dataset, MaskedImageFolder):
         for mask in dataset.unused_masks:
-            problems.append(MaskProblem("unused-mask", mask, f"mask {mask} belongs to no image"))
+            problems.append(MaskProblem("unused-mask", mask, f"mask {mask} does not belong to an image"))
     notes = [*dataset.notes] if isinstance(dataset, MaskedFiles) else []
     if resized := [dataset.mask_name(index) for index, finding in enumerate(findings) if finding.resized]:
-        notes.append(f"masks of another resolution than their images are resized: {listed(resized, EXAMPLES)}")
+        notes.append(f"masks with another resolution than their images are resized: {listed(resized, EXAMPLES)}")
     if telling:
-        remark = "the size of the mask alone tells classes from the others, a confound that the heatmap loss leaves"
-        notes.append(f"{remark}; AUC (0.5 tells nothing): {listed(telling)}")
+        remark = "mask size alone separates classes, a confounder that the heatmap loss does not remove"
+        notes.append(f"{remark}; AUC (0.5: no information): {listed(telling)}")
     return MaskReport(tuple(rows), _coverage("all", findings), tuple(problems), tuple(notes))
 
 
 class Finding(NamedTuple):
-    """What one image and its mask are like; `share` is None where it could not be read."""
+    """Findings for one image and its mask; `share` is None if it could not be read."""
 
     share: float | None
     problems: list[MaskProblem]
@@ -249,8 +251,8 @@ def _inspect(dataset: MaskedDataset, index: int) -> Finding:
             low, high = int(image.min()), int(image.max())
             two_valued = bool(((image == low) | (image == high)).all())
             if high - low <= TOP_8 // 4 + 1:
-                cause = "12 bits in a file of 16 look so: save it with 8, or scaled to all 16"
-                found["contrast"] = f"image {name} has values from {low} to {high} only, of 0 to {TOP_8}; {cause}"
+                cause = "typical of 12 bits stored in 16: save it with 8 bits, or scaled to all 16"
+                found["contrast"] = f"image {name} has only values from {low} to {high} of 0 to {TOP_8}; {cause}"
         levels = dataset.load_levels(index, image)
         if levels is None:
             found["missing"] = f"image {name} has no mask"
@@ -261,7 +263,7 @@ def _inspect(dataset: MaskedDataset, index: int) -> Finding:
             share, size, own = float(mask.float().mean()), tuple(image.shape[-2:]), tuple(mask.shape[-2:])
             sizes = f"image {name} has {size[0]}×{size[1]} pixels, its mask {own[0]}×{own[1]}"
             if looks_turned(own, size):
-                found["turned"] = f"{sizes}, so that it looks turned"
+                found["turned"] = f"{sizes}, so it looks rotated"
             elif size != own and not (resized := dataset.policy.resize_masks):
                 found["size"] = sizes
             if share == 0:
@@ -276,7 +278,7 @@ def _inspect(dataset: MaskedDataset, index: int) -> Finding:
 
 
 def _looks_inverted(mask: Tensor) -> bool:
-    """Whether most of the outermost pixels are foreground, and a larger share of them than of the rest."""
+    """Whether most border pixels are foreground, and a larger share of them than of the rest."""
     border = torch.ones_like(mask)
     border[1:-1, 1:-1] = False
     outer, inner = mask[border].float().mean(), mask[~border].float().mean()
@@ -291,26 +293,26 @@ def _coverage(name: str, findings: Sequence[Finding], auc: float = math.nan) -> 
 
 
 def size_ranks(sizes: Tensor) -> Tensor:
-    """Ranks of sizes ``(N,)``, from 1; equal ones share the mean of theirs."""
+    """Ranks of sizes ``(N,)``, from 1; ties share their mean rank."""
     ordered = sizes.sort().values
     return (torch.searchsorted(ordered, sizes) + torch.searchsorted(ordered, sizes, right=True) + 1).double() / 2
 
 
 def size_auc(ranks: Tensor, own: Tensor) -> float:
-    """How well size alone tells the objects of a class from the others: the area under the ROC curve.
+    """How well size alone separates the objects of a class from the others: the area under the ROC curve.
 
     Parameters
     ----------
     ranks : torch.Tensor
-        What `size_ranks` makes of the sizes of all objects, shape ``(N,)``.
+        Ranks of the sizes of all objects, from `size_ranks`, shape ``(N,)``.
     own : torch.Tensor
         True for the objects of the class, shape ``(N,)``, dtype bool.
 
     Returns
     -------
     float
-        The probability that an object of the class is larger than one of the others, ties counted by half; NaN if
-        there are none of either.
+        The probability that an object of the class is larger than one of the others, with ties counted as one half; NaN
+        if either group is empty.
 
     Examples
     --------
@@ -324,7 +326,7 @@ def size_auc(ranks: Tensor, own: Tensor) -> float:
 
 
 def _is_telling(auc: float, own: Tensor) -> bool:
-    """Whether an AUC is far from 0.5, and farther than it would be by chance; NaN is not."""
+    """Whether an AUC is far from 0.5, and farther than by chance; False for NaN."""
     count = int(own.sum())
     chance = math.sqrt((len(own) + 1) / (12 * max(count * (len(own) - count), 1)))
     return abs(auc - 0.5) >= max(TELLING, CERTAIN * chance)

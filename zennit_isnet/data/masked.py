@@ -1,4 +1,4 @@
-"""What all data sets of images with foreground masks share: policies, checks and the form of an item."""
+"""Base class of all data sets of images with foreground masks: policies, checks and the form of an item."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ Empty: TypeAlias = Literal["error", "skip-penalty"]
 
 @dataclass(frozen=True)
 class MaskPolicy:
-    """How a data set deals with masks that are not as they should be; by default each is an error.
+    """How a data set handles faulty masks; by default each is an error.
 
     Parameters
     ----------
-    missing : {"error", "skip-penalty", "drop"}, default "error"
-        What becomes of images without a mask: an error, items with ``has_mask`` False, or left out. ``"error"``,
-        because masks that are missing by mistake would weaken the training unseen.
-    empty : {"error", "skip-penalty"}, default "error"
-        What becomes of masks without any foreground, in the file or after the transform, for which the heatmap loss
-        is not defined: an error at reading that names the file, or items with ``has_mask`` False.
-    binarize : {"strict", "half", "nonzero"} or collection of int, default "strict"
-        Which values of a mask are foreground: the one that is not 0, and an error if there are several; those above
-        half of the format's range; all but 0; or the given values.
-    resize_masks : bool, default False
-        Whether masks of another size than their image are brought to its size, such that no foreground is ever
-        called background. Otherwise they are an error: another size often means another picture. Masks that look
-        turned by 90° against their image are an error either way.
+    missing : {"error", "skip-penalty", "drop"}, default="error"
+        Images without a mask: an error, items with ``has_mask`` False, or left out. ``"error"`` is the default because
+        masks missing by mistake would silently weaken the training.
+    empty : {"error", "skip-penalty"}, default="error"
+        Masks without any foreground, in the file or after the transform, for which the heatmap loss is undefined: an
+        error that names the file when the item is read, or items with ``has_mask`` False.
+    binarize : {"strict", "half", "nonzero"} or collection of int, default="strict"
+        Which values of a mask are foreground: the only nonzero value (several are an error); values above half of the
+        format's range; all values but 0; or the given values.
+    resize_masks : bool, default=False
+        Whether to resize masks whose size differs from their image, without ever turning foreground into background.
+        Otherwise they are an error: another size often means another image. Masks that look rotated by 90° against
+        their image are always an error.
 
     Raises
     ------
@@ -65,7 +65,7 @@ class MaskPolicy:
 
 
 class MaskedDataset(Dataset[Any], ABC):
-    """Images with foreground masks and labels; base class of the data sets for one's own data.
+    """Images with foreground masks and labels; base class for data sets.
 
     An item is ``(image, mask, label)``. If the policy for missing or empty masks is ``"skip-penalty"``, every item is
     ``(image, mask, label, has_mask)``, so that the default collation works and
@@ -74,23 +74,23 @@ class MaskedDataset(Dataset[Any], ABC):
     ======== ==================================================================================================
     image    `tv_tensors.Image`, uint8 RGB ``(3, H, W)``, or what `transform` made of it
     mask     `tv_tensors.Mask`, bool ``(1, H, W)``, True on the foreground; all False where ``has_mask`` is False
-    label    int; for several labels an image, float32 ``(C,)`` of 0 and 1, as `BCEWithLogitsLoss` takes it
+    label    int; for several labels per image, float32 ``(C,)`` of 0 and 1, as `BCEWithLogitsLoss` takes it
     has_mask bool
     ======== ==================================================================================================
 
-    A subclass says where images and masks come from: `name`, `mask_name`, `load_image` and `load_levels`. `name` is
-    used by the constructor's messages, so what it needs is set before.
+    A subclass defines where images and masks come from: `name`, `mask_name`, `load_image` and `load_levels`. The
+    constructor's messages use `name`, so set the attributes it needs first.
 
     Parameters
     ----------
     classes : sequence of str
         Names of the classes, in the order of the logits.
     targets : torch.Tensor
-        Labels of all images: int64 ``(N,)``, or float32 ``(N, C)`` of 0 and 1 for several labels an image.
+        Labels of all images: int64 ``(N,)``, or float32 ``(N, C)`` of 0 and 1 for several labels per image.
     transform : callable, optional
         ``transform(image, mask) -> (image, mask)``, such as `training_transform` or `torchvision.transforms.v2`.
     policy : MaskPolicy, optional
-        What becomes of masks that are missing, empty, of other values or of another size. Default: an error each.
+        How masks that are missing, empty, of another size or with other values are handled. If None, as errors.
 
     Attributes
     ----------
@@ -146,7 +146,7 @@ class MaskedDataset(Dataset[Any], ABC):
         elif kind == (torch.float32, (count,)):
             wrong, legal = ((targets != 0) & (targets != 1)).any(1), "0 or 1"
         else:
-            legal = f"int64 (N,), or float32 (N, {count}) for several labels an image"
+            legal = f"int64 (N,), or float32 (N, {count}) for several labels per image"
             raise InvalidValueError(f"targets must be {legal}; got {kind}")
         if not len(targets):
             raise InvalidValueError("a data set must have at least one image; got none")
@@ -172,11 +172,11 @@ class MaskedDataset(Dataset[Any], ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Name of an image, usually its file, for messages and reports."""
+        """Return the name of an image, usually its file, for messages and reports."""
 
     @abstractmethod
     def mask_name(self, index: int) -> str:
-        """Name of an image's mask."""
+        """Return the name of an image's mask."""
 
     @abstractmethod
     def load_image(self, index: int) -> Image:
@@ -184,10 +184,10 @@ class MaskedDataset(Dataset[Any], ABC):
 
     @abstractmethod
     def load_levels(self, index: int, image: Image) -> Levels | None:
-        """Read the mask's values of what `load_image` returned, None without a mask; errors as there."""
+        """Read the values of the mask for the output of `load_image`; None without a mask. Errors as there."""
 
     def foreground(self, index: int, levels: Levels) -> Tensor:
-        """Decide which pixels of a mask are foreground; bool ``(1, H, W)`` of the mask's own size."""
+        """Decide which pixels of a mask are foreground; returns bool ``(1, H, W)`` in the mask's own size."""
         return binarized(levels, self.policy.binarize, f"mask {self.mask_name(index)}")
 
     def __len__(self) -> int:
@@ -198,7 +198,9 @@ class MaskedDataset(Dataset[Any], ABC):
         levels = self.load_levels(index, image)
         if levels is None:
             if self.policy.missing != "skip-penalty":
-                raise InvalidValueError(f'image {self.name(index)} has no mask; missing="skip-penalty" allows it')
+                raise InvalidValueError(
+                    f'image {self.name(index)} has no mask; pass missing="skip-penalty" to allow this'
+                )
             mask = torch.zeros(1, *image.shape[-2:], dtype=torch.bool)
         else:
             mask = self._fitted(index, self.foreground(index, levels), image)
@@ -207,7 +209,7 @@ class MaskedDataset(Dataset[Any], ABC):
         if self.transform is not None:
             image, moved = self.transform(image, moved)
         if image.shape[-2:] != moved.shape[-2:]:
-            made = f"of {self.name(index)} it made {tuple(image.shape)} and {tuple(moved.shape)}"
+            made = f"got {tuple(image.shape)} and {tuple(moved.shape)} for {self.name(index)}"
             raise InvalidValueError(f"transform must move image and mask together; {made}")
         if levels is not None:
             self._check_foreground(index, moved, "no foreground left after transform")
@@ -226,12 +228,12 @@ class MaskedDataset(Dataset[Any], ABC):
         if self.policy.resize_masks and not turned:
             return resize_foreground(mask.unsqueeze(0), (height, width))[0].bool()
         found = f"{height}×{width} pixels (height × width), but its mask {self.mask_name(index)} has {own[0]}×{own[1]}"
-        drawn = "it looks turned, perhaps drawn before the EXIF orientation was applied: turn the mask"
-        remedy = drawn if turned else "resize_masks=True resizes masks"
+        drawn = "it looks rotated, perhaps drawn before the EXIF orientation was applied: rotate the mask"
+        remedy = drawn if turned else "pass resize_masks=True to resize masks"
         raise InvalidValueError(f"image {self.name(index)} has {found}; {remedy}")
 
     def _check_foreground(self, index: int, mask: Tensor, what: str) -> None:
         if self.policy.empty == "error" and not bool(mask.any()):
             where = f"in the mask {self.mask_name(index)} of image {self.name(index)}"
-            remedy = 'training_transform keeps foreground, empty="skip-penalty" allows such masks'
-            raise InvalidValueError(f"{what} {where}, so the heatmap loss is not defined; {remedy}")
+            remedy = 'use training_transform, which keeps foreground, or pass empty="skip-penalty"'
+            raise InvalidValueError(f"{what} {where}, so the heatmap loss is undefined; {remedy}")

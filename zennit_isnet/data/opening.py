@@ -1,4 +1,4 @@
-"""Opens images with masks of whatever form: folders, a CSV file, or annotations."""
+"""Opens images with masks in any form: folders, a CSV file, or annotations."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -34,10 +34,10 @@ def open_masked(
     masks : path or sequence of path, optional
         The parallel folders of masks of a folder of images.
     root, columns, mask_suffix, labels, binarize, multi_label
-        Of the data set that it is; the others have no use for them.
+        Passed to the kind of data set that uses them.
     classes : sequence of str, optional
-        Names of the classes in the order of the logits. Images of a table with other labels are left out, other ones
-        are an error. Folders are numbered as the classes are.
+        Names of the classes in the order of the logits. A table's images with other labels are left out; otherwise
+        other labels are an error. Folders are numbered in this order.
     **options
         Of all of them.
 
@@ -56,13 +56,13 @@ def open_masked(
 
 
 def renumbered(data: MaskedFiles, classes: Sequence[str], where: str) -> Any:
-    """Number the classes of a data set as a list of names does, which must have them all."""
+    """Number the classes of a data set in the order of a list of names, which must contain them all."""
     unknown = sorted(set(data.classes) - set(classes))
     if unknown or len(set(classes)) < len(classes):
-        problem = f"they lack {', '.join(unknown)}" if unknown else "they name a class twice"
+        problem = f"missing: {', '.join(unknown)}" if unknown else "a class occurs twice"
         raise InvalidValueError(f"{where} must be among the classes {', '.join(classes)}; {problem}")
     if data.multi_label:
-        raise InvalidValueError(f"{where} must be one for each image; an image has several")
+        raise InvalidValueError(f"{where} must be one per image; got an image with several")
     numbers = torch.tensor([list(classes).index(name) for name in data.classes])
     data.targets, data.classes = numbers[data.targets], list(classes)
     return data

@@ -24,10 +24,10 @@ from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.model import eval_mode
 
 SHOWN, COLUMNS = 48, 8
-"""Images on a contact sheet, and beside each other."""
+"""Images on a contact sheet, and per row."""
 
 SIDE, CAPTION, LETTERS = 192, 14, 30
-"""Pixels of an image on the contact sheet and of the line below it, and letters of the line."""
+"""Size in pixels of an image on the contact sheet and of the text line below it, and characters per line."""
 
 
 def masks_from_segmenter(
@@ -44,38 +44,39 @@ def masks_from_segmenter(
 ) -> list[str]:
     """Segment all images of a folder and save their masks in a parallel folder, for `MaskedImageFolder`.
 
-    The mask of ``images_root/CLASS/NAME.jpg`` is ``masks_root/CLASS/NAME.png``, of 0 and 255 and of the image's size.
-    Masks that exist are kept, so that an interrupted call goes on and a mask that was corrected by hand stays; delete
-    the folder to begin anew.
+    The mask of ``images_root/CLASS/NAME.jpg`` is ``masks_root/CLASS/NAME.png``, with the values 0 and 255 and the
+    image's size. Existing masks are kept, so you can resume an interrupted call and correct masks by hand; delete the
+    folder to start over.
 
     Parameters
     ----------
     segmenter : callable
-        ``segmenter(images)`` of one image ``(1, C, H, W)``, such as a model of `torchvision.models.segmentation`, used
-        in eval mode and without gradients. It returns, of any height and width, a tensor or a mapping with the entry
-        ``"out"``: scores ``(1, K, h, w)``, floating, of which the highest counts; scores of the foreground
-        ``(1, 1, h, w)`` or ``(1, h, w)``, floating; or numbers of classes or a mask in these shapes, integer or bool.
+        ``segmenter(images)`` for one image ``(1, C, H, W)``, such as a `torchvision.models.segmentation` model, used in
+        eval mode and without gradients. It returns a tensor, or a mapping with the entry ``"out"``, of any height and
+        width: floating scores ``(1, K, h, w)``, of which the highest counts; floating foreground scores ``(1, 1, h,
+        w)`` or ``(1, h, w)``; or class indices or a mask in these shapes, integer or bool.
     images_root, masks_root : path
-        The folder of images, at any depth, and the folder for the masks, which is made.
+        The folder of images, at any depth, and the folder for the masks, which is created.
     foreground : int or collection of int, optional
-        The classes that are foreground. Default: all but class 0, the background.
+        The classes that are foreground. If None, all but class 0, the background.
     preprocess : callable, optional
-        Makes the input ``(C, H, W)`` from the image, uint8 ``(3, H, W)``; it must show the whole image, without a crop.
-        For torchvision's weights ``weights.transforms()``. Default: floating-point numbers in [0, 1].
-    threshold : float, default 0
-        Foreground has higher scores, where there is one score for each pixel: 0 for logits, 0.5 for probabilities.
-    device : torch.device or str, default "cpu"
-        Where the input goes; the segmenter is there already.
+        Makes the input ``(C, H, W)`` from the image, uint8 ``(3, H, W)``; it must keep the whole image, without
+        cropping. For torchvision's weights use ``weights.transforms()``. If None, the image in floating point, scaled
+        to [0, 1].
+    threshold : float, default=0
+        Pixels with a higher score are foreground, if there is one score per pixel: 0 for logits, 0.5 for probabilities.
+    device : torch.device or str, default="cpu"
+        Device of the input; the segmenter must already be on it.
     contact_sheet : path, optional
-        A picture of up to 48 images, evenly spaced, with their backgrounds in red: look at it before a training.
-        Default: the path `masks_root` followed by ``_contact_sheet.png``.
-    progress : bool, default True
+        File for an overview of up to 48 evenly spaced images with their backgrounds in red: look at it before training.
+        If None, the path `masks_root` followed by ``_contact_sheet.png``.
+    progress : bool, default=True
         Whether to show a progress bar.
 
     Returns
     -------
     list of str
-        The images whose mask has no foreground, to be looked at; data sets refuse them unless ``empty="skip-penalty"``.
+        The images whose mask has no foreground, to be checked; data sets refuse them unless ``empty="skip-penalty"``.
 
     Raises
     ------
@@ -108,10 +109,10 @@ def masks_from_segmenter(
     preprocess = preprocess or v2.ToDtype(torch.float32, scale=True)
     images_root, masks_root = os.fspath(images_root), os.path.normpath(masks_root)
     if PurePath(os.path.abspath(masks_root)).is_relative_to(os.path.abspath(images_root)):
-        raise InvalidValueError(f"masks_root must lie outside of images_root={images_root!r}; got {masks_root!r}")
+        raise InvalidValueError(f"masks_root must lie outside images_root={images_root!r}; got {masks_root!r}")
     image_of = by_stem(images_root, files_below(images_root, EXTENSIONS))
     if not image_of:
-        raise InvalidValueError(f"images_root must be a folder that holds images; got {images_root!r}")
+        raise InvalidValueError(f"images_root must be a folder that contains images; got {images_root!r}")
     without, cells, step = [], [], math.ceil(len(image_of) / SHOWN)
     with torch.no_grad(), eval_mode(segmenter) if isinstance(segmenter, nn.Module) else nullcontext():
         bar = tqdm(image_of.items(), desc="segmenting", unit="image", disable=not progress)
@@ -132,7 +133,7 @@ def masks_from_segmenter(
 def _segmented(
     output: Any, file: str, size: torch.Size, foreground: int | Collection[int] | None, threshold: float
 ) -> Tensor:
-    """Foreground ``(H, W)``, bool, from what a segmenter returned for one image."""
+    """Return the foreground ``(H, W)``, bool, from a segmenter's output for one image."""
     scores = output.get("out") if isinstance(output, Mapping) else output
     if not isinstance(scores, Tensor):
         legal = 'a tensor, or a mapping with a tensor as its entry "out"'
@@ -140,11 +141,11 @@ def _segmented(
     scores = scores.unsqueeze(1) if scores.ndim == 3 else scores
     floating = scores.is_floating_point()
     if scores.ndim != 4 or len(scores) != 1 or not scores.numel() or not (floating or scores.shape[1] == 1):
-        legal = "scores (1, K, h, w), or numbers of classes (1, h, w) or (1, 1, h, w)"
+        legal = "scores (1, K, h, w), or class indices (1, h, w) or (1, 1, h, w)"
         raise InvalidValueError(f"segmenter must return {legal}; got {tuple(scores.shape)} {scores.dtype} for {file}")
     if not bool(scores.isfinite().all()):
-        raise InvalidValueError(f"segmenter returned scores that are not finite for {file}")
-    # scores are interpolated before the decision, so that outlines are smooth; numbers of classes cannot be
+        raise InvalidValueError(f"segmenter must return finite scores; got NaN or Inf for {file}")
+    # scores are interpolated before the decision, for smooth outlines; class indices cannot be
     mode = {"mode": "bilinear", "align_corners": False} if floating else {"mode": "nearest-exact"}
     scores = interpolate(scores.to("cpu", torch.float32), tuple(size), **mode)[0]
     if floating and len(scores) == 1:
@@ -157,18 +158,18 @@ def _segmented(
 
 def _save(mask: Tensor, path: str) -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    # an interrupted call leaves no half of a file, which the next would keep
+    # an interrupted call must not leave a partial file, which the next call would keep
     _picture(mask).save(f"{path}.part", format="PNG")
     os.replace(f"{path}.part", path)
 
 
 def _cell(image: Tensor, mask: Tensor, caption: str) -> Image.Image:
-    """Part of the contact sheet: the image with a red background, and a line of text."""
+    """Return one tile of the contact sheet: the image with a red background, and a line of text."""
     picture = ImageOps.contain(functional.to_pil_image(image), (SIDE, SIDE))
     red = Image.blend(picture, Image.new("RGB", picture.size, "red"), 0.4)
     cell = Image.new("RGB", (SIDE, SIDE + CAPTION), "white")
     cell.paste(Image.composite(picture, red, _picture(mask).resize(picture.size, Image.Resampling.NEAREST)))
-    # the built-in font may know no other letters
+    # the built-in font may lack other characters
     ImageDraw.Draw(cell).text((2, SIDE), caption[-LETTERS:].encode("ascii", "replace").decode(), fill="black")
     return cell
 

@@ -1,4 +1,4 @@
-"""Transforms that move images and masks together, and neither call foreground background nor lose it."""
+"""Transforms that move images and masks together and keep the foreground."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ RESIZED_PER_CROPPED = 256 / 224
 
 
 class MaskFollows(nn.Module):
-    """Transforms the mask as the image, such that no foreground is called background.
+    """Transforms the mask like the image, without turning foreground into background.
 
-    `torchvision.transforms.v2` resizes masks by the nearest pixel, which lets thin foreground vanish. Here the mask
-    is transformed with the image's own interpolation, and a pixel is background only if no foreground pixel
-    contributes to its colour.
+    `torchvision.transforms.v2` resizes masks by nearest-neighbour interpolation, in which thin foreground can vanish.
+    Here the mask is transformed with the image's own interpolation, and a pixel is background only if no foreground
+    pixel contributes to its colour.
 
     Parameters
     ----------
     geometry : callable
-        A transform of `torchvision.transforms.v2` that moves pixels and leaves colours alone.
+        A transform of `torchvision.transforms.v2` that moves pixels without changing colours.
 
     Examples
     --------
@@ -58,26 +58,26 @@ class MaskFollows(nn.Module):
 
 
 class KeepForeground(nn.Module):
-    """Draws a random transform again as long as it leaves no foreground.
+    """Redraws a random transform until it keeps some foreground.
 
     Parameters
     ----------
     transform : callable
         ``transform(image, mask) -> (image, mask)``, random.
     fallback : callable
-        Used after `attempts` draws without foreground; it must keep some, as `around_foreground` does.
-    attempts : int, default 10
-        How often `transform` is drawn at most, at least once.
+        Used after `attempts` draws without foreground; it must keep some foreground, as `around_foreground` does.
+    attempts : int, default=10
+        Largest number of draws of `transform`, at least 1.
 
     Notes
     -----
-    The results are distributed as those of `transform`, given that they have foreground. A mask without foreground is
-    transformed once.
+    The results follow the distribution of `transform`, conditioned on containing foreground. A mask without foreground
+    is transformed once.
 
     Raises
     ------
     InvalidTypeError
-        If `transform` or `fallback` is not callable, or `attempts` no int.
+        If `transform` or `fallback` is not callable, or `attempts` is not an int.
     InvalidValueError
         If `attempts` is less than 1.
 
@@ -99,7 +99,7 @@ class KeepForeground(nn.Module):
         super().__init__()
         for name, part in {"transform": transform, "fallback": fallback}.items():
             if not callable(part):
-                raise InvalidTypeError(f"{name} must be callable, got {type(part).__name__}")
+                raise InvalidTypeError(f"{name} must be callable; got {type(part).__name__}")
         check_count("attempts", attempts)
         self.transform, self.fallback, self.attempts = transform, fallback, attempts
 
@@ -114,7 +114,7 @@ class KeepForeground(nn.Module):
 
 
 def around_foreground(image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
-    """Crop the largest square around a foreground pixel that is drawn uniformly, as far as the image's border allows.
+    """Crop the largest square around a random foreground pixel, shifted to stay inside the image.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def around_foreground(image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
     Returns
     -------
     image, mask : torchvision.tv_tensors.Image, torchvision.tv_tensors.Mask
-        Height and width are the shorter side of the image.
+        Square, with the length of the image's shorter side.
 
     Raises
     ------
@@ -144,7 +144,7 @@ def around_foreground(image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
     """
     points = mask[0].nonzero()
     if not len(points):
-        raise InvalidValueError("mask must have foreground to crop around; it has no foreground")
+        raise InvalidValueError("mask must have foreground to crop around; got no foreground")
     height, width = mask.shape[-2:]
     side = min(height, width)
     row, column = points[torch.randint(len(points), ())].tolist()
@@ -153,20 +153,20 @@ def around_foreground(image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
 
 
 class MaskedPreset(nn.Module):
-    """Moves image and mask together, then brings the image to the floating-point range that the model expects.
+    """Transforms image and mask together, then converts the image to the model's floating-point range.
 
     Made by `training_transform` and `evaluation_transform`.
 
     Attributes
     ----------
     box : tuple of torch.Tensor
-        Lowest and highest value ``(low, high)`` that an image can have afterwards, for ``LRPFlex(box=…)`` (z^B).
+        Lowest and highest value ``(low, high)`` of a transformed image, for ``LRPFlex(box=…)`` (z^B).
     """
 
     def __init__(self, geometry: nn.Module, mean: Statistics | None, std: Statistics | None) -> None:
         super().__init__()
         if (mean is None) != (std is None):
-            raise InvalidValueError(f"give mean and std, or neither; got mean={mean} and std={std}")
+            raise InvalidValueError(f"pass both mean and std, or neither; got mean={mean} and std={std}")
         mean, std = (0.0, 1.0) if mean is None or std is None else (mean, std)
         self.geometry = geometry
         self.box = box_from_normalization(mean, std)
@@ -187,22 +187,23 @@ def training_transform(
     scale: tuple[float, float] = (0.08, 1.0),
     flip: float = 0.5,
 ) -> MaskedPreset:
-    """Random crop and flip, as in torchvision's references, such that foreground stays in the image.
+    """Random crop and flip, as in torchvision's references, that keep foreground in the image.
 
-    The heatmap loss is not defined for a mask without foreground, so a crop that misses it is drawn again; after
-    ten draws, a square of the image's shorter side around a random foreground pixel is taken. The distribution
-    of crops is therefore that of `RandomResizedCrop`, given that some foreground is in the crop. Masks without
-    foreground are transformed with the first draw.
+    The heatmap loss is undefined for a mask without foreground, so a crop that misses it is drawn again. After ten
+    draws, the fallback is a square of the image's shorter side around a random foreground pixel. Crops therefore follow
+    the distribution of `RandomResizedCrop`, conditioned on containing foreground. Masks without foreground are
+    transformed with the first draw.
 
     Parameters
     ----------
-    size : int, default 224
+    size : int, default=224
         Height and width of the result in pixels.
     mean, std : float or sequence of float, optional
-        Statistics for the normalisation, in units of images in [0, 1]. Default: none, images stay in [0, 1].
-    scale : tuple of float, default (0.08, 1)
-        Smallest and largest share of the area of crops; torchvision's default, as is the range of their aspect.
-    flip : float, default 0.5
+        Statistics for the normalisation of images in [0, 1]. If None, images stay in [0, 1].
+    scale : tuple of float, default=(0.08, 1)
+        Smallest and largest area of a crop, as a fraction of the image; this and the aspect ratio are torchvision's
+        defaults.
+    flip : float, default=0.5
         Probability of a horizontal flip, in [0, 1].
 
     Returns
@@ -245,23 +246,23 @@ def evaluation_transform(
 ) -> MaskedPreset:
     """Resize and central crop, as in torchvision's references: 256 pixels of the shorter side for a crop of 224.
 
-    The crop is that of any evaluation, so that accuracies can be compared. It may miss all foreground; data sets with
-    ``empty="skip-penalty"`` yield ``has_mask`` False then, those with the default raise.
+    The crop is the usual one for evaluation, so that accuracies are comparable. It may miss all foreground; data sets
+    with ``empty="skip-penalty"`` then yield ``has_mask`` False, and the default raises.
 
     Parameters
     ----------
-    size : int, default 224
+    size : int, default=224
         Height and width of the result in pixels.
     mean, std : float or sequence of float, optional
         As for `training_transform`.
-    fit : {"crop", "whole"}, default "crop"
-        ``"whole"`` squeezes the whole image into the square instead. The crop lacks the corners, where markers and
-        tags of medical images are: a classifier that reads them looks better or worse without.
+    fit : {"crop", "whole"}, default="crop"
+        ``"whole"`` squeezes the whole image into the square instead. The crop cuts off the corners, where medical
+        images have markers and tags. A classifier that relies on them is then tested without them.
 
     Returns
     -------
     MaskedPreset
-        As `training_transform` returns.
+        As for `training_transform`.
 
     Raises
     ------

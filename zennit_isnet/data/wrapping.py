@@ -22,7 +22,7 @@ from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 RawMask: TypeAlias = Any
 MaskFunction: TypeAlias = Callable[[Any, int], RawMask]
 
-# Wider types have no brightest value that anybody uses.
+# Wider types have no conventional brightest value.
 _TOPS = {torch.bool: 1, torch.uint8: TOP_8, torch.uint16: TOP_16}
 
 
@@ -43,29 +43,28 @@ def with_masks(
     Parameters
     ----------
     dataset : Dataset
-        Its items are tuples that begin with an image, or mappings with the entry ``image``, as rows of Hugging Face
-        `datasets` are: a Pillow image or an uint8 array ``(H, W)`` or ``(H, W, 3)``, which becomes uint8 RGB, or a
-        tensor ``(C, H, W)``, which stays as it is. A Pillow image that carries an EXIF orientation is turned upright.
+        Its items are tuples that begin with an image, or mappings with the entry ``image``, like rows of Hugging Face
+        `datasets`. The image is a Pillow image or a uint8 array ``(H, W)`` or ``(H, W, 3)``, which becomes uint8 RGB,
+        or a tensor ``(C, H, W)``, which is not changed. The EXIF orientation of Pillow images is applied.
     masks : sequence, callable or str
         The mask of each image; a function ``masks(image, index)`` that makes it, where `image` is the
-        `tv_tensors.Image` before `transform`; or the name of the entry of `dataset`'s items that holds it, for which
-        an item is read twice. A mask is a path, a Pillow image, an array or tensor ``(H, W)`` or ``(1, H, W)``, or
-        None.
+        `tv_tensors.Image` before `transform`; or the name of the entry in `dataset`'s items that contains it (each item
+        is then read twice). A mask is a path, a Pillow image, an array or tensor ``(H, W)`` or ``(1, H, W)``, or None.
     classes : sequence of str, optional
-        Names of the classes. Default ``dataset.classes``.
+        Names of the classes. If None, ``dataset.classes``.
     targets : sequence of int or Tensor, optional
-        Labels of all images: int64 ``(N,)``, or 0 and 1 ``(N, C)`` for several labels an image. Default
+        Labels of all images: int64 ``(N,)``, or 0 and 1 ``(N, C)`` for several labels per image. If None,
         ``dataset.targets``.
     transform : callable, optional
         ``transform(image, mask) -> (image, mask)``, such as `training_transform` or `torchvision.transforms.v2`.
-    missing : {"error", "skip-penalty"}, default "error"
-        What becomes of images whose mask is None, see `MaskPolicy`.
-    empty : {"error", "skip-penalty"}, default "error"
-        What becomes of masks without foreground, see `MaskPolicy`.
-    binarize : {"strict", "half", "nonzero"} or collection of int, default "strict"
+    missing : {"error", "skip-penalty"}, default="error"
+        How images whose mask is None are handled, see `MaskPolicy`.
+    empty : {"error", "skip-penalty"}, default="error"
+        How masks without foreground are handled, see `MaskPolicy`.
+    binarize : {"strict", "half", "nonzero"} or collection of int, default="strict"
         Which values of a mask are foreground, see `MaskPolicy`.
-    resize_masks : bool, default False
-        Whether masks of another size than their image are resized, see `MaskPolicy`.
+    resize_masks : bool, default=False
+        Whether to resize masks whose size differs from their image, see `MaskPolicy`.
 
     Returns
     -------
@@ -74,9 +73,9 @@ def with_masks(
     Raises
     ------
     InvalidValueError
-        If lengths disagree, classes or targets are neither given nor attributes of `dataset`, or `dataset` has a
-        transform of its own and `masks` is no function. At reading: if an item's own label is not its target, or as
-        for `MaskedImageFolder`.
+        If lengths disagree, classes or targets are neither given nor attributes of `dataset`, or `dataset` has its own
+        transform and `masks` is not a function. When an item is read: if its own label is not its target, and as for
+        `MaskedImageFolder`.
     InvalidTypeError
         If an argument, image or mask has the wrong type.
 
@@ -96,13 +95,15 @@ def with_masks(
     >>> mask.shape, label
     (torch.Size([1, 8, 8]), 1)
     """
-    # a sequence of masks may be lazy: those that are missing are found at reading, too late to leave images out
+    # a sequence of masks may be lazy: missing masks are found when read, too late to leave images out
     check_choice("missing", missing, Empty)
     policy = MaskPolicy(missing, empty, binarize, resize_masks)
     count: int = len(dataset)  # type: ignore[arg-type]
     classes, targets = _given("classes", classes, dataset), _as_targets(_given("targets", targets, dataset))
     if not callable(masks) and getattr(dataset, "transform", None) is not None:
-        raise InvalidValueError("dataset has a transform that masks would not follow: give it to with_masks instead")
+        raise InvalidValueError(
+            "dataset has a transform that would not be applied to the masks: pass it to with_masks instead"
+        )
     for name, values in (("masks", masks), ("targets", targets)):
         came = len(values) if isinstance(values, Sized) else type(values).__name__
         if not (callable(values) or isinstance(values, str)) and came != count:
@@ -112,7 +113,7 @@ def with_masks(
 
 class _WithMasks(MaskedDataset):
     def __init__(self, dataset: Any, masks: Any, *rest: Any) -> None:
-        # before the constructor, whose messages use the name
+        # set before the constructor, whose messages use the name
         self._dataset, self._masks = dataset, masks
         super().__init__(*rest)
 
@@ -131,16 +132,18 @@ class _WithMasks(MaskedDataset):
             raise InvalidTypeError(f"items of dataset must be {legal}; got {_described(item)}")
         target = self.targets[index]
         if len(item) > 1 and isinstance(item[1], int) and not self.multi_label and item[1] != target:
-            raise InvalidValueError(f"{self.name(index)} has the label {item[1]}, but targets say {int(target)}")
+            raise InvalidValueError(
+                f"{self.name(index)} has the label {item[1]}, but its target is {int(target)}; pass targets that agree"
+            )
         image = item[0]
         if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] in ((), (3,)):
             image = Image.fromarray(image)
         if isinstance(image, Image.Image):
             return read_image(image, self.name(index))
         if isinstance(image, Tensor) and image.ndim == 3:
-            # a copy, so that a transform that works in place cannot change the data set
+            # a copy, so that an in-place transform cannot change the data set
             return tv_tensors.Image(image.clone())
-        kinds = "a Pillow image, an uint8 array (H, W) or (H, W, 3), or a tensor (C, H, W)"
+        kinds = "a Pillow image, a uint8 array (H, W) or (H, W, 3), or a tensor (C, H, W)"
         raise InvalidTypeError(f"image {self.name(index)} must be {kinds}; got {_described(image)}")
 
     def load_levels(self, index: int, image: tv_tensors.Image) -> Levels | None:
@@ -181,7 +184,7 @@ def _as_targets(targets: Any) -> Tensor:
 def _given(name: str, value: Any, dataset: Any) -> Any:
     value = getattr(dataset, name, None) if value is None else value
     if value is None:
-        raise InvalidValueError(f"{name} must be given, because {type(dataset).__name__} has no attribute {name}")
+        raise InvalidValueError(f"pass {name}: {type(dataset).__name__} has no attribute {name}")
     return value
 
 

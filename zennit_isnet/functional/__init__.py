@@ -1,17 +1,16 @@
-"""The heatmap loss and measures of heatmaps as pure functions, one formula each.
+"""The heatmap loss and heatmap measures as pure functions, one formula each.
 
-Index letters: N images, K heatmaps per image, C channels, then the spatial axes, ``(H, W)`` or ``(T, H, W)``.
-All functions compute in float32 at least, whatever the autocast state or the dtype of the relevance. Those of the loss
-are differentiable in the relevance and never wait for an accelerator; a NaN in the relevance gives a NaN loss. The
-measures (shares, ranks and accuracies of groups) read values, so a NaN is an error.
+Index letters: N images, K heatmaps per image, C channels, then the spatial axes, ``(H, W)`` or ``(T, H, W)``. All
+functions compute at least in float32, regardless of autocast and the dtype of the relevance. The loss functions are
+differentiable with respect to the relevance and never synchronise an accelerator; a NaN in the relevance gives a NaN
+loss. The measures (shares, ranks and group accuracies) read values, so a NaN is an error.
 
 References
 ----------
-Bassi, P. R. A. S., Dertkigil, S. S. J., Cavalli, A. "Improving deep neural network generalization and robustness to
-background bias via layer-wise relevance propagation optimization". Nat. Commun. 15, 291 (2024).
-
-Bassi, P. R. A. S., Decherchi, S., Cavalli, A. "Faster ISNet for background bias mitigation on deep neural networks".
-IEEE Access 12, 155151 (2024). arXiv:2401.08409.
+.. [1] Bassi, P. R. A. S., Dertkigil, S. S. J., Cavalli, A. "Improving deep neural network generalization and robustness
+   to background bias via layer-wise relevance propagation optimization". Nat. Commun. 15, 291 (2024).
+.. [2] Bassi, P. R. A. S., Decherchi, S., Cavalli, A. "Faster ISNet for background bias mitigation on deep neural
+   networks". IEEE Access 12, 155151 (2024). arXiv:2401.08409.
 """
 
 from zennit_isnet.functional.groups import bias_gap, group_counts, worst_group_accuracy

@@ -1,4 +1,4 @@
-"""Accuracies of groups of images: the worst of them, and the gap that a background bias makes."""
+"""Group accuracies: the worst group, and the gap caused by background bias."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ def group_counts(predictions: Tensor, labels: Tensor, groups: Tensor, num_groups
     predictions : Tensor, shape (N, C) or (N,)
         Floating logits or probabilities, or integer classes.
     labels : Tensor of integers, shape (N,)
-        Classes, from 0 to C - 1. Images with another label, as for "ignore", must be left out before.
+        Classes, from 0 to C - 1. Leave out images with any other label, such as "ignore".
     groups : Tensor of integers, shape (N,)
         Group of each image, from 0 to ``num_groups - 1``.
     num_groups : int
@@ -31,7 +31,7 @@ def group_counts(predictions: Tensor, labels: Tensor, groups: Tensor, num_groups
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        If an argument is not allowed; values are read, so an accelerator waits.
+        If an argument is not allowed. Values are read, which synchronises an accelerator.
 
     Examples
     --------
@@ -52,14 +52,14 @@ def group_counts(predictions: Tensor, labels: Tensor, groups: Tensor, num_groups
 def worst_group_accuracy(
     predictions: Tensor, labels: Tensor, groups: Tensor, *, num_groups: int, undefined: Undefined = "error"
 ) -> Tensor:
-    r"""Accuracy of the group with the lowest, :math:`\min_g \mathrm{accuracy}_g`.
+    r"""Lowest accuracy of any group, :math:`\min_g \mathrm{accuracy}_g`.
 
     Parameters
     ----------
     predictions, labels, groups, num_groups
-        As for `group_counts`. A group is usually a pair of class and background.
+        As for `group_counts`. A group is usually a combination of class and background.
     undefined : {"error", "skip"}, default="error"
-        Groups without an image have no accuracy: an error, or left out.
+        Groups without images have no accuracy: raise an error, or leave them out.
 
     Returns
     -------
@@ -73,8 +73,8 @@ def worst_group_accuracy(
 
     References
     ----------
-    Sagawa, Koh, Hashimoto, Liang, "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020,
-    arXiv:1911.08731.
+    .. [1] Sagawa, S., Koh, P. W., Hashimoto, T. B., Liang, P. "Distributionally robust neural networks for group
+       shifts". ICLR 2020. arXiv:1911.08731.
 
     Examples
     --------
@@ -92,17 +92,17 @@ def bias_gap(
 ) -> Tensor:
     """Accuracy on biased images minus accuracy on confounding images.
 
-    Biased images carry the background that goes with their class in training, confounding images that of another
-    class. A model that ignores backgrounds has no gap; a model that looks at nothing else has the largest.
+    Biased images have the background of their own class in training; confounding images have the background of another
+    class. A model that ignores backgrounds has no gap; a model that uses only the background has the largest.
 
     Parameters
     ----------
     predictions, labels
         As for `group_counts`.
     confounding : Tensor of bool, shape (N,), or bool
-        Whether the image's background is that of another class; one for all images of a test set.
+        Whether the image has another class's background; a single bool applies to all images.
     undefined : {"error", "skip"}, default="error"
-        Without images of both kinds there is no gap: an error, or NaN.
+        Without images of both kinds there is no gap: raise an error, or return NaN.
 
     Returns
     -------
@@ -116,8 +116,9 @@ def bias_gap(
 
     References
     ----------
-    Like the BG-Gap between backgrounds of the same and of random classes of Xiao, Engstrom, Ilyas, Madry, "Noise or
-    Signal: The Role of Image Backgrounds in Object Recognition", ICLR 2021, arXiv:2006.09994.
+    .. [1] Xiao, K., Engstrom, L., Ilyas, A., Madry, A. "Noise or signal: the role of image backgrounds in object
+       recognition". ICLR 2021. arXiv:2006.09994. Similar to its BG-Gap between backgrounds of the same and of random
+       classes.
 
     Examples
     --------
@@ -156,8 +157,8 @@ def _accuracies(correct: Tensor, total: Tensor, undefined: Undefined, names: Seq
     check_choice("undefined", undefined, Undefined)
     empty = [str(name) for name, count in zip(names, total.tolist(), strict=True) if count == 0]
     if undefined == "error" and empty:
-        problem = f"accuracy is undefined without images, as in the groups {', '.join(empty)}"
-        remedy = 'pass undefined="skip" to go without them, and give a metric all images by update() before compute()'
+        problem = f"accuracy is undefined for groups without images, here {', '.join(empty)}"
+        remedy = 'pass undefined="skip" to leave them out, or call update() on all images before compute()'
         raise InvalidValueError(f"{problem}; {remedy}")
     return correct / total
 

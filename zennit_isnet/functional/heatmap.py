@@ -1,4 +1,4 @@
-"""The heatmap loss: masks at the heatmaps' resolution, the background part, the foreground part, and their sum."""
+"""The heatmap loss: mask resizing, background loss, foreground loss, and their sum."""
 
 import math
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ _NAMED_IMAGES = 16
 
 
 def resize_foreground(foreground: Tensor, size: Sequence[int]) -> Tensor:
-    """Bring a foreground mask to another resolution, such that no foreground is ever called background.
+    """Resize a foreground mask without ever turning foreground into background.
 
-    A cell of the result is background only if no foreground pixel falls in it, not even in part (adaptive max
-    pooling, for reduction and for enlargement). Interpolation would let thin foreground vanish, and the heatmap loss
-    would then punish relevance on the object itself.
+    A cell of the result is background only if no foreground pixel overlaps it (adaptive max pooling, for both smaller
+    and larger sizes). With interpolation, thin foreground could vanish, and the heatmap loss would then penalise
+    relevance on the object itself.
 
     Parameters
     ----------
@@ -34,14 +34,14 @@ def resize_foreground(foreground: Tensor, size: Sequence[int]) -> Tensor:
     Returns
     -------
     Tensor, shape (N, 1, *size)
-        Floating: float64 stays, everything else becomes float32.
+        Floating point: float64 is kept, everything else becomes float32.
 
     Raises
     ------
     InvalidTypeError
         If `foreground` is not a real tensor.
     InvalidValueError
-        If `size` has neither two nor three positive entries, or the shape of `foreground` does not fit it.
+        If `size` does not have two or three positive entries, or the shape of `foreground` does not match it.
 
     Examples
     --------
@@ -73,10 +73,10 @@ def resize_foreground(foreground: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def validate_foreground(foreground: Tensor) -> None:
-    """Raise unless every mask is made of 0 and 1 and has some foreground.
+    """Raise unless every mask consists of 0 and 1 and has some foreground.
 
-    Reads the values, so on an accelerator it waits for the device once. The functions of `zennit_isnet.functional`
-    never do that; without this check an all-background mask gives them a NaN loss. A mask without background is fine.
+    Reads the values, which synchronises an accelerator once. The loss functions of `zennit_isnet.functional` never do
+    that; without this check they return a NaN loss for an all-background mask. A mask without background is allowed.
 
     Parameters
     ----------
@@ -110,13 +110,13 @@ def validate_foreground(foreground: Tensor) -> None:
     empty = ~is_foreground.any(dim=1)
     some_illegal, some_empty = torch.stack([illegal, empty]).any(dim=1).tolist()
     if some_illegal:
-        # as text, because NaN equals nothing, itself neither
+        # as text, because NaN does not equal itself
         examples = sorted(set(map(str, flat[~is_foreground & (flat != 0)][:1000].tolist())))[:5]
         problem = f"the masks of {named_images(illegal)} have other values, such as {', '.join(examples)}"
-        legal, remedy = "1 on the object and 0 elsewhere", "threshold them first, as in `foreground > 0`"
+        legal, remedy = "1 on the object and 0 elsewhere", "threshold them first, for example by `foreground > 0`"
         raise InvalidValueError(f"foreground must be {legal}; {problem}; {remedy}")
     if some_empty:
-        reason = "each mask needs at least one foreground pixel, with which the background is compared"
+        reason = "each mask needs at least one foreground pixel, as a reference for the background"
         problem = f"no foreground in the masks of {named_images(empty)}"
         raise InvalidValueError(f"{problem}; {reason} (a mask without background is allowed)")
 
@@ -151,18 +151,20 @@ def align(relevance: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor]:
     relevance = as_heatmaps(relevance)
     foreground = resize_foreground(foreground, relevance.shape[3:])
     if len(foreground) != len(relevance):
-        raise InvalidValueError(f"foreground must have a mask for all {len(relevance)} images; got {len(foreground)}")
+        raise InvalidValueError(
+            f"foreground must have a mask for each of {len(relevance)} images; got {len(foreground)}"
+        )
     return relevance, foreground.to(relevance.dtype).unsqueeze(1)
 
 
 Normalization = Literal["absolute_first", "normalize_first"]
-"""Whether the mean relevance of the foreground is taken of absolute or of signed relevance."""
+"""Whether the mean foreground relevance is taken over absolute or signed relevance."""
 
 DECAY = 0.99
-"""Weight of each rank of the background relative to the one before: about the 100 hottest cells count."""
+"""Weight of each background rank relative to the previous one: about the 100 hottest cells count."""
 
 BACKGROUND_SCALE = 0.01
-"""The normalised background at which the loss begins to push."""
+"""The normalised background at which the loss starts to have a strong gradient."""
 
 SMALLEST_COMPLEMENT = 1e-7
 """The background loss is ``-log(1 - b)`` with ``1 - b`` never below this, so it is at most 16.1."""
@@ -173,17 +175,17 @@ def gwrp(values: Tensor, decay: float, dim: int = -1) -> Tensor:
 
     .. math:: \frac{\sum_{i=0}^{n-1} d^i v_{(i)}}{\sum_{i=0}^{n-1} d^i}, \qquad v_{(0)} \ge v_{(1)} \ge \dots
 
-    Only the ranks whose weight counts in the dtype are looked for (151 of any number for ``decay=0.9`` in float32),
-    and none of them for ``decay=1``. The ranks left out weigh less than the rounding of the result together.
+    Only ranks whose weight is significant in the dtype are computed (151 of any number for ``decay=0.9`` in float32),
+    and none for ``decay=1``. The total weight of the other ranks is below the rounding error of the result.
 
     Parameters
     ----------
     values : Tensor
-        Floating; half precision is pooled in float32.
+        Floating point; half precision is pooled in float32.
     decay : float
-        Weight :math:`d` of each rank relative to the one before, in (0, 1]. Near 0 this is the maximum, 1 the mean.
+        Weight :math:`d` of each rank relative to the previous one, in (0, 1]: near 0 the maximum, at 1 the mean.
     dim : int, default=-1
-        The axis that is pooled.
+        The axis to pool.
 
     Returns
     -------
@@ -193,9 +195,9 @@ def gwrp(values: Tensor, decay: float, dim: int = -1) -> Tensor:
     Raises
     ------
     InvalidTypeError
-        If `values` is not a floating tensor, or `decay` not a number.
+        If `values` is not a floating tensor, or `decay` is not a number.
     InvalidValueError
-        If `decay` lies outside of (0, 1], or `values` has no such axis or nothing along it.
+        If `decay` lies outside (0, 1], or `values` has no such axis or is empty along it.
 
     References
     ----------
@@ -222,7 +224,7 @@ def gwrp(values: Tensor, decay: float, dim: int = -1) -> Tensor:
         return values.mean(dim=-1)
     log_decay = math.log(decay)
     ranks = values.shape[-1]
-    # The weights from rank k on sum to about d^k of all.
+    # The weights from rank k on sum to about d^k of the total.
     counting = min(ranks, max(1, math.ceil(math.log(torch.finfo(values.dtype).eps) / log_decay)))
     weights = torch.exp(log_decay * torch.arange(counting, dtype=values.dtype, device=values.device))
     weights = weights * ((1 - decay) / -math.expm1(ranks * log_decay))
@@ -267,14 +269,14 @@ def normalized_background(
     stabilizer: float = 0.0,
     ceiling: float = math.inf,
 ) -> Tensor:
-    r"""Absolute background relevance, pooled by rank, in units of the mean foreground relevance of its heatmap.
+    r"""Absolute background relevance, pooled by rank and divided by the heatmap's mean foreground relevance.
 
     .. math::
         \bar B_{nkc} = \frac{\mathrm{gwrp}_{hw}\bigl(|R_{nkchw}| (1 - M_{nhw})\bigr)}{\bar F_{nk}}, \qquad
         \bar F_{nk} = \frac{\sum_{chw} |R_{nkchw}| M_{nhw}}{\sum_{chw} M_{nhw}}
 
-    With ``normalization="normalize_first"`` the mean is that of the signed relevance,
-    :math:`\bar F_{nk} = |\sum R M| / \sum M`. It can cancel, which makes the result large and sensitive to rounding.
+    With ``normalization="normalize_first"`` the mean is that of the signed relevance, :math:`\bar F_{nk} = |\sum R M| /
+    \sum M`. This mean can cancel, which makes the result large and sensitive to rounding.
 
     Parameters
     ----------
@@ -283,17 +285,16 @@ def normalized_background(
     foreground : Tensor, shape (N, 1, *spatial) or (N, *spatial)
         1 on the object, 0 elsewhere; of any spatial size, see `resize_foreground`.
     decay : float, default=0.99
-        Weight of each rank relative to the one before, in (0, 1], see `gwrp`: about the 100 hottest cells count. The
+        Weight of each rank relative to the previous one, in (0, 1], see `gwrp`: about the 100 hottest cells count. The
         papers have 0, 0.9 and 0.996.
     normalization : {"absolute_first", "normalize_first"}, default="absolute_first"
-        Whether the absolute value is taken before or after the division by the mean of the foreground. The default
-        is the stable one.
+        Whether the absolute value is taken before or after dividing by the foreground mean. The default is more stable.
     stabilizer : float, default=0.0
-        Added to the mean of the foreground. Zero makes the result independent of the scale of the relevance. The
-        implementation of [1]_ has 1e-10, which shows where a signed mean nearly cancels.
+        Added to the foreground mean. Zero makes the result independent of the relevance scale. The implementation of
+        [1]_ uses 1e-10, which matters if a signed mean nearly cancels.
     ceiling : float, default=inf
-        Results above become `ceiling`, with zero gradient. A loss that saturates says so here, because a finite
-        gradient through the division can only be had before the division.
+        Larger results become `ceiling`, with zero gradient. A loss that saturates must set this, because the gradient
+        of the division can only be kept finite before dividing.
 
     Returns
     -------
@@ -305,7 +306,7 @@ def normalized_background(
     InvalidTypeError
         If a tensor has a dtype, or a number a type, that is not allowed.
     InvalidValueError
-        If shapes do not fit, or an option lies outside of its range.
+        If shapes do not fit, or an option lies outside its range.
 
     References
     ----------
@@ -343,22 +344,22 @@ def background_loss(
     normalization: Normalization = "absolute_first",
     stabilizer: float = 0.0,
 ) -> Tensor:
-    r"""Penalty on relevance outside of the object, blind to the scale of the heatmap.
+    r"""Penalty on relevance outside the object, independent of the heatmap's scale.
 
     .. math::
         L_n = \frac{1}{KC} \sum_{kc} -\log(1 - b_{nkc}), \qquad
         b_{nkc} = \frac{\bar B_{nkc}}{\bar B_{nkc} + E} \in [0, 1 - 10^{-7}]
 
-    with :math:`\bar B` from `normalized_background`. It is computed as ``log1p(B / E)``, which is the same and keeps
-    its precision for small and for large backgrounds.
+    with :math:`\bar B` from `normalized_background`. It is computed as ``log1p(B / E)``, which is equal and precise for
+    small and large backgrounds.
 
     Parameters
     ----------
     relevance, foreground, decay, normalization, stabilizer
         As for `normalized_background`.
     background_scale : float, default=0.01
-        The :math:`E` of the papers: the normalised background at which ``b`` is one half, below which the loss hardly
-        pushes. The papers have 1 and 10, which is lenient: a background spread over the image stays.
+        The :math:`E` of the papers: the normalised background at which ``b`` is one half; below it the gradient is
+        small. The papers use 1 and 10, which is lenient: relevance spread over the background remains.
 
     Returns
     -------
@@ -395,18 +396,18 @@ def background_loss(
 
 
 def _saturating_ratio(numerator: Tensor, denominator: Tensor, ceiling: float) -> Tensor:
-    """Divide; ``0 / 0`` is 0 and large is `ceiling`, both with zero gradient. Subnormal numbers count as zero.
+    """Divide; ``0 / 0`` gives 0 and large results give `ceiling`, both with zero gradient. Subnormals count as zero.
 
-    So do somewhat larger ones where the ceiling is low: the loss that saturates there has as much steeper a slope.
+    Somewhat larger numbers also count as zero if the ceiling is low: the loss that saturates there is steeper.
     """
     tiny = torch.finfo(numerator.dtype).tiny * max(1.0, 1 / (ceiling * SMALLEST_COMPLEMENT))
-    # Any common factor cancels, so a constant one may bring both near 1, where no gradient can overflow on its way.
+    # Common factors cancel, so a constant one can scale both near 1, where intermediate gradients cannot overflow.
     total = (numerator + denominator).detach()
     nothing, zero_denominator = total < tiny, denominator < tiny
     scale = total.masked_fill(nothing, 1.0)
     numerator, denominator = numerator / scale, denominator / scale
     saturated = zero_denominator | (denominator <= numerator / ceiling)
-    # The divisor is replaced where the quotient is: zero times the infinite gradient of a division by zero is NaN.
+    # Also replace the divisor where the quotient is replaced: 0 times the infinite gradient of x / 0 is NaN.
     quotient = numerator / denominator.masked_fill(saturated | nothing, 1.0)
     return quotient.masked_fill(saturated, ceiling).masked_fill(nothing, 0.0)
 
@@ -415,13 +416,13 @@ RangeEnd = float | Tensor
 """One end of the range of the total relevance: a number, or a tensor of shape ()."""
 
 ForegroundVariant = Literal["hybrid", "squared"]
-"""How the foreground loss grows above its range: linearly in the end, or always with the square."""
+"""Growth of the foreground loss above its range: eventually linear, or always quadratic."""
 
 
 def foreground_loss(
     relevance: Tensor, foreground: Tensor, c1: RangeEnd, c2: RangeEnd, *, variant: ForegroundVariant = "hybrid"
 ) -> Tensor:
-    r"""Penalty on a total foreground relevance outside of its natural range, against vanishing and exploding heatmaps.
+    r"""Penalty on a total foreground relevance outside its natural range, to prevent vanishing and exploding heatmaps.
 
     .. math::
         L_n = \frac1K \sum_k
@@ -430,15 +431,15 @@ def foreground_loss(
         \qquad F_{nk} = \sum_{chw} |R_{nkchw}| M_{nhw}
 
     The hybrid variant replaces the second square by :math:`1 + |F - (C_1 + C_2)|` once :math:`F > C_1 + C_2`, so that
-    one exploding heatmap cannot take over the batch.
+    one exploding heatmap cannot dominate the batch.
 
     Parameters
     ----------
     relevance, foreground
         As for `normalized_background`.
     c1, c2 : float or Tensor of shape ()
-        Range of the total relevance in which there is no penalty, ``0 < c1 < c2``; the regularizer's `calibrate`
-        measures it. The values of tensors are not checked.
+        Range of the total relevance without a penalty, ``0 < c1 < c2``; measured by the regularizer's `calibrate`.
+        Values of tensors are not checked.
     variant : {"hybrid", "squared"}, default="hybrid"
         Growth above the range.
 
@@ -473,7 +474,7 @@ def foreground_loss(
     if variant == "squared":
         too_much = excess.clamp(min=0).square()
     else:
-        # Beyond C1 + C2 the square stays at its value there, 1, and the line goes on from it.
+        # Beyond C1 + C2 the square keeps its value there, 1, and the linear term is added to it.
         too_much = excess.clamp(min=0, max=1).square() + (total - (c1 + c2)).clamp(min=0)
     return (too_little + too_much).mean(dim=1)
 
@@ -508,14 +509,14 @@ def total_relevance(relevance: Tensor) -> Tensor:
 
 
 def check_relevance_range(c1: RangeEnd, c2: RangeEnd) -> None:
-    """Raise unless ``0 < c1 < c2``, as far as that can be seen without a device synchronisation.
+    """Raise unless ``0 < c1 < c2``, as far as this can be checked without synchronising a device.
 
-    Values of tensors are not read: whoever makes the tensors answers for them.
+    Values of tensors are not read: the caller must ensure that they are valid.
 
     Parameters
     ----------
     c1, c2 : float or Tensor
-        Ends of the natural range of the total relevance; tensors must have no dimension.
+        Ends of the natural range of the total relevance; tensors must be scalars.
 
     Raises
     ------
@@ -535,34 +536,33 @@ def check_relevance_range(c1: RangeEnd, c2: RangeEnd) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class HeatmapLoss:
-    """Penalty on background relevance, and on foreground relevance outside of its natural range.
+    """Penalty on background relevance, and on foreground relevance outside its natural range.
 
     The weighted sum of `zennit_isnet.functional.background_loss` and `zennit_isnet.functional.foreground_loss`, one
     value per image, with its options.
 
     The range ``(c1, c2)`` belongs to the layer that the heatmaps come from and is an argument of the call.
 
-    A low value says where relevance lies, not that the model ignores the background; only a test that changes the
-    background can say that.
+    A low value shows where relevance lies, not that the model ignores the background. Only a test with changed
+    backgrounds can show that.
 
     Parameters
     ----------
     background_weight, foreground_weight : float, default=1.0
         Weights of the two losses, at least 0.
     decay : float, default=0.99
-        Decay of the rank weights in the pooling of the background, in (0, 1]. Near 0 the loss sees the hottest
-        background cells only, at 1 their mean; 0.99 counts about a hundred. The papers have 0, 0.9 and 0.996.
+        Decay of the rank weights in the pooling of the background, in (0, 1]. Near 0 only the hottest background cells
+        count, at 1 all of them equally; at 0.99 about a hundred. The papers use 0, 0.9 and 0.996.
     background_scale : float, default=0.01
-        The normalised background at which ``b`` is one half in ``-log(1 - b)``: the level, in units of the mean
-        foreground relevance, below which the loss hardly pushes. The papers have 1 and 10, which leaves a shortcut
-        that is spread over the background.
+        The normalised background at which ``b`` is one half in ``-log(1 - b)``: the level, relative to the mean
+        foreground relevance, below which the gradient is small. The papers use 1 and 10, which leaves shortcuts that
+        are spread over the background.
     foreground_variant : {"hybrid", "squared"}, default="hybrid"
-        Growth above the range: linear in the end, so that one exploding heatmap cannot take over, or always squared.
+        Growth above the range: eventually linear, so that one exploding heatmap cannot dominate, or always quadratic.
     normalization : {"absolute_first", "normalize_first"}, default="absolute_first"
-        Whether heatmaps are divided by the foreground's mean of absolute or of signed relevance. The latter can
-        cancel.
+        Whether heatmaps are divided by the mean absolute or mean signed foreground relevance. The latter can cancel.
     stabilizer : float, default=0.0
-        Added to that mean; zero keeps the background loss blind to the scale of the heatmaps.
+        Added to that mean; zero keeps the background loss independent of the heatmaps' scale.
 
     Raises
     ------
@@ -600,7 +600,7 @@ class HeatmapLoss:
         check_choice("normalization", self.normalization, Normalization)
 
     def __call__(self, relevance: Tensor, foreground: Tensor, c1: RangeEnd, c2: RangeEnd) -> Tensor:
-        """Loss of each image.
+        """Return the loss of each image.
 
         Parameters
         ----------
@@ -609,7 +609,7 @@ class HeatmapLoss:
         foreground : Tensor, shape (N, 1, *spatial) or (N, *spatial)
             1 on the object, 0 elsewhere; of any spatial size.
         c1, c2 : float or Tensor of shape ()
-            Range of the total foreground relevance in which there is no foreground penalty.
+            Range of the total foreground relevance without a foreground penalty.
 
         Returns
         -------

@@ -1,7 +1,7 @@
-"""Measures of localization: shares of the relevance, and those that look at the pixels with the most of it.
+"""Localization measures: shares of the relevance, and measures of the pixels with the highest relevance.
 
-Pixels of equal relevance have no order. Each measure of ranks is the expected value over all orders of them, so it
-depends neither on the device nor on where a pixel lies.
+Pixels with equal relevance are tied. Each rank measure is the expected value over all orders of tied pixels, so it
+depends neither on the device nor on pixel positions.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,13 +17,13 @@ from zennit_isnet.errors import InvalidValueError
 from zennit_isnet.functional.heatmap import check_real, named_images, validate_foreground
 
 ChannelPooling = Literal["sum", "sum_pos", "sum_abs", "l1_norm", "l2_norm", "l2_norm_sq", "max_norm"]
-"""Ways to pool channels; all but ``"sum"`` give nothing negative."""
+"""Ways to pool channels; all but ``"sum"`` are nonnegative."""
 
 SharePooling = Literal["sum_pos", "sum_abs", "l1_norm", "l2_norm", "l2_norm_sq", "max_norm"]
 """Ways to pool channels into shares of a total."""
 
 Undefined = Literal["error", "skip"]
-"""Whether an undefined value is an error, or NaN, which the metrics skip and count."""
+"""Whether an undefined value raises an error or gives NaN, which the metrics skip and count."""
 
 
 def background_share(
@@ -41,10 +41,10 @@ def background_share(
     foreground : Tensor, shape (N, 1, H, W) or (N, H, W), with T for videos
         1 on the object, 0 elsewhere, of the heatmaps' size and on their device.
     pooling : {"l1_norm", "sum_pos", "sum_abs", "l2_norm", "l2_norm_sq", "max_norm"}, default="l1_norm"
-        How channels become one value, see `pool_channels`. The default is the measure of the heatmap loss, in which
-        nothing cancels.
+        How channels become one value, see `pool_channels`. The default is used in the heatmap loss; nothing cancels in
+        it.
     undefined : {"error", "skip"}, default="error"
-        Heatmaps without relevance (after pooling) and masks without foreground have no share: an error, or NaN.
+        Heatmaps without relevance (after pooling) and masks without foreground have no share: error or NaN.
 
     Returns
     -------
@@ -58,7 +58,9 @@ def background_share(
 
     References
     ----------
-    1 minus the relevance mass accuracy of Arras, Osman, Samek, Information Fusion 81 (2022) 14, arXiv:2003.07258.
+    .. [1] Arras, L., Osman, A., Samek, W. "CLEVR-XAI: a benchmark dataset for the ground truth evaluation of neural
+       network explanations". Inf. Fusion 81, 14 (2022). arXiv:2003.07258. This is 1 minus the paper's relevance mass
+       accuracy.
 
     Examples
     --------
@@ -86,7 +88,7 @@ def relevance_mass_accuracy(
     heatmaps, foreground, undefined
         As for `background_share`.
     pooling : {"sum_pos", "sum_abs", "l1_norm", "l2_norm", "l2_norm_sq", "max_norm"}, default="sum_pos"
-        How channels become one value. The paper compares these; the default counts what speaks for the quantity.
+        How channels become one value. The paper compares these; the default counts evidence for the quantity.
 
     Returns
     -------
@@ -100,7 +102,8 @@ def relevance_mass_accuracy(
 
     References
     ----------
-    Arras, Osman, Samek, Information Fusion 81 (2022) 14, arXiv:2003.07258, relevance mass accuracy.
+    .. [1] Arras, L., Osman, A., Samek, W. "CLEVR-XAI: a benchmark dataset for the ground truth evaluation of neural
+       network explanations". Inf. Fusion 81, 14 (2022). arXiv:2003.07258. Relevance mass accuracy.
 
     Examples
     --------
@@ -114,12 +117,12 @@ def relevance_mass_accuracy(
 
 
 def energy_pointing_game(heatmaps: Tensor, foreground: Tensor, *, undefined: Undefined = "error") -> Tensor:
-    r"""Share of the positive relevance that lies in the foreground, or in the box of the object.
+    r"""Share of the positive relevance in the foreground, or in the object's bounding box.
 
     .. math::
         \frac{\sum_p M_p A^+_p}{\sum_p A^+_p}, \qquad A^+_p = \max\Bigl(0, \sum_c R_{cp}\Bigr)
 
-    It is the `relevance_mass_accuracy` with its default pooling, under the name it has for boxes.
+    It is the `relevance_mass_accuracy` with its default pooling, which has this name for boxes.
 
     Parameters
     ----------
@@ -140,7 +143,8 @@ def energy_pointing_game(heatmaps: Tensor, foreground: Tensor, *, undefined: Und
 
     References
     ----------
-    Wang et al., "Score-CAM", CVPR Workshops 2020, arXiv:1910.01279, section 4.3.
+    .. [1] Wang, H. et al. "Score-CAM: score-weighted visual explanations for convolutional neural networks". CVPR
+       Workshops 2020. arXiv:1910.01279. Section 4.3.
 
     Examples
     --------
@@ -155,7 +159,7 @@ def energy_pointing_game(heatmaps: Tensor, foreground: Tensor, *, undefined: Und
 def relevance_rank_accuracy(
     heatmaps: Tensor, foreground: Tensor, *, pooling: ChannelPooling = "sum", undefined: Undefined = "error"
 ) -> Tensor:
-    r"""Share of the foreground among as many pixels of the highest relevance as the foreground has.
+    r"""Share of foreground among the K pixels with the highest relevance, where K is the foreground's size.
 
     .. math::
         \frac{|P_{\mathrm{top}\,K} \cap G|}{K}, \qquad K = |G|, \qquad G = \{p : M_p = 1\}
@@ -165,8 +169,8 @@ def relevance_rank_accuracy(
     heatmaps, foreground, undefined
         As for `background_share`.
     pooling : {"sum", "sum_pos", "sum_abs", "l1_norm", "l2_norm", "l2_norm_sq", "max_norm"}, default="sum"
-        How channels become one value, see `pool_channels`. The default ranks pixels by how much they speak for the
-        quantity; the paper's poolings are the others, which give nothing negative.
+        How channels become one value, see `pool_channels`. The default ranks pixels by their evidence for the quantity;
+        the paper uses the other poolings, which are nonnegative.
 
     Returns
     -------
@@ -180,7 +184,8 @@ def relevance_rank_accuracy(
 
     References
     ----------
-    Arras, Osman, Samek, Information Fusion 81 (2022) 14, arXiv:2003.07258, relevance rank accuracy.
+    .. [1] Arras, L., Osman, A., Samek, W. "CLEVR-XAI: a benchmark dataset for the ground truth evaluation of neural
+       network explanations". Inf. Fusion 81, 14 (2022). arXiv:2003.07258. Relevance rank accuracy.
 
     Examples
     --------
@@ -200,7 +205,7 @@ def pointing_game(
     tolerance: int = 0,
     undefined: Undefined = "error",
 ) -> Tensor:
-    """Whether the pixel of the highest relevance lies on the foreground, 1 or 0; between them for tied pixels.
+    """Whether the pixel with the highest relevance lies on the foreground, 1 or 0; between these for tied pixels.
 
     Parameters
     ----------
@@ -209,7 +214,7 @@ def pointing_game(
     pooling
         As for `relevance_rank_accuracy`.
     tolerance : int, default=0
-        Distance in pixels to the foreground that still is a hit. The paper has 15.
+        Distance in pixels to the foreground that still counts as a hit. The paper uses 15.
 
     Returns
     -------
@@ -223,8 +228,8 @@ def pointing_game(
 
     References
     ----------
-    Zhang et al., "Top-Down Neural Attention by Excitation Backprop", Int. J. Comput. Vis. 126 (2018) 1084,
-    arXiv:1608.00507, section 4.1.
+    .. [1] Zhang, J. et al. "Top-down neural attention by excitation backprop". Int. J. Comput. Vis. 126, 1084 (2018).
+       arXiv:1608.00507. Section 4.1.
 
     Examples
     --------
@@ -245,7 +250,7 @@ def pointing_game(
 def top_k_intersection(
     heatmaps: Tensor, foreground: Tensor, *, k: int, pooling: ChannelPooling = "sum", undefined: Undefined = "error"
 ) -> Tensor:
-    r"""Share of the k pixels of the highest relevance that lies on the foreground.
+    r"""Share of the k pixels with the highest relevance that lie on the foreground.
 
     .. math::
         \frac{|P_{\mathrm{top}\,k} \cap G|}{k}, \qquad G = \{p : M_p = 1\}
@@ -255,7 +260,7 @@ def top_k_intersection(
     heatmaps, foreground, undefined
         As for `background_share`.
     k : int
-        Number of pixels, from 1 to ``H·W``. A fixed k is hard to reach for objects of fewer pixels.
+        Number of pixels, from 1 to ``H·W``. Objects with fewer than k pixels cannot reach 1.
     pooling
         As for `relevance_rank_accuracy`.
 
@@ -271,7 +276,8 @@ def top_k_intersection(
 
     References
     ----------
-    Theiner, Müller-Budack, Ewerth, "Interpretable Semantic Photo Geolocation", WACV 2022, arXiv:2104.14995.
+    .. [1] Theiner, J., Müller-Budack, E., Ewerth, R. "Interpretable semantic photo geolocation". WACV 2022.
+       arXiv:2104.14995.
 
     Examples
     --------
@@ -314,14 +320,14 @@ def pool_channels(heatmaps: Tensor, pooling: ChannelPooling) -> Tensor:
     Raises
     ------
     InvalidTypeError
-        If `heatmaps` is no floating tensor.
+        If `heatmaps` is not a floating tensor.
     InvalidValueError
         If `pooling` is unknown, or `heatmaps` has fewer than three dimensions or no channel.
 
     References
     ----------
-    Arras, Osman, Samek, "CLEVR-XAI: A benchmark dataset for the ground truth evaluation of neural network
-    explanations", Information Fusion 81 (2022) 14, arXiv:2003.07258, on pooling; all but ``sum``.
+    .. [1] Arras, L., Osman, A., Samek, W. "CLEVR-XAI: a benchmark dataset for the ground truth evaluation of neural
+       network explanations". Inf. Fusion 81, 14 (2022). arXiv:2003.07258. All poolings but ``sum``.
 
     Examples
     --------
@@ -356,8 +362,8 @@ def _measured(
     heatmaps, foreground, pooling, undefined
         As for `background_share`, with any pooling.
     score : callable
-        ``score(values (N, K, P), inside (N, 1, P)) -> (N, K)`` of the pooled heatmaps and boolean masks with P pixels;
-        arbitrary where there is no foreground or no relevance.
+        ``score(values (N, K, P), inside (N, 1, P)) -> (N, K)`` for pooled heatmaps and boolean masks with P pixels;
+        arbitrary if there is no foreground or no relevance.
     """
     check_choice("undefined", undefined, Undefined)
     maps = _as_several(heatmaps)
@@ -368,7 +374,9 @@ def _measured(
         reasons = {"no foreground in the masks": no_foreground, "no relevance in the pooled heatmaps": no_relevance}
         found = [f"{reason} of {named_images(flags)}" for reason, flags in reasons.items() if bool(flags.any())]
         if found:
-            raise InvalidValueError(f'no measure: {" and ".join(found)}; leave them out, or pass undefined="skip"')
+            raise InvalidValueError(
+                f'the measure is undefined: {" and ".join(found)}; leave these images out, or pass undefined="skip"'
+            )
     scores = score(values, inside).masked_fill(no_foreground | no_relevance, torch.nan)
     return scores if heatmaps.dim() >= 5 else scores.squeeze(1)
 
@@ -379,7 +387,7 @@ def _mass(values: Tensor, region: Tensor) -> Tensor:
 
 
 def _share_of_top(values: Tensor, inside: Tensor, k: int | None = None) -> Tensor:
-    """Expected share of foreground among the k highest pixels, by default as many as the foreground has; (N, K)."""
+    """Expected share of foreground among the k highest pixels, (N, K); if k is None, the foreground's size."""
     if k is not None and k > values.shape[2]:
         raise InvalidValueError(f"k must be at most {values.shape[2]}, the number of pixels of a heatmap; got {k}")
     count = inside.sum(dim=2).clamp(min=1)
@@ -387,7 +395,7 @@ def _share_of_top(values: Tensor, inside: Tensor, k: int | None = None) -> Tenso
     ranked = values.sort(dim=2, descending=True).values
     threshold = ranked.gather(2, (count.unsqueeze(2) - 1).expand(-1, values.shape[1], 1))
     above, tied = values > threshold, values == threshold
-    # of the pixels that are tied for the remaining places, each takes part with the same probability
+    # pixels tied for the remaining ranks are included with equal probability
     places = count - above.sum(dim=2)
     hits = (above & inside).sum(dim=2) + places * (tied & inside).sum(dim=2) / tied.sum(dim=2)
     return hits / count
@@ -397,7 +405,7 @@ def _as_several(heatmaps: Tensor) -> Tensor:
     """Heatmaps as (N, K, C, *spatial) in float32 or float64."""
     heatmaps = as_floats("heatmaps", heatmaps)
     if heatmaps.dim() not in (3, 4, 5, 6) or heatmaps.numel() == 0:
-        legal = "(N, C, H, W), (N, K, C, H, W) or (N, H, W), or (N, K, C, T, H, W) for videos, none of them 0"
+        legal = "(N, C, H, W), (N, K, C, H, W) or (N, H, W), or (N, K, C, T, H, W) for videos, all sizes positive"
         raise InvalidValueError(f"heatmaps must have shape {legal}; got {tuple(heatmaps.shape)}")
     broken = ~heatmaps.isfinite()
     if bool(broken.any()):
@@ -414,19 +422,19 @@ def _as_masks(foreground: Tensor, heatmaps: Tensor) -> Tensor:
     if masks.shape != expected or masks.device != heatmaps.device:
         raise InvalidValueError(
             f"foreground must have shape {expected} or without the 1, on {heatmaps.device}, for these heatmaps; got "
-            f"{tuple(foreground.shape)} on {foreground.device}; resize_foreground(foreground, {size}) brings masks to "
-            "the size of heatmaps; heatmaps of videos have shape (N, K, C, T, H, W)"
+            f"{tuple(foreground.shape)} on {foreground.device}; resize masks by resize_foreground(foreground, "
+            f"{size}); heatmaps of videos have shape (N, K, C, T, H, W)"
         )
-    # masks without any foreground are legal here: whether that is an error is for the measure to say
+    # masks without foreground are legal here: the measure decides whether that is an error
     empty = (masks == 0).flatten(1).all(dim=1)
     validate_foreground(torch.where(empty.view(-1, *(1,) * (masks.dim() - 1)), torch.ones_like(masks), masks))
     return masks == 1
 
 
 def _scaled(heatmaps: Tensor) -> Tensor:
-    """Heatmaps (N, K, C, *spatial) with maxima near 1: no measure depends on the scale, but squares have a range."""
+    """Scale heatmaps (N, K, C, *spatial) to maxima near 1: no measure depends on scale, and squares cannot overflow."""
     largest = heatmaps.detach().abs().flatten(2).amax(dim=2)
-    # a power of two, which rounds nothing
+    # a power of two, which is exact
     scale = torch.exp2(-largest.log2().floor().clamp(-100, 100))
     return heatmaps * scale.view(*scale.shape, *(1,) * (heatmaps.dim() - 2))
 

@@ -1,4 +1,4 @@
-"""LRP whose relevance is a differentiable function of the parameters: Zennit composites and what explains by them."""
+"""LRP with relevance that is differentiable with respect to the parameters: Zennit composites and attributions."""
 
 from zennit_isnet.lrp.coverage import Report, check
 from zennit_isnet.lrp.flex import LRPFlex, box_from_normalization, checkpoint_contexts

@@ -1,4 +1,4 @@
-"""Chooses one layer for each spatial resolution, in the forward pass that is explained."""
+"""Chooses one layer per spatial resolution, during the explained forward pass."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from zennit_isnet.lrp.taps import Place, Taps
 from zennit_isnet.model import unwrapped
 
 AUTO = "auto"
-"""Choose one layer for each spatial resolution."""
+"""Choose one layer per spatial resolution."""
 
 LISTS = (nn.ModuleList, nn.ModuleDict)
-"""Containers that never run: what is in them belongs to the module around them. Subclasses may run."""
+"""Containers without a forward pass: their modules count as children of the parent. Subclasses may have one."""
 
 
 def is_chain(module: nn.Module | None) -> bool:
-    """Whether everything flows through each child of a module: what is in it lies as far outside as itself."""
+    """Whether a module is a chain of its children, which then count as being at its own depth."""
     is_sequence = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
     return is_sequence or type(module) in LISTS
 
 
 class Candidate(NamedTuple):
-    """An output that may stand for its resolution; the smallest is the best, the last one of the outermost modules.
+    """A candidate output for its resolution; the smallest is the best: the last one of the outermost modules.
 
     Attributes
     ----------
     level, depth : int
-        How often the images are halved there, and how many modules it lies in.
+        How often the image size is halved, and the number of modules around it.
     countdown : int
-        Another number for each candidate, the smallest for the last.
+        A unique number for each candidate, decreasing in execution order.
     name, reading, output, version
-        Of the module, and what it returned.
+        The module's name, and its output.
     """
 
     level: int
@@ -51,17 +51,17 @@ class Candidate(NamedTuple):
 
     @property
     def is_intact(self) -> bool:
-        """Whether nothing has written to the output since the module returned it."""
+        """Whether the output is unchanged since the module returned it."""
         return bool(self.output._version == self.version)
 
 
 class AutoTaps(Taps):
-    """Taps on one layer for each octave of resolution below that of the images.
+    """Taps on one layer for each halving of the resolution below the images.
 
-    Of the outermost modules, and those chained in them, it is the last one to run: what a stage returns, through which
-    everything flows, and no part of a block. Left out are maps of a single cell, maps finer than those that came
-    before (upsampled ones), outputs that an in-place operation has overwritten, modules that run more than once, and
-    outputs that no relevance arrives at. The outputs are kept as they are and not copied.
+    It is the last of the outermost modules (and of modules chained in them) to run: the output of a stage, not part of
+    a block. Left out are maps with a single cell, maps finer than earlier ones (upsampled), outputs overwritten by an
+    in-place operation, modules that run more than once, and outputs without relevance. Outputs are kept without
+    copying.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class AutoTaps(Taps):
         self._modules = {name: module for name, module in unwrapped(model).named_modules() if name}
         self._depths = {name: self._depth(name) for name in self._modules}
         self._countdown = count(0, -1)
-        # where the network was at which resolution: depth and level of a module's output by its name
+        # depth and level of each module's output by its name
         self._marks: dict[str, tuple[int, int]] = {}
         self._kept: dict[tuple[int, str, Layout], list[Candidate]] = {}
 
@@ -87,7 +87,7 @@ class AutoTaps(Taps):
         return self
 
     def read(self) -> dict[Place, Tensor]:
-        """Return the outputs of all candidates; `choices` has them by resolution, the best ones first."""
+        """Return the outputs of all candidates; `choices` groups them by resolution, best first."""
         super().read()
         kept = [candidate for group in self._kept.values() for candidate in group if candidate.is_intact]
         self._kept.clear()
@@ -100,7 +100,7 @@ class AutoTaps(Taps):
 
     def _hook(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not self._over:
-            # a composite would take the reading of a shape for an operation on the signal
+            # a composite would mistake reading a shape for an operation on the signal
             with torch._C.DisableTorchFunction():
                 self._look(name, module, args, output)
 
@@ -109,10 +109,10 @@ class AutoTaps(Taps):
         again = name in self._ran
         self._ran.add(name)
         if again:
-            # its name does not say which of its outputs is meant
+            # its name would be ambiguous
             for part, group in self._kept.items():
                 self._kept[part] = [candidate for candidate in group if candidate.name != name]
-        # what a module does inside matters no more once it has returned, as in squeeze-and-excitation
+        # once a module has returned, its inside no longer matters, as in squeeze-and-excitation
         self._marks = {inner: mark for inner, mark in self._marks.items() if not inner.startswith(f"{name}.")}
         reading = self.pictures.read(module, output)
         if reading is None or max(reading.size) <= 1 or min(reading.size) < 1:
@@ -127,13 +127,13 @@ class AutoTaps(Taps):
             self._keep_best(Candidate(level, depth, next(self._countdown), name, reading, output, output._version))
 
     def _depth(self, name: str) -> int:
-        """Return how many modules a module lies in, chains and lists of modules and the model not among them."""
+        """Return the number of modules around a module, without chains, module lists and the model itself."""
         parts = name.split(".")
         around = (self._modules.get(".".join(parts[:end])) for end in range(1, len(parts)))
         return sum(not is_chain(module) for module in around)
 
     def _upsamples(self, reading: Reading, args: tuple[Any, ...]) -> bool:
-        """Whether the module read coarser maps than it returns, as the average pooling of VGG does on small images."""
+        """Whether the module's input is coarser than its output, as in VGG's average pooling on small images."""
         if reading.layout is not Layout.FIRST or not args or not isinstance(args[0], Tensor):
             return False
         before = tuple(args[0].shape)
@@ -141,10 +141,10 @@ class AutoTaps(Taps):
         return is_map and self.pictures.level(before[2:]) > self.pictures.level(reading.size)
 
     def _keep_best(self, new: Candidate) -> None:
-        """Keep the best candidate of its resolution and part of the model, and one that can take its place.
+        """Keep the best candidate for its resolution and part of the model, and one substitute.
 
-        Nothing more, because a checkpointed model would free it. Which of the parts (main network, auxiliary heads)
-        relevance arrives at is not yet known, nor whether a layout that shapes leave open can be settled.
+        Nothing more, because a checkpointed model would free it. At this point it is unknown which part (main network
+        or auxiliary heads) gets relevance, and whether an ambiguous layout can be resolved.
         """
         part = new.level, new.name.split(".")[0], new.reading.layout
         group = sorted([new, *(c for c in self._kept.get(part, []) if c.is_intact)])

@@ -1,4 +1,4 @@
-"""What all composites of this package and their hooks have in common: the protocol by which relevance is propagated."""
+"""Base classes of this package's composites and hooks: the protocol for propagating relevance."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from zennit_isnet.lrp.signal.substitute import Switch, ordinary_only
 from zennit_isnet.model import uncompiled, unwrapped
 
 Bound = float | Sequence[float] | Tensor
-"""One number, or one for each channel."""
+"""One number, or one per channel."""
 
 
 class Switched(Hook):
-    """Zennit hook that is the switch of what it attaches: on until `remove`, and not after."""
+    """Zennit hook that is the switch of what it attaches: on until `remove`."""
 
     def copy(self) -> Switched:
-        """Return the hook itself, which is made for one registration."""
+        """Return the hook itself, which belongs to one registration."""
         return self
 
     def remove(self) -> None:
-        """Switch off, for graphs that still exist too."""
+        """Switch off, including for graphs that still exist."""
         self.active = False
         super().remove()
 
     def __getstate__(self) -> Any:
-        """Refuse to be copied with a model: nobody could take the copy off the model's copy again."""
+        """Refuse to be copied with a model: nothing could remove the copied hook."""
         raise InvalidValueError(
             f"a model cannot be copied or pickled while a composite is registered with it (its hook is a "
             f"{type(self).__name__}); leave the composite's context or call its remove() first"
@@ -42,7 +42,7 @@ class Switched(Hook):
 
 
 class PassHook(Switched, ABC):
-    """Hook of a root module, whose forward passes run in a mode that `_enter` gives to `start` and `_leave` ends."""
+    """Hook of a root module whose forward passes run in a mode, which `_enter` starts and `_leave` ends."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class PassHook(Switched, ABC):
         return RemovableHandleList([RemovableHandle(self), before, after])
 
     def remove(self) -> None:
-        """Switch off, in the middle of a pass too."""
+        """Switch off, even in the middle of a pass."""
         self.end()
         super().remove()
         while self.after:
@@ -70,32 +70,32 @@ class PassHook(Switched, ABC):
         self._stack.enter_context(mode)
 
     def end(self) -> Any:
-        """Leave the mode of the pass that runs and return it; None if none runs."""
+        """Leave the mode of the current pass and return it; None if there is none."""
         mode, self.mode = self.mode, None
         self._stack.close()
         return mode
 
     @abstractmethod
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Before the root module's forward pass."""
+        """Run before the root module's forward pass."""
 
     @abstractmethod
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        """After it, also after an exception in it."""
+        """Run after it, also after an exception."""
 
 
 class LRPComposite(Described, Composite):
-    """Base of the composites whose relevance is a differentiable function of the parameters.
+    """Base class of composites whose relevance is a differentiable function of the parameters.
 
-    It registers once at a time and says so: Zennit's composites leave a model silently when they are registered again,
-    and the relevance of what ran before is then the plain gradient.
+    It can be registered with one model at a time and raises otherwise. Zennit's composites silently leave the first
+    model when registered again, so its relevance becomes the plain gradient.
 
     Attributes
     ----------
     propagates : str
         ``"signal"``, relevance divided by activation, or ``"relevance"``.
     box : tuple of Tensor, optional
-        Lowest and highest value of the images for the z^B rule.
+        Lowest and highest value of the images, for the z^B rule.
     """
 
     propagates: Literal["signal", "relevance"]
@@ -103,34 +103,33 @@ class LRPComposite(Described, Composite):
     _model: weakref.ref[nn.Module] | None = None
 
     def entry(self, images: Tensor, *, input_gradient: bool = True) -> Tensor:
-        """Return what the model is called with in the place of images: a copy, so that it may write to it in place.
+        """Return the model's input for images: a copy, so that the model may modify it in place.
 
         Parameters
         ----------
         images : Tensor
             ``(N, …)``.
-        input_gradient : bool, default True
-            Whether ordinary backward passes of this registration need the gradient at the images. A training step does
-            not.
+        input_gradient : bool, default=True
+            Whether ordinary backward passes need the gradient at the images. A training step does not.
         """
         return images.clone()
 
     def start(self, logits: Tensor, seed: Tensor) -> Tensor:
-        """Return what is propagated from the logits for a seed of the signal: the seed, or the relevance ``y ⊙ seed``.
+        """Return what is propagated from the logits for a signal seed: the seed, or the relevance ``y ⊙ seed``.
 
-        In the seed's shape.
+        The result has the seed's shape.
         """
         return seed if self.propagates == "signal" else logits * seed
 
     def relevance(self, activation: Tensor, arrived: Tensor) -> Tensor:
-        """Return the relevance of a layer's activation, ``R = a ⊙ G`` of a signal that arrives at it."""
+        """Return the relevance of a layer's activation, ``R = a ⊙ G``, from the signal that arrives at it."""
         return activation * arrived if self.propagates == "signal" else arrived
 
     def note_copy(self, output: Tensor, copy: Tensor) -> None:
-        """Treat a copy of a layer's output as the output itself."""
+        """Treat a copy of a layer's output like the output itself."""
 
     def seed(self, formulation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """Return the ``attr_output`` with which Zennit's attributors explain a formulation by this composite.
+        """Return the ``attr_output`` for explaining a formulation with Zennit's attributors and this composite.
 
         Parameters
         ----------
@@ -146,7 +145,7 @@ class LRPComposite(Described, Composite):
         Raises
         ------
         InvalidValueError
-            From `attr_output`, if the formulation has more than one heatmap for an image.
+            From `attr_output`, if the formulation makes more than one heatmap per image.
 
         Examples
         --------
@@ -167,15 +166,15 @@ class LRPComposite(Described, Composite):
             seeds = formulation(logits)
             if seeds.ndim != 3 or seeds.shape[1] != 1:
                 raise InvalidValueError(
-                    f"an attributor makes one heatmap an image, but {formulation!r} has seeds of shape "
-                    f"{tuple(seeds.shape)}; explain one class after the other, with Target(class)"
+                    f"an attributor makes one heatmap per image, but {formulation!r} has seeds of shape "
+                    f"{tuple(seeds.shape)}; explain one class at a time with Target(class)"
                 )
             return self.start(logits, seeds.squeeze(1))
 
         return attr_output
 
     def register(self, module: nn.Module) -> None:
-        """Register with a model. The user's hooks for gradients then see no signal. After an error it is as it was.
+        """Register with a model. The user's gradient hooks do not see signals. Errors leave the model unchanged.
 
         Parameters
         ----------
@@ -185,11 +184,11 @@ class LRPComposite(Described, Composite):
         Raises
         ------
         InvalidTypeError
-            If `module` is no module.
+            If `module` is not a module.
         UnsupportedModelError
             If it is compiled, scripted or a `DataParallel`.
         InvalidValueError
-            If the composite is registered with a model already.
+            If the composite is already registered with a model.
         """
         check_model(module)
         module = unwrapped(module)
@@ -198,11 +197,11 @@ class LRPComposite(Described, Composite):
             which = "this model already" if other is module else f"another model ({type(other).__name__})"
             raise InvalidValueError(
                 f"this {type(self).__name__} is registered with {which}; leave its context or call remove() first, or "
-                "use a composite of its own there"
+                "use a separate composite there"
             )
         try:
             self.register_with(module)
-            switch = next(iter(self.hook_refs), None)  # all of them are on and off together
+            switch = next(iter(self.hook_refs), None)  # all are switched on and off together
             if switch is not None:
                 self.handles += _gated_hooks(module, switch)
             self._model = weakref.ref(module)
@@ -211,36 +210,36 @@ class LRPComposite(Described, Composite):
             raise
 
     def register_with(self, module: nn.Module) -> None:
-        """Put hooks on a model, whatever else is checked."""
+        """Put hooks on a model, after the checks."""
         super().register(module)
 
     def remove(self) -> None:
-        """Take all hooks and canonizers off the model."""
+        """Remove all hooks and canonizers from the model."""
         super().remove()
         self._model = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the settings: a copy is registered with no model."""
+        """Return the settings: a copy is not registered with any model."""
         return {name: value for name, value in vars(self).items() if name not in ("handles", "hook_refs", "_model")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         module_map = state["module_map"]
         if isinstance(getattr(module_map, "__self__", None), type(self)):
-            # by the settings of the copy, not of the original
+            # use the settings of the copy, not of the original
             module_map = getattr(self, module_map.__name__)
         super().__init__(module_map, state["canonizers"])
         self.__dict__ |= {**state, "module_map": module_map}
 
 
 class _GatedHook:
-    """Handle of one of the user's hooks for gradients, which acts in ordinary backward passes only until `remove`."""
+    """Handle of a user's gradient hook, which only acts in ordinary backward passes until `remove`."""
 
     def __init__(self, hooks: dict[int, Any], key: int, switch: Switch) -> None:
         self.hooks, self.key, self.original = hooks, key, hooks[key]
         self.gated = hooks[key] = ordinary_only(switch, self.original)
 
     def remove(self) -> None:
-        """Put the hook back, unless its owner has taken it off."""
+        """Put the original hook back, unless its owner has removed it."""
         if self.hooks.get(self.key) is self.gated:
             self.hooks[self.key] = self.original
 
@@ -258,7 +257,7 @@ def check_free(model: nn.Module) -> None:
     Raises
     ------
     InvalidValueError
-        If one is: a backward pass would follow its rules too.
+        If one is: its rules would also apply in backward passes.
     """
     for name, module in model.named_modules():
         for hook in module._forward_pre_hooks.values():
@@ -266,19 +265,19 @@ def check_free(model: nn.Module) -> None:
             if isinstance(owner, Hook):
                 raise InvalidValueError(
                     f"a composite is registered with the model ({type(owner).__name__} on {name or 'the model'}), and "
-                    "its rules would act too; leave its context or call its remove() first"
+                    "its rules would also apply; leave its context or call its remove() first"
                 )
 
 
 def as_composites(composite: Any) -> tuple[LRPComposite, ...]:
-    """Return one composite, or a sequence of different ones, as a tuple.
+    """Return one composite, or a sequence of distinct ones, as a tuple.
 
     Raises
     ------
     InvalidTypeError
-        If one has relevance without a gradient, or is no composite.
+        If the relevance of one is not differentiable, or one is not a composite.
     InvalidValueError
-        If there is none, or one stands there twice.
+        If there is none, or one occurs twice.
     """
     composites = tuple(composite) if isinstance(composite, (list, tuple)) else (composite,)
     for one in composites:
@@ -286,30 +285,30 @@ def as_composites(composite: Any) -> tuple[LRPComposite, ...]:
             came = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__
             remedy = "; wrap it: differentiable(composite)" if isinstance(one, Composite) else ""
             raise InvalidTypeError(
-                "composite must be an LRPFlex or come from differentiable(…), so that its relevance has a gradient, or "
-                f"be several of these; got {came}{remedy}"
+                "composite must be differentiable, such as LRPFlex() or differentiable(…), or several of these; "
+                f"got {came}{remedy}"
             )
     if not composites or len({id(one) for one in composites}) < len(composites):
-        raise InvalidValueError(f"composite must hold different composites, at least one; got {composites!r}")
+        raise InvalidValueError(f"composite must contain distinct composites, at least one; got {composites!r}")
     return composites
 
 
 def as_bound(bound: Bound, name: str) -> Tensor:
-    """One number, or one for each channel, as a tensor that broadcasts over ``(N, C, …)``."""
+    """Return one number, or one per channel, as a tensor that broadcasts over ``(N, C, …)``."""
     try:
         values = torch.as_tensor(bound, dtype=torch.float64).detach()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidTypeError(f"{name} must hold numbers, one or one for each channel, got {bound!r}") from error
+        raise InvalidTypeError(f"{name} must be a number, or one number per channel; got {bound!r}") from error
     if not bool(values.isfinite().all()):
-        raise InvalidValueError(f"{name} must be finite, got {values.flatten().tolist()}")
+        raise InvalidValueError(f"{name} must be finite; got {values.flatten().tolist()}")
     return values.view(-1, 1, 1) if values.ndim == 1 else values
 
 
 def as_box(box: tuple[Bound, Bound]) -> tuple[Tensor, Tensor]:
-    """Bounds as tensors that broadcast over ``(N, C, …)``; low ≤ high, with some width."""
+    """Return bounds as tensors that broadcast over ``(N, C, …)``; low ≤ high, not everywhere equal."""
     if not (isinstance(box, (list, tuple)) and len(box) == 2):
-        raise InvalidTypeError(f"box must be a pair (low, high), got {box!r}")
+        raise InvalidTypeError(f"box must be a pair (low, high); got {box!r}")
     low, high = (as_bound(bound, "box") for bound in box)
     if not bool((low < high).all()):
-        raise InvalidValueError(f"box must have low < high, got {low.flatten().tolist()} and {high.flatten().tolist()}")
+        raise InvalidValueError(f"box must have low < high; got {low.flatten().tolist()} and {high.flatten().tolist()}")
     return low, high

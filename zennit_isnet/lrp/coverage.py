@@ -1,4 +1,4 @@
-"""`check`: which relevance rule each operation of a model has, before a wrong heatmap can be made."""
+"""`check`: which relevance rule each operation of a model has."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ BEHIND_A_GATE = "none needed: ends at a gate"
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of operation in one module.
+    """An operation in a module.
 
     Attributes
     ----------
     operation : str
-        Name of the function, or ``module`` and the type of a module with a declared rule.
+        Name of the function, or ``module`` and the module type for a declared rule.
     module : str
-        Path and type of the module that runs it.
+        Path and type of the module that runs the operation.
     rule : str or None
         Name of its relevance rule; None if no rule covers it.
     remedy : str or None
-        Reason and remedy where no rule covers it.
+        Reason and remedy if no rule covers it.
     """
 
     operation: str
@@ -41,24 +41,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found.
+    """Result of `check`.
 
     Attributes
     ----------
     rows : tuple of Row
-        One for each operation on the signal, in the order of the forward pass.
+        One row per operation on the signal, in forward order.
     """
 
     rows: tuple[Row, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether a rule covers every operation that the signal passes."""
+        """Whether every operation on the signal's path has a rule."""
         return not self.problems
 
     @property
     def problems(self) -> tuple[Row, ...]:
-        """The rows that no rule covers."""
+        """The rows without a rule."""
         return tuple(row for row in self.rows if row.rule is None)
 
     def __str__(self) -> str:
@@ -71,20 +71,20 @@ class Report:
 
 
 def check(model: nn.Module, example: Tensor, composite: LRPFlex | None = None) -> Report:
-    """Name every operation that relevance passes in a model, and its rule.
+    """List every operation that relevance passes through in a model, with its rule.
 
-    Runs the pass that training runs, forwards and backwards, in the mode that the model is in, and reports instead of
-    raising. The model stays as it was: modes, parameters, buffers, hooks; and so does the random state.
+    Runs the same forward and backward passes as training, in the model's current mode, and reports problems instead of
+    raising. The model's modes, parameters, buffers and hooks stay unchanged, and so does the random state.
 
     Parameters
     ----------
     model : Module
-        A classifier; it may use what is not supported.
+        A classifier; it may contain unsupported operations.
     example : Tensor
-        A batch of images as the model takes them, ``(N, C, H, W)`` or ``(N, C, T, H, W)``. One image is enough: in
-        train mode, where BatchNorm needs several, it is taken twice.
+        A preprocessed batch of images, ``(N, C, H, W)`` or ``(N, C, T, H, W)``. One image is enough: in train mode,
+        where BatchNorm needs several, it is duplicated.
     composite : LRPFlex, optional
-        The rules, with those of your own. Default ``LRPFlex()``.
+        The rules, including your own. If None, ``LRPFlex()``.
 
     Returns
     -------
@@ -94,10 +94,10 @@ def check(model: nn.Module, example: Tensor, composite: LRPFlex | None = None) -
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        If `model` is no module, `example` no batch of images or outside of the box of z^B, or `composite` no
+        If `model` is not a module, `example` is not a batch of images or leaves the z^B box, or `composite` is not an
         `LRPFlex`.
     UnsupportedModelError
-        If the model is compiled or scripted, so that its operations cannot be seen.
+        If the model is compiled or scripted, so that its operations cannot be observed.
 
     Examples
     --------
@@ -116,7 +116,7 @@ def check(model: nn.Module, example: Tensor, composite: LRPFlex | None = None) -
     model, example = unwrapped(model), check_images(example, values=True)
     composite = LRPFlex() if composite is None else composite
     if not isinstance(composite, LRPFlex):
-        raise InvalidTypeError(f"composite must be an LRPFlex, got {type(composite).__name__}")
+        raise InvalidTypeError(f"composite must be an LRPFlex; got {type(composite).__name__}")
     attribution = LRPAttribution(composite)
     attribution.check_box(example)
     if model.training and len(example) == 1:
@@ -131,7 +131,7 @@ def check(model: nn.Module, example: Tensor, composite: LRPFlex | None = None) -
 
     devices = sorted({p.device for p in model.parameters() if p.device.type == "cuda"}, key=str)
     with torch.random.fork_rng(devices), buffers_restored(model):
-        composite.inspect = found.append  # and nothing is raised
+        composite.inspect = found.append  # so nothing is raised
         try:
             attribution(model, example, seeds)
         except UncoveredOperationError:

@@ -1,4 +1,4 @@
-"""`LRPFlex`, and its hook, which makes each forward pass a frozen-gate pass, also where a checkpoint repeats it."""
+"""`LRPFlex`, and the hook that makes each forward pass a frozen-gate pass, including checkpoint recomputation."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from zennit_isnet.model import buffers_restored, main_head, uncompiled
 class FrozenGates(PassHook):
     """Zennit hook for the root module: every forward pass runs in a `FrozenGateMode`.
 
-    The hook is the switch of its passes: a backward pass is a signal pass while the hook is registered and active.
-    It puts a forward pre-hook and a forward hook on the root module, and on those modules below it that are not looked
-    into, and touches nothing else of the model.
+    The hook is the switch of its passes: a backward pass is a signal pass while the hook is registered and active. It
+    puts a forward pre-hook and a forward hook on the root module and on leaf modules, whose inside is not followed. It
+    changes nothing else in the model.
 
     Parameters
     ----------
@@ -47,17 +47,17 @@ class FrozenGates(PassHook):
         super().__init__()
 
     def register(self, module: nn.Module) -> RemovableHandleList:
-        """Hook the root module, and the modules that are not looked into."""
+        """Hook the root module and the leaf modules."""
         return RemovableHandleList([*self.hide_modules(module, lambda: self.mode), *super().register(module)])
 
     def hide_modules(self, module: nn.Module, current: Callable[[], FrozenGateMode | None]) -> list[RemovableHandle]:
-        """Hook the modules that are not looked into; `current` returns the mode of the pass that runs."""
+        """Hook the leaf modules; `current` returns the mode of the current pass."""
         declared = self.composite.modules
         handles = register_declared(module, declared, current) if declared else []
         return [*handles, *register_synchronized(module, current)]
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Let the images in through `InputRelevance`; without a gradient there is nothing to do."""
+        """Pass the images through `InputRelevance`, if gradients are enabled."""
         if self.mode is not None or not torch.is_grad_enabled():
             return None
         images = [t for t in tensors_in((*args, *kwargs.values())) if t.requires_grad]
@@ -70,7 +70,7 @@ class FrozenGates(PassHook):
         elif len(entries) == 1:
             mode = ZBoxMode(module, self, images[0], composite.box)
         else:
-            raise InvalidValueError(f"z^B needs one image batch as input, this model reads {len(entries)} tensors")
+            raise InvalidValueError(f"z^B needs one image batch as input; got {len(entries)} tensors")
         mode.seen = None if composite.inspect is None else []
         for entry in entries.values():
             mode.enter(entry)
@@ -79,7 +79,7 @@ class FrozenGates(PassHook):
         return given
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        """End the pass and raise, or report, what it found."""
+        """End the pass, and raise or report its problems."""
         mode = self.end()
         if mode is None or output is None:
             return
@@ -96,24 +96,24 @@ def _fitted_reference(reference: Tensor | Literal["darkest"] | None, images: Ten
     if not isinstance(reference, str):
         return None if reference is None else fitted_bound(reference, images)
     if images.ndim < 3:
-        raise InvalidValueError(f'reference="darkest" needs images (N, C, …), got shape {tuple(images.shape)}')
+        raise InvalidValueError(f'reference="darkest" needs images (N, C, …); got shape {tuple(images.shape)}')
     return images.detach().amin(tuple(range(2, images.ndim)), keepdim=True)
 
 
 def checkpoint_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Let a checkpointed part of a model be computed again by the handlers it was computed by first.
+    """Recompute a checkpointed part of a model with the same relevance rules as in its first forward pass.
 
     For the ``context_fn`` of `torch.utils.checkpoint.checkpoint`, which needs ``use_reentrant=False``. A checkpointed
-    part keeps its inputs only and is computed again in the signal pass and in ``loss.backward()``: less memory for two
-    more forward passes of that part. Relevance and gradients are the same, and BatchNorm counts the batch once. Where
-    no composite is on the model nothing changes but that.
+    part only keeps its inputs and is recomputed in the signal pass and in ``loss.backward()``: less memory for two more
+    forward passes of that part. Relevance and gradients are the same, and BatchNorm counts the batch once. Without a
+    composite on the model, only the BatchNorm behaviour differs.
 
-    With z^B (``box=…``) the first convolution, its BatchNorm and activation have to stay outside of the checkpoint.
+    With z^B (``box=…``) the first convolution, its BatchNorm and its activation must stay outside the checkpoint.
 
     Returns
     -------
     first, again : context managers
-        For the forward pass, and for each time that it is repeated.
+        For the forward pass, and for each recomputation.
 
     Examples
     --------
@@ -136,7 +136,7 @@ def checkpoint_contexts() -> tuple[AbstractContextManager[None], AbstractContext
 
 
 class _Inherited(Provenance):
-    """Kinds in a part of a pass that starts from tensors whose kinds were known in the first forward pass."""
+    """Kinds for recomputing part of a pass, from tensors whose kinds were known in the first forward pass."""
 
     def __getitem__(self, tensor: Tensor) -> Kind:
         kind = super().__getitem__(tensor)
@@ -144,7 +144,7 @@ class _Inherited(Provenance):
 
 
 class _Again(AbstractContextManager[None]):
-    """Context that can be entered any number of times, one after the other; keeps no tensor of the first pass."""
+    """Context that can be entered repeatedly; it does not keep tensors of the first pass."""
 
     def __init__(self, passes: list[tuple[nn.Module, Any]]) -> None:
         self.passes = passes
@@ -157,7 +157,7 @@ class _Again(AbstractContextManager[None]):
             repeated = FrozenGateMode(root, settings)
             repeated.kinds = _Inherited()
             self.stack.enter_context(repeated)
-            # those of the first pass look at that pass only, and are gone once the composite has left the model
+            # kinds of the first pass cover only that pass, and are gone once the composite is removed
             for handle in settings.hide_modules(root, lambda mode=repeated: mode):
                 self.stack.callback(handle.remove)
 
@@ -167,60 +167,59 @@ class _Again(AbstractContextManager[None]):
 
 @register_composite("lrp_flex")
 class LRPFlex(LRPComposite):
-    """LRP by frozen gates: gradient × input of the network whose gates are constant in the backward pass.
+    """LRP with frozen gates: gradient × input of the network with its gates held constant in the backward pass.
 
-    Sees modules and functional calls alike, changes nothing of the model, and supplies relevance that is an exactly
-    differentiable function of the parameters.
+    Covers modules and functional calls, changes nothing in the model, and gives relevance that is exactly
+    differentiable with respect to the parameters.
 
     Parameters
     ----------
     epsilon : float, optional
-        Absolute stabilizer ``ε ≥ 0`` of the gates ``a / (z + ε·sign z)``. The papers have 1e-2, which hardly damps
-        anything in a network with BatchNorm, where activations are of size 1. 0 makes the gates exact, ``a/z``, with
-        a noisier relevance and a quieter gradient. Default None: `epsilon_ratio` counts.
+        Absolute stabilizer ``ε ≥ 0`` of the gates ``a / (z + ε·sign z)``. The papers use 1e-2, which damps almost
+        nothing in networks with BatchNorm, whose activations are of order 1. 0 makes the gates exact, ``a/z``, with
+        noisier relevance and smaller gradients. If None, `epsilon_ratio` is used.
     box : tuple of (float, sequence or Tensor), optional
-        Lowest and highest value of the images as the model gets them, one number or one for each channel; switches
-        the z^B rule on at the first layer, whose denominators are stabilized by `epsilon`, or by the papers' 1e-2.
-        `box_from_normalization` makes it. Default None: the papers use z^B, but a wrong box is a silent error.
-    epsilon_ratio : float, default 0.3
-        ``ε`` of each layer and image in units of the root mean square of the layer's activations in that image. So
-        the relevance does not depend on the scale of a layer, and an activation much weaker than its neighbours
-        carries little relevance in a shallow network and in a deep one alike.
-    reference : float, sequence, Tensor or "darkest", default 0.0
-        The value of the images that carries no relevance, one number or one for each channel: the relevance is
-        ``(x − reference) ⊙ G``. ``"darkest"`` takes the lowest value of each channel of each image. After
-        normalization by mean and standard deviation 0 is a mid-grey, and black borders carry relevance. Not with
-        `box`.
-    detach_statistics : bool, default False
-        Whether ``σ`` of a BatchNorm in train mode is constant also as a function of the parameters. By default it
-        is alive, so that parameter gradients agree with finite differences.
+        Lowest and highest value of the model's input images, one number or one per channel. Enables the z^B rule at the
+        first layer, with denominators stabilized by `epsilon`, or by the papers' 1e-2. `box_from_normalization` makes
+        it. The papers use z^B; it is off by default because a wrong box is a silent error.
+    epsilon_ratio : float, default=0.3
+        ``ε`` of each layer and image, as a multiple of the root mean square of the layer's activations in that image.
+        The relevance then does not depend on a layer's scale, and activations much weaker than the others carry little
+        relevance, in shallow and in deep networks.
+    reference : float, sequence, Tensor or "darkest", default=0.0
+        Image value with zero relevance, one number or one per channel: the relevance is ``(x − reference) ⊙ G``.
+        ``"darkest"`` uses the lowest value of each channel in each image. After normalization by mean and standard
+        deviation, 0 is a mid-grey, and black borders carry relevance. Not with `box`.
+    detach_statistics : bool, default=False
+        Whether ``σ`` of a BatchNorm in train mode is detached from the parameters. By default it stays attached, so
+        that parameter gradients agree with finite differences.
     rules : mapping of function to rule, optional
-        Rules for further operations, which come before the built-in ones: ``"linear"`` (plain gradient),
+        Rules for further operations, which take precedence over the built-in ones: ``"linear"`` (plain gradient),
         ``"activation"`` (elementwise with ``a(0) = 0``), ``"gate"`` (held constant, may multiply a signal), or a
         function ``rule(mode, func, *args, **kwargs)``.
     modules : mapping of module type to rule, optional
-        Rules for modules that are not looked into: one of the same words, or a function
-        ``rule(module, input, output, signal)`` that returns the signal at the input. Of a word, what costs nothing to
-        see is checked (one signal, its shape, nothing written in place); that it holds for the values is yours to know.
+        Rules for module types that become leaf modules: one of the same words, or a function ``rule(module, input,
+        output, signal)`` that returns the signal at the input. For a word, only cheap checks are made (a single signal,
+        its shape, no in-place writes); you must know that it is true for the values.
 
     Attributes
     ----------
     propagates : str
-        ``"signal"``. Under Zennit's `Gradient`, ``attr_output`` is the signal at the logits, which `seed` makes of a
-        formulation, and what comes back at the images is relevance, ``(x − reference) ⊙ G``.
+        ``"signal"``. Under Zennit's `Gradient`, ``attr_output`` is the signal at the logits, which `seed` makes from a
+        formulation, and the result at the images is relevance, ``(x − reference) ⊙ G``.
 
     Raises
     ------
     InvalidValueError
-        If `epsilon` is negative, `epsilon_ratio` is not positive, one of them leaves the range of float32, the box is
-        empty, or `reference` is given with it.
+        If `epsilon` is negative, `epsilon_ratio` is not positive, one of them is outside the range of float32, the box
+        is empty, or both `box` and `reference` are given.
     UncoveredOperationError
-        From the forward pass inside of the context, if the model runs an operation that no rule covers.
+        In the forward pass inside the context, if the model runs an operation without a rule.
 
     References
     ----------
-    Bassi, Decherchi, Cavalli, "Faster ISNet for Background Bias Mitigation on Deep Neural Networks", IEEE Access 12
-    (2024), LRP-Flex.
+    .. [1] Bassi, P. R. A. S., Decherchi, S., Cavalli, A. "Faster ISNet for background bias mitigation on deep neural
+       networks". IEEE Access 12, 155151 (2024). arXiv:2401.08409. LRP-Flex.
 
     Examples
     --------
@@ -263,7 +262,7 @@ class LRPFlex(LRPComposite):
         self.box = None if box is None else as_box(box)
         self.reference = as_reference(reference)
         if self.box is not None and self.reference is not None:
-            raise InvalidValueError("give box or reference, not both: z^B has its zero at the ends of the box")
+            raise InvalidValueError("pass box or reference, not both: z^B has its own zero, at the ends of the box")
         self.detach_statistics = detach_statistics
         self._own_handlers = function_handlers(rules)
         self.modules = module_rules(modules)
@@ -272,18 +271,18 @@ class LRPFlex(LRPComposite):
 
     @property
     def handlers(self) -> Mapping[Any, Handler]:
-        """The handler of each function, the user's before the built-in ones."""
-        # put together when asked for: the keys cannot all be copied, and a composite must be
+        """The handler of each function; the user's take precedence over the built-in ones."""
+        # built on demand: not all keys can be copied, and a composite must be copyable
         return {**HANDLERS, **self._own_handlers} if self._own_handlers else HANDLERS
 
     def _rule_of_module(self, ctx: dict[str, Any], name: str, module: nn.Module) -> FrozenGates | None:
-        # one hook sees all operations below it, so the root is the only module that gets one
+        # one hook sees all operations below it, so only the root module gets one
         return None if name else FrozenGates(self)
 
     def entry(self, images: Tensor, *, input_gradient: bool = True) -> Tensor:
-        """Return the images: the model gets a copy of them, at which the signal becomes relevance."""
+        """Return the images; the model gets a copy of them, where the signal becomes relevance."""
         for hook in self.hook_refs:
-            # without it the input gradient of the first convolution is skipped
+            # otherwise the input gradient of the first convolution is skipped
             hook.input_gradient = input_gradient
         return images
 
@@ -294,7 +293,7 @@ def box_from_normalization(mean: Bound, std: Bound) -> tuple[Tensor, Tensor]:
     Parameters
     ----------
     mean, std : float, sequence or Tensor
-        As for `torchvision.transforms.v2.Normalize`: one number or one for each channel; `std` positive.
+        As for `torchvision.transforms.v2.Normalize`: one number or one per channel; `std` positive.
 
     Returns
     -------
@@ -314,12 +313,12 @@ def box_from_normalization(mean: Bound, std: Bound) -> tuple[Tensor, Tensor]:
     """
     center, scale = torch.as_tensor(mean, dtype=torch.float64), torch.as_tensor(std, dtype=torch.float64)
     if not bool((scale > 0).all()):
-        raise InvalidValueError(f"std must be positive, got {scale.tolist()}")
+        raise InvalidValueError(f"std must be positive; got {scale.tolist()}")
     return as_box((-center / scale, (1 - center) / scale))
 
 
 def as_reference(reference: Bound | Literal["darkest"]) -> Tensor | Literal["darkest"] | None:
-    """Return the reference as a tensor; None for zero, which needs no subtraction."""
+    """Return the reference as a tensor; None for zero, where nothing is subtracted."""
     if isinstance(reference, str):
         check_choice("reference", reference, Literal["darkest"])
         return "darkest"

@@ -1,4 +1,4 @@
-"""Which outputs of modules are maps of the images, and where their channels stand."""
+"""Which module outputs are maps of the images, and which axis holds their channels."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ CHANNELS_FIRST = (
         in ("conv", "batchnorm", "instancenorm", "pooling", "padding", "upsampling", "pixelshuffle", "channelshuffle")
     ),
 )
-"""Modules that return ``(N, C, …)``, and so do their subclasses."""
+"""Modules that return ``(N, C, …)``, like their subclasses."""
 
 CHANNELS_LAST = tuple(getattr(nn, name) for name in ("Linear", "LayerNorm", "RMSNorm") if hasattr(nn, name))
-"""Modules that work on the last axis. A subclass with a forward method of its own may permute axes before."""
+"""Modules that work on the last axis. A subclass with its own forward method may permute axes first."""
 
 
 class Layout(enum.Enum):
-    """Where the channels of an output stand, by its shape and the module's type."""
+    """Channel position of an output, from its shape and the module's type."""
 
     FIRST = enum.auto()
     """``(N, C, *spatial)``."""
     LAST = enum.auto()
     """``(N, *spatial, C)``."""
     EITHER = enum.auto()
-    """Both shapes would be maps of the images."""
+    """Ambiguous: both layouts would be maps of the images."""
     NEITHER = enum.auto()
-    """Neither has the proportions of the images: attention weights, or a network with other strides in H and W."""
+    """Neither layout matches the image proportions: attention weights, or different strides in H and W."""
 
 
 class Reading(NamedTuple):
-    """How an output is read when its module has run.
+    """How an output was read when its module ran.
 
     Attributes
     ----------
     shape : tuple of int
-        Of the output.
+        Shape of the output.
     layout : Layout
-        Where its channels stand.
+        Position of its channels.
     declared : bool
-        Whether the module's type says that they are first.
+        Whether the module's type implies channels first.
     """
 
     shape: tuple[int, ...]
@@ -61,15 +61,15 @@ class Reading(NamedTuple):
 
 
 def works_on_last_axis(module: nn.Module) -> bool:
-    """Whether a module returns channels last whenever its output has spatial axes."""
+    """Whether a module's spatial outputs always have channels last."""
     return any(type(module).forward is kind.forward for kind in CHANNELS_LAST)
 
 
 class Pictures:
     """Reads the outputs of one forward pass.
 
-    Of an output whose shape leaves it open, the other outputs decide: where no module works on the last axis the
-    network is an ordinary CNN, with channels first.
+    If an output's shape is ambiguous, the other outputs decide: if no module works on the last axis, the network is an
+    ordinary CNN with channels first.
 
     Parameters
     ----------
@@ -82,12 +82,12 @@ class Pictures:
         self._channels_last: set[tuple[int, ...]] = set()
 
     def see(self, module: nn.Module, args: Any, output: Any) -> None:
-        """Forward hook: let an output speak for channels last."""
+        """Forward hook: count an output as evidence for channels last."""
         if isinstance(output, Tensor) and output.ndim >= 3 and works_on_last_axis(module):
             self._channels_last.add(tuple(output.shape))
 
     def read(self, module: nn.Module, output: Any) -> Reading | None:
-        """Read an output; None if it has not the batch and the axes of the images."""
+        """Read an output; None if its batch or number of axes differs from the images."""
         if not isinstance(output, Tensor) or output.ndim != len(self.images) or output.shape[0] != self.images[0]:
             return None
         shape = tuple(output.shape)
@@ -101,7 +101,7 @@ class Pictures:
         return Reading(shape, Layout.FIRST if first else Layout.LAST if last else Layout.NEITHER)
 
     def settle(self, reading: Reading) -> Layout:
-        """Return FIRST or LAST once the forward pass is over, EITHER if that stays open, NEITHER if it is no map."""
+        """Return FIRST or LAST after the forward pass, EITHER if ambiguous, NEITHER if it is not a map."""
         if reading.declared:
             return Layout.FIRST
         tokens = {shape[1] for shape in self._channels_last if len(shape) == 3 and shape[0] == self.images[0]}
@@ -112,15 +112,15 @@ class Pictures:
         if reading.layout is Layout.NEITHER and not self._channels_last:
             return Layout.FIRST
         if reading.layout is Layout.LAST and all(len(shape) == 3 for shape in self._channels_last):
-            return Layout.EITHER  # C may be as large as the height by chance, in a CNN with other strides in H and W
+            return Layout.EITHER  # C may equal the height by chance, in a CNN with different strides in H and W
         return reading.layout
 
     def level(self, size: Sequence[int]) -> int:
-        """Return how often the images are halved to get this size; a margin of padding does not count."""
+        """Return how often the images are halved to this size, ignoring padding."""
         return round(math.log2(math.prod(self.images[-2:]) / math.prod(size[-2:])) / 2)
 
     def fits(self, size: Sequence[int]) -> bool:
-        """Whether a size has the proportions of the images, up to a pixel, and is not larger."""
+        """Whether a size has the proportions of the images, within a pixel, and is not larger."""
         height, width = self.images[-2:]
         off = abs(size[-2] * width - size[-1] * height)
         return min(size) > 0 and off <= max(height, width) and self.level(size) >= 0

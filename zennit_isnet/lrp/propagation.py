@@ -1,4 +1,4 @@
-"""The one way from a model's output back to relevance, which training, pictures, calibration and Captum all take."""
+"""Propagation from a model's output to relevance, shared by training, heatmaps, calibration and Captum."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from zennit_isnet.model import main_logits, uncompiled, unwrapped
 
 
 class Propagation(NamedTuple):
-    """What one forward pass and its signal or relevance passes have found.
+    """Result of a forward pass and its signal or relevance passes.
 
     Attributes
     ----------
     output : Any
         What the model returned.
     relevance : Places of Tensor
-        ``(N, K, …)`` at the inputs and at the layers of the taps, for each composite.
+        ``(N, K, …)`` at the inputs and at the tapped layers, for each composite.
     starts : list of Tensor
-        For each composite ``(N, K, …)``, what it propagated from the output.
+        For each composite, what it propagated from the output, ``(N, K, …)``.
     """
 
     output: Any
@@ -50,7 +50,7 @@ def propagate(
     at_inputs: bool = True,
     create_graph: bool = True,
 ) -> Propagation:
-    """Run a model once under composites, and one backward pass for each explained quantity and composite.
+    """Run a model once with composites, and one backward pass per explained quantity and composite.
 
     Parameters
     ----------
@@ -59,16 +59,16 @@ def propagate(
     inputs : sequence of Tensor
         ``(N, …)``. The relevance is differentiable with respect to those that require a gradient.
     composites : sequence of LRPComposite
-        All are on the model during the forward pass; each propagates by itself.
+        All are registered during the forward pass; each propagates separately.
     taps : Taps
-        Records the layers at which the relevance is wanted too.
+        Records the inner layers whose relevance is wanted.
     seeds : callable
-        ``seeds(output) -> main (N, …), seeds (N, K, …)``: the tensor that is explained, and what of it.
+        ``seeds(output) -> main (N, …), seeds (N, K, …)``: the explained tensor, and the seeds for it.
     arguments : sequence
-        Constants of the explanation.
-    at_inputs : bool, default True
-        Whether the relevance of the inputs is wanted.
-    create_graph : bool, default True
+        Further arguments of the model, constant in the explanation.
+    at_inputs : bool, default=True
+        Whether to compute the relevance of the inputs.
+    create_graph : bool, default=True
         Whether the relevance can be differentiated.
 
     Raises
@@ -78,17 +78,17 @@ def propagate(
     InvalidValueError
         If a layer gets no relevance, or the taps cannot record it.
     UnsupportedModelError
-        If a checkpointed part of the model does not follow the rules when it is computed again.
+        If a checkpointed part of the model does not follow the rules when recomputed.
     """
-    # with gradients off, inputs that require one would not be connected to their own graph
+    # with gradients disabled, inputs that require one would be cut off from their own graph
     wanted = [x.requires_grad and torch.is_grad_enabled() for x in inputs]
-    # aliases, so that a tensor which the user hands in twice is two inputs
+    # aliases, so that a tensor passed twice counts as two inputs
     sources = [x.view_as(x) if wants else x.detach().requires_grad_() for x, wants in zip(inputs, wanted, strict=True)]
     taps.on_copy = [composite.note_copy for composite in composites]
     module = unwrapped(model)
     check_free(module)
     with torch.enable_grad(), ExitStack() as contexts:
-        # "relevance" before "signal": it has to see the model's operations before LRPFlex exchanges them for its own
+        # "relevance" before "signal": it must see the model's operations before LRPFlex replaces them
         for composite in sorted(composites, key=attrgetter("propagates")):
             contexts.enter_context(composite.context(model))
         contexts.enter_context(taps)
@@ -104,7 +104,9 @@ def propagate(
             if isinstance(error, ISNetError) or not dtypes or any(x.dtype in dtypes for x in inputs):
                 raise
             has = ", ".join(map(str, dtypes))
-            raise InvalidTypeError(f"images are {inputs[0].dtype}, parameters {has}; convert one ({error})") from error
+            raise InvalidTypeError(
+                f"images and parameters must have matching dtypes; got {inputs[0].dtype} and {has} ({error})"
+            ) from error
         main, explained = seeds(output)
         if not main.requires_grad:
             raise InvalidValueError(
@@ -130,37 +132,37 @@ def propagate(
 
 
 def _called_with(module: nn.Module, entries: Sequence[Tensor]) -> RemovableHandle:
-    """Refuse a forward pass that gets other tensors: what happens to the images outside of the model has no rule."""
+    """Refuse a forward pass on other tensors: changes to the images outside the model have no rule."""
 
     def check(module: nn.Module, args: tuple[Any, ...]) -> None:
         if any(got is not given and got.dtype == given.dtype for got, given in zip(args, entries, strict=False)):
             raise UnsupportedModelError(
-                "the model was called with other images than those given: a global forward pre-hook, or a wrapper "
-                "around the model, changes them; do so in the model's own forward, or before the call"
+                "the model was called with other images than those passed: a global forward pre-hook or a wrapper "
+                "changes them; change them in the model's own forward, or before the call"
             )
 
     return module.register_forward_pre_hook(check, prepend=True)
 
 
 def seeds_of(formulation: Callable[[Tensor], Tensor], count: int) -> Callable[[Any], tuple[Tensor, Tensor]]:
-    """Return the `seeds` of `propagate` for a formulation, of a classifier of `count` images.
+    """Return the `seeds` argument of `propagate` for a formulation and `count` images.
 
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        From `seeds`, if the output is no logits, or the formulation's no seeds of them.
+        From `seeds`, if the output is not logits, or the formulation's result is not seeds for them.
     """
 
     def seeds(output: Any) -> tuple[Tensor, Tensor]:
         logits = main_logits(output, count)
         found = formulation(logits)
         if not isinstance(found, Tensor) or not found.is_floating_point():
-            raise InvalidTypeError(f"{formulation!r} must return floating seeds (N, K, C), got {kind_of(found)}")
+            raise InvalidTypeError(f"{formulation!r} must return floating seeds (N, K, C); got {kind_of(found)}")
         shape = found.shape
         if found.ndim != 3 or shape[0] != count or shape[1] == 0 or shape[2] != logits.shape[1]:
             raise InvalidValueError(
-                f"{formulation!r} must return seeds (N, K, C), K explained quantities of logits of shape "
-                f"{tuple(logits.shape)}, got {tuple(shape)}"
+                f"{formulation!r} must return seeds (N, K, C), with K explained quantities, for logits of shape "
+                f"{tuple(logits.shape)}; got {tuple(shape)}"
             )
         return logits, found
 
@@ -175,7 +177,7 @@ def _relevance_at(
     taps: Taps,
     create_graph: bool,
 ) -> dict[Place, Tensor]:
-    """Relevance of each activation, of its shape; of each group of the taps' choices of the first that gets any."""
+    """Return the relevance of each activation; in each group of the taps' choices, of the first that has any."""
 
     def arriving(places: list[Place]) -> dict[Place, Tensor | None]:
         if not places:
@@ -187,22 +189,22 @@ def _relevance_at(
             )
         except CheckpointError as error:
             raise UnsupportedModelError(
-                "a part of the model that torch.utils.checkpoint computes again does not follow the relevance rules; "
+                "a part of the model that torch.utils.checkpoint recomputes does not follow the relevance rules; "
                 "call checkpoint(…, use_reentrant=False, context_fn=checkpoint_contexts) with "
-                "zennit_isnet.lrp.checkpoint_contexts, of a part that computes the gates it multiplies with by itself, "
-                "outside of the first layer if z^B is on; or switch checkpointing off where a library does it, such as "
+                "zennit_isnet.lrp.checkpoint_contexts, for a part that contains the gates it multiplies by, without "
+                "the first layer if z^B is on; or disable a library's checkpointing, for example with "
                 "memory_efficient=False in torchvision's DenseNet"
             ) from error
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):
                 raise
             raise UnsupportedModelError(
-                "the model writes in place to a tensor whose values the relevance of an earlier operation needs, the "
-                f"input of an activation for example; work out of place there ({error})"
+                "the model changes a tensor in place that the relevance of an earlier operation needs, "
+                f"for example the input of an activation; use an out-of-place operation there ({error})"
             ) from error
         return dict(zip(places, found, strict=True))
 
-    # the others of a group in a pass of their own, because each place that is asked for costs time
+    # the other members of a group in a separate pass, because each requested place costs time
     left_out = {place for group in taps.choices for place in group[1:]}
     found = arriving([place for place in activations if place not in left_out])
     missing = [group for group in taps.choices if found[group[0]] is None]
@@ -216,7 +218,7 @@ def _relevance_at(
             continue
         arrived = found[place]
         if arrived is not None:
-            # at the inputs the composite has turned the signal into relevance
+            # at the inputs the composite has already turned the signal into relevance
             relevance[place] = arrived if place.layer is None else composite.relevance(activation, arrived)
         elif place in taps.optional:
             relevance[place] = torch.zeros_like(activation)
@@ -224,10 +226,10 @@ def _relevance_at(
             reason = "it does not influence the logits, or the model cuts the graph"
             if place.layer is not None:
                 reason = (
-                    "it lies inside of layers that one rule covers together (convolution, BatchNorm, activation), or "
-                    "does not influence the logits; supervise the activation"
+                    "it lies inside a group of layers that one rule covers (convolution, BatchNorm, activation), or "
+                    "does not influence the logits; use the activation instead"
                 )
-            raise InvalidValueError(f"no relevance arrives at {place}: {reason}")
+            raise InvalidValueError(f"no relevance reaches {place}: {reason}")
     return relevance
 
 
@@ -237,28 +239,29 @@ class Attribution(Protocol):
     def __call__(
         self, model: nn.Module, images: Tensor, formulation: Callable[[Tensor], Tensor], *, create_graph: bool = True
     ) -> tuple[Any, Mapping[Any, Tensor]]:
-        """Return the model's output and, for each place or name of a layer, relevance of shape ``(N, K, C, …)``."""
+        """Return the model's output and the relevance ``(N, K, C, …)`` for each place or layer name."""
 
 
 class LRPAttribution:
-    """Relevance at the images, and at inner layers, by one or several composites of this package.
+    """Relevance at the images and at inner layers, from one or several composites of this package.
 
     Parameters
     ----------
     composite : LRPFlex, DifferentiableComposite or sequence of them, optional
-        The rules. Default ``LRPFlex()``. Several explain one forward pass, each by itself: ``(LRPFlex(), ZPlus())``
-        with `AllLogits` is Dual ISNet.
-    layers : sequence of str or "auto", default ()
-        Names of further layers, as in ``model.named_modules()``, that return maps ``(N, C, …)`` or ``(N, …, C)``.
-        ``"auto"`` takes one for each halving of the resolution: the last of the outermost modules, so what a stage
-        returns. It looks at the call's own forward pass, so other image sizes may give other layers, and an MLP none.
+        The rules. If None, ``LRPFlex()``. Several composites explain the same forward pass separately: ``(LRPFlex(),
+        ZPlus())`` with `AllLogits` is Dual ISNet.
+    layers : sequence of str or "auto", default=()
+        Names of inner layers, as in ``model.named_modules()``, that return maps ``(N, C, …)`` or ``(N, …, C)``.
+        ``"auto"`` takes one per halving of the resolution: the last of the outermost modules, which is usually a
+        stage's output. It is chosen during the forward pass of each call, so it can depend on the image size; an MLP
+        has none.
 
     Raises
     ------
     InvalidTypeError
-        If `composite` is a composite of Zennit, whose relevance has no gradient; see `differentiable`.
+        If `composite` is a Zennit composite, whose relevance is not differentiable; see `differentiable`.
     InvalidValueError
-        If a composite stands there twice.
+        If a composite occurs twice.
 
     Examples
     --------
@@ -291,11 +294,11 @@ class LRPAttribution:
         model : Module
             A classifier.
         images : Tensor
-            ``(N, C, H, W)`` or ``(N, C, T, H, W)``. If they require a gradient, the relevance is differentiable with
-            respect to them too.
+            ``(N, C, H, W)`` or ``(N, C, T, H, W)``. If they require a gradient, the relevance is also differentiable
+            with respect to them.
         formulation : callable
             ``formulation(logits) -> seeds (N, K, C)`` of the signal, the explained quantities; a `Formulation`.
-        create_graph : bool, default True
+        create_graph : bool, default=True
             Whether the relevance can be differentiated.
 
         Returns
@@ -304,16 +307,16 @@ class LRPAttribution:
             What the model returned.
         relevance : Places of Tensor
             ``relevance["input"]`` of shape ``(N, K, C, …)``, and the same for each name in `layers`, also for a layer
-            that returns ``(N, …, C)``. That of a second composite is at ``Place(layer, composite=1)``.
+            that returns ``(N, …, C)``. A second composite's relevance is at ``Place(layer, composite=1)``.
 
         Raises
         ------
         UncoveredOperationError
             If the model runs operations that no rule covers.
         InvalidTypeError, InvalidValueError
-            If the images are no floating tensor, the model or the formulation does not return what it should, a layer
-            does not exist, returns no maps of the images, or gets no relevance, or images on the CPU leave the box of
-            z^B.
+            If the images are not a floating tensor, the model or the formulation returns something illegal, a layer
+            does not exist, does not return maps of the images or gets no relevance, or images on the CPU leave the z^B
+            box.
         """
         check_differentiable("images", images, " (N, C, H, W)")
         if images.device.type == "cpu":
@@ -328,7 +331,7 @@ class LRPAttribution:
         return output, relevance
 
     def check_box(self, images: Tensor) -> None:
-        """Raise if images leave the box of a composite's z^B rule; waits for an accelerator."""
+        """Raise if images leave the box of a composite's z^B rule; synchronises an accelerator."""
         for composite in self.composites:
             if composite.box is not None:
                 check_in_box(images, composite.box)

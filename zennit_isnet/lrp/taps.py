@@ -1,4 +1,4 @@
-"""The places where relevance is read, and what a forward pass records there."""
+"""The places where relevance is read, and the recording of a forward pass there."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Place(NamedTuple):
     Parameters
     ----------
     layer : str, optional
-        Name of the layer, as in ``model.named_modules()``. Default None: what the model is called with, the images.
-    composite : int, default 0
-        Which of several composites the relevance is of.
-    part : int, default 0
-        Which tensor, where the model is called with several or a layer returns several.
+        Name of the layer, as in ``model.named_modules()``. If None, the model's input, the images.
+    composite : int, default=0
+        Index of the composite, if there are several.
+    part : int, default=0
+        Index of the tensor, if the model takes or a layer returns several.
 
     Examples
     --------
@@ -58,8 +58,8 @@ INPUT = Place()
 class Places(UserDict[Place, T]):
     """Values by place.
 
-    A string is short for a place of the first composite: ``"input"`` for the images, any other for the layer of that
-    name. A layer that is called ``input`` is ``Place("input")``.
+    A string is short for a place of the first composite: ``"input"`` for the images, any other string for the layer
+    with that name. A layer named ``input`` is ``Place("input")``.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class Places(UserDict[Place, T]):
     def __init__(self, values: Mapping[Any, T] | None = None) -> None:
         super().__init__(values)
 
-    if TYPE_CHECKING:  # a place is found as in any dictionary
+    if TYPE_CHECKING:  # lookup by place works as in any dictionary
 
         def __getitem__(self, place: Place | str) -> T: ...
 
@@ -92,7 +92,7 @@ class Places(UserDict[Place, T]):
 
 
 def _placed(name: Any) -> Any:
-    """Return the place that a name is short for."""
+    """Return the place that a name abbreviates."""
     if not isinstance(name, str):
         return name
     return INPUT if name == "input" else Place(name)
@@ -104,14 +104,14 @@ def find_layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
     Raises
     ------
     InvalidTypeError
-        If a name is no string.
+        If a name is not a string.
     InvalidValueError
         If a name does not exist; the message lists close matches.
     """
     modules = dict(unwrapped(model).named_modules())
     for name in names:
         if not isinstance(name, str):
-            raise InvalidTypeError(f"layer names must be strings, got {name!r}")
+            raise InvalidTypeError(f"layer names must be strings; got {name!r}")
         if not name or name not in modules:
             close = difflib.get_close_matches(name, [m for m in modules if m], n=5, cutoff=0.4)
             raise InvalidValueError(f"the model has no layer {name!r}; close matches: {', '.join(close) or 'none'}")
@@ -119,10 +119,10 @@ def find_layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
 
 
 class Taps:
-    """Context in which the outputs of layers are kept, so that their relevance can be asked for.
+    """Context that keeps the outputs of layers, so that their relevance can be computed.
 
-    Floating tensors of any shape, alone or in a tuple; other values (None, numbers, indices) pass by. The model gets a
-    copy of each tensor, so that in-place operations behind it do not change what is kept.
+    Keeps floating tensors of any shape, alone or in a tuple; other values (None, numbers, indices) are ignored. The
+    model gets a copy of each tensor, so that later in-place operations do not change the kept one.
 
     Parameters
     ----------
@@ -130,17 +130,17 @@ class Taps:
         The model.
     layers : sequence of str
         Names of layers.
-    of_inputs : bool, default False
-        Whether the layers' arguments are kept in place of their outputs.
+    of_inputs : bool, default=False
+        Whether to keep the layers' inputs instead of their outputs.
 
     Attributes
     ----------
     outputs : dict of Place to Tensor
         Filled by a forward pass.
     choices : list of list of Place
-        Groups of places of each of which the first that relevance arrives at is meant; the others are meant each.
+        Groups of places; from each group, the first place with relevance is used. Places outside groups are all used.
     optional : set of Place
-        Those that may be without relevance, which is 0.
+        Places that may get no relevance; it is then 0.
     channels_last : set of Place
         Layers whose outputs are known to be ``(N, …, C)``; complete after `read`.
     on_copy : sequence of callable
@@ -170,7 +170,7 @@ class Taps:
         self._handles.clear()
 
     def read(self) -> dict[Place, Tensor]:
-        """Return `outputs`, complete. The forward pass is over: what a checkpoint runs again is not looked at.
+        """Return the complete `outputs`, after the forward pass; checkpoint recomputation is ignored.
 
         Raises
         ------
@@ -184,7 +184,7 @@ class Taps:
         return self.outputs
 
     def channels_first(self, place: Place, maps: Tensor, axis: int = 1) -> Tensor:
-        """Return what has the axes of a layer's output with the channels at `axis`, where they belong."""
+        """Return a tensor with the axes of a layer's output, with the channels moved to `axis`."""
         return maps.movedim(-1, axis) if place in self.channels_last else maps
 
     def _watch(self, name: str, module: nn.Module) -> RemovableHandle:
@@ -195,16 +195,16 @@ class Taps:
             copies = self._keep(name, (*args, *kwargs.values()))
             return copies[: len(args)], dict(zip(kwargs, copies[len(args) :], strict=True))
 
-        # before the composite's hooks, which attach a rule to the input that they see
+        # before the composite's hooks, which attach a rule to their input
         return module.register_forward_pre_hook(keep, prepend=True, with_kwargs=True)
 
     def _keep(self, name: str, value: Any) -> Any:
-        """Keep what a layer takes or returns, and return its copy."""
+        """Keep a layer's input or output, and return a copy."""
         if self._over:
             return value
         if name in self._ran:
             raise InvalidValueError(
-                f"a layer whose relevance is asked for must run once in a forward pass; {name!r} runs again"
+                f"a layer with requested relevance must run only once in a forward pass; {name!r} runs again"
             )
         self._ran.add(name)
         parts = list(value) if isinstance(value, tuple) else [value]
@@ -212,16 +212,16 @@ class Taps:
         if not watched or any(isinstance(part, (list, tuple, dict)) for part in parts):
             verb, came = "takes" if self.of_inputs else "returns", ", ".join(type(part).__name__ for part in parts)
             raise InvalidValueError(
-                "a layer whose relevance is asked for must have floating tensors, alone or in one tuple; "
+                "a layer with requested relevance must have floating tensors, alone or in one tuple; "
                 f"{name!r} {verb} {came or 'nothing'}"
             )
         for part, i in enumerate(watched):
             place = Place(name, part=part)
-            # one tensor in two places (queries and keys of self-attention) has two shares
+            # one tensor in two places (queries and keys of self-attention) gets two shares of relevance
             self.outputs[place] = parts[i] if len(watched) == 1 else self._copy(parts[i])
             parts[i] = self._copy(self.outputs[place])
             if self.of_inputs and len(watched) > 1:
-                # of several arguments some may not count, such as the queries of an attention with constant weights
+                # some of several arguments may get no relevance, such as queries of attention with constant weights
                 self.optional.add(place)
         if not isinstance(value, tuple):
             return parts[0]
@@ -257,12 +257,12 @@ class MapTaps(Taps):
         return self
 
     def read(self) -> dict[Place, Tensor]:
-        """Return `outputs`, complete.
+        """Return the complete `outputs`.
 
         Raises
         ------
         InvalidValueError
-            If a layer did not run, or its output is no map of the images, or may be read in two ways.
+            If a layer did not run, or its output is not a map of the images, or its layout is ambiguous.
         """
         outputs = super().read()
         for name, reading in self._readings.items():
@@ -271,7 +271,7 @@ class MapTaps(Taps):
                 raise _no_map(name, f"{reading.shape}, whose channels may be first or last")
             if layout is Layout.NEITHER:
                 images = " × ".join(str(size) for size in self.pictures.images[2:])
-                raise _no_map(name, f"{reading.shape}, which is no map of images of {images}")
+                raise _no_map(name, f"{reading.shape}, which is not a map of images of {images}")
             if layout is Layout.LAST:
                 self.channels_last.add(Place(name))
         return outputs
@@ -281,13 +281,13 @@ class MapTaps(Taps):
         if reading is None:
             came = str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
             tokens = isinstance(value, Tensor) and value.ndim == 3
-            raise _no_map(name, f"tokens {came}, which have no place in the images" if tokens else came)
+            raise _no_map(name, f"tokens {came}, which have no position in the images" if tokens else came)
         self._readings[name] = reading
         return super()._keep(name, value)
 
 
 def _no_map(name: str, came: str) -> InvalidValueError:
     return InvalidValueError(
-        "a layer whose relevance is asked for must have a spatial output (N, C, H, W) or (N, H, W, C), of the images' "
-        f"batch; {name!r} returns {came}; name a layer that returns maps of the images, or none"
+        "a layer with requested relevance must have a spatial output (N, C, H, W) or (N, H, W, C), with the images' "
+        f"batch; {name!r} returns {came}; choose a layer that returns maps of the images, or none"
     )

@@ -1,7 +1,7 @@
 """Swapping the backgrounds of images by their foreground masks: as augmentation, as a loss term, and as a test.
 
-A heatmap without relevance on the background is no evidence that the background does not matter; a prediction that
-stays when the background changes is.
+A heatmap without background relevance is not evidence that the background does not matter; a prediction that stays the
+same on a changed background is.
 """
 
 from zennit_isnet.swap.backgrounds import BackgroundFade, BackgroundSwap, swap_backgrounds

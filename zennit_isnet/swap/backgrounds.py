@@ -1,4 +1,4 @@
-"""Images on other images' backgrounds: given ones, and drawn within a batch."""
+"""Images on other images' backgrounds, with given donors or donors drawn within a batch."""
 
 import math
 from typing import Any
@@ -19,43 +19,44 @@ def swap_backgrounds(images: Tensor, masks: Tensor, donors: Tensor, *, feather: 
     .. math:: x'_i = \alpha_i \odot x_i + (1 - \alpha_i) \odot b_{d_i}
 
     with the opacity :math:`\alpha_i`, which is the foreground mask where `feather` is 0, the donor :math:`d_i` and the
-    donor's background :math:`b`: its image, in which the hole that its own object leaves is filled from the pixels
-    around it (`zennit_isnet.swap.backgrounds.fill_holes`). No value of the donor's foreground enters the result. The
-    outline of the donor's object may show as a blur. Filling the hole from the image's own background is no choice:
-    that would show the cue that the swap is to remove, in the shape of the donor's object.
+    donor's background :math:`b`: its image, with the hole left by its own object filled from the surrounding pixels
+    (`zennit_isnet.swap.backgrounds.fill_holes`). No value of the donor's foreground enters the result. The outline of
+    the donor's object may be visible as a blur. The hole is not filled from the image's own background, because that
+    would show the cue that the swap should remove, in the shape of the donor's object.
 
     Parameters
     ----------
     images : torch.Tensor
-        ``(N, C, H, W)`` or ``(N, C, T, H, W)``, of any real dtype and range of values (of int64 up to 2 ** 53).
+        ``(N, C, H, W)`` or ``(N, C, T, H, W)``, of any real dtype and value range (for int64 up to 2 ** 53).
     masks : torch.Tensor
         Foreground masks, 1 (or True) on the object and 0 elsewhere: ``(N, 1, H, W)`` or ``(N, H, W)``, with ``T`` for
-        videos. They should include the soft rim of the object, which otherwise stays on the donor's background.
+        videos. They should include the object's soft rim, which is otherwise lost.
     donors : torch.Tensor
-        The index of each image's donor in the batch, ``(N,)``, dtype int64. An image that is its own donor stays as it
-        is. `BackgroundSwap.with_donors` draws them.
+        The index of each image's donor in the batch, ``(N,)``, dtype int64. An image that is its own donor is
+        unchanged. `BackgroundSwap.with_donors` draws donors.
     feather : float, default=0.0
         Standard deviation in pixels of the Gaussian that makes the edge soft: :math:`\alpha = \max(m, \min(1, 2 G m))`
-        falls from 1 at the edge to 0 at about twice this distance outside of it, and is 1 on the whole foreground. The
-        default is a hard edge: within a soft one the image's own background stays visible, with what it gives away.
+        falls from 1 at the edge to 0 at about twice this distance outside it, and is 1 on the whole foreground. The
+        default is a hard edge: within a soft edge the image's own background stays visible, including its cues.
 
     Returns
     -------
     torch.Tensor
-        Shape, dtype and device of `images`; equal to them, bit by bit, on the foreground. Differentiable in `images`.
+        Shape, dtype and device of `images`; bitwise equal to them on the foreground. Differentiable with respect to
+        `images`.
 
     Raises
     ------
     InvalidTypeError
-        If an argument is no tensor, or has a dtype that is not allowed.
+        If an argument is not a tensor, or has a dtype that is not allowed.
     InvalidValueError
-        If shapes, devices or values do not fit: masks other than 0 and 1 or without foreground, donors outside of the
-        batch, a donor that is all foreground and so has no background to give, a negative `feather`.
+        If shapes, devices or values do not match: masks with values other than 0 and 1 or without foreground, donors
+        outside the batch, a donor without background, a negative `feather`.
 
     Notes
     -----
-    The values of masks and donors are read, which waits for an accelerator once. `BackgroundSwap` checks its own
-    donors by construction and does not wait.
+    The values of masks and donors are read, which synchronises an accelerator once. `BackgroundSwap` draws valid donors
+    and does not synchronise.
 
     Examples
     --------
@@ -70,7 +71,8 @@ def swap_backgrounds(images: Tensor, masks: Tensor, donors: Tensor, *, feather: 
 
     References
     ----------
-    Xiao, Engstrom, Ilyas, Madry: Noise or signal: the role of image backgrounds in object recognition. ICLR 2021.
+    .. [1] Xiao, K., Engstrom, L., Ilyas, A., Madry, A. "Noise or signal: the role of image backgrounds in object
+       recognition". ICLR 2021. arXiv:2006.09994.
     """
     images, masks = check_pair(images, masks)
     check_number("feather", feather, include_low=True)
@@ -79,12 +81,14 @@ def swap_backgrounds(images: Tensor, masks: Tensor, donors: Tensor, *, feather: 
     full = masks.flatten(1).all(1)
     useless = full[donors] & (donors != torch.arange(len(donors), device=donors.device))
     if bool(useless.any()):
-        raise InvalidValueError(f"donors must have background, images {donors[useless].unique().tolist()} have none")
+        raise InvalidValueError(
+            f"donors must have background; got images {donors[useless].unique().tolist()} without any"
+        )
     return exchanged(images, masks == 1, donors, feather)
 
 
 class RandomBackgrounds(Drawing):
-    """What the transforms that change backgrounds at random have in common: their draws, and the checks of a batch.
+    """Base class of transforms that change backgrounds at random: their draws, and the checks of a batch.
 
     Parameters
     ----------
@@ -102,11 +106,11 @@ class RandomBackgrounds(Drawing):
         self._called = False
 
     def _prepared(self, images: Tensor, masks: Tensor, has_mask: Any) -> tuple[Tensor, Tensor]:
-        """Return images and boolean foreground; an image without a mask is all foreground."""
+        """Return images and boolean foreground; an image without a mask becomes all foreground."""
         images, masks = check_pair(images, masks)
         flags = check_has_mask(has_mask, len(images), images.device).view(-1, *(1,) * (masks.ndim - 1))
         masks = torch.where(flags, masks, torch.ones_like(masks))
-        # reading values makes an accelerator wait
+        # reading values synchronises an accelerator
         if self.validate or not self._called or images.device.type == "cpu":
             validate_foreground(masks)
         self._called = True
@@ -114,32 +118,32 @@ class RandomBackgrounds(Drawing):
 
 
 class BackgroundSwap(RandomBackgrounds):
-    r"""Exchange the backgrounds of some images of a batch, so that they go less with the labels.
+    r"""Exchange the backgrounds of some images of a batch, to weaken their correlation with the labels.
 
-    A batch transform for training: labels and masks stay as they are. The images that take part are brought into a
-    random circle, and each of them that is chosen gets the background of the next one. So nobody is their own donor,
-    each background is given away at most once, and images that are not chosen still give theirs. Donors are drawn
-    whatever their label is: a new background then says nothing about the label, while one that is never of the same
-    class would say what the image is not. Where each of C equally frequent classes has its own background, the share of
-    images on that of their class falls from 1 to about :math:`1 - p + p/C` with probability :math:`p`: for few classes,
-    one half still leaves a strong hint.
+    A batch transform for training: labels and masks do not change. The participating images are arranged in a random
+    circle, and each chosen image gets the background of the next one. So no image is its own donor, each background is
+    given at most once, and images that are not chosen still give theirs. Donors are drawn regardless of their label: a
+    new background is then independent of the label, while one that is never from the same class would reveal what the
+    image is not. If each of C equally frequent classes has its own background, the share of images on their class's
+    background falls from 1 to about :math:`1 - p + p/C` with probability :math:`p`: with few classes, one half still
+    leaves a strong cue.
 
-    Images take part if they have a mask, with some background. Where fewer than two of them do, as in a batch of one,
-    the batch stays as it is.
+    Images participate if they have a mask with some background. If fewer than two do, as in a batch of one, the batch
+    is unchanged.
 
     Parameters
     ----------
     probability : float, default=0.5
-        The chance of each image to get another background, in [0, 1]. One half, so that the model still sees real
-        images, which the statistics of its BatchNorm layers must fit at test time.
+        Probability that an image gets another background, in [0, 1]. The default of one half lets the model see real
+        images too, which its BatchNorm statistics must fit at test time.
     feather : float, default=0.0
-        Softness of the edge in pixels (`swap_backgrounds`).
+        Softness of the edge in pixels, see `swap_backgrounds`.
     generator : torch.Generator, optional
-        Source of the draws, on the CPU. Pass a seeded one for runs that can be repeated; by default PyTorch's global
-        generator is used. The draws do not depend on the device of the images.
+        Generator of the random draws, on the CPU. Pass a seeded one for reproducible runs. If None, PyTorch's
+        global generator is used. The draws do not depend on the device of the images.
     validate : bool, default=False
-        Whether the values of masks are checked at every call on accelerators too, where that waits for the device. On
-        the CPU, and at the first call, they always are.
+        Whether to check the values of masks at every call on accelerators too, which synchronises the device. On the
+        CPU, and at the first call, they are always checked.
 
     Raises
     ------
@@ -186,8 +190,7 @@ class BackgroundSwap(RandomBackgrounds):
         masks : torch.Tensor
             Foreground masks, 1 on the object and 0 elsewhere: ``(N, 1, H, W)`` or ``(N, H, W)``, with ``T`` for videos.
         has_mask : torch.Tensor of bool, optional
-            ``(N,)``; images without a mask neither give nor get a background, and what stands in `masks` for them is
-            ignored.
+            ``(N,)``; images without a mask neither give nor get a background, and their entries in `masks` are ignored.
 
         Returns
         -------
@@ -197,12 +200,12 @@ class BackgroundSwap(RandomBackgrounds):
         Raises
         ------
         InvalidTypeError, InvalidValueError
-            If an argument is not allowed; nothing has been drawn then.
+            If an argument is not allowed; nothing is drawn then.
         """
         return self.with_donors(images, masks, has_mask)[0]
 
     def with_donors(self, images: Tensor, masks: Tensor, has_mask: Any = None) -> tuple[Tensor, Tensor]:
-        """Return the batch as a call does, and who gave each background.
+        """Return the same batch as a call, and the donor of each background.
 
         Parameters
         ----------
@@ -213,7 +216,7 @@ class BackgroundSwap(RandomBackgrounds):
         -------
         images : torch.Tensor
         donors : torch.Tensor
-            The index in the batch of each image's donor, its own where the image stayed as it is; ``(N,)``, dtype
+            The index of each image's donor in the batch, its own if the image is unchanged; ``(N,)``, dtype
             int64.
 
         Raises
@@ -222,9 +225,9 @@ class BackgroundSwap(RandomBackgrounds):
             As for a call.
         """
         images, foreground = self._prepared(images, masks, has_mask)
-        # without background an image takes no part
+        # an image without background does not participate
         takes_part = ~foreground.flatten(1).all(1)
-        # always the same count of random numbers, and no wait for the device
+        # a fixed number of draws, and no device synchronisation
         places, chances = torch.rand(2, len(images), generator=self.generator).to(images.device)
         own = torch.arange(len(images), device=images.device)
         circle = places.masked_fill(~takes_part, torch.inf).argsort()
@@ -235,24 +238,24 @@ class BackgroundSwap(RandomBackgrounds):
 
 
 class BackgroundFade(RandomBackgrounds):
-    r"""Fade the backgrounds of some images of a batch towards their darkest value, so that they are weaker cues.
+    r"""Fade the backgrounds of some images of a batch towards their darkest value, to weaken their cues.
 
     .. math:: x' = m \odot x + (1 - m) \odot (r + s\,(x - r))
 
     with the foreground mask :math:`m`, the darkest value :math:`r` of each channel of the image, and a strength
-    :math:`s` drawn uniformly from [0, 1] for each image. No image sees another one's background.
+    :math:`s` drawn uniformly from [0, 1] for each image. Images do not mix.
 
-    A batch transform for training, before the call of a regularizer. By itself it leaves the shortcut in; together with
-    the heatmap loss it lets the loss see what a background does through the gates of the network, which stay closed or
-    open at one strength and change between two.
+    A batch transform for training, before the call of a regularizer. Alone it does not remove a shortcut. Together with
+    the heatmap loss it exposes the effect of a background through the network's gates, which are constant at one
+    strength and change between two.
 
     Parameters
     ----------
     probability : float, default=0.5
-        The chance of each image to be faded, in [0, 1]. One half, so that the model still sees real images.
+        Probability that an image is faded, in [0, 1]. The default of one half lets the model see real images too.
     generator : torch.Generator, optional
-        Source of the draws, on the CPU. Pass a seeded one for runs that can be repeated; by default PyTorch's global
-        generator is used. The draws do not depend on the device of the images.
+        Generator of the random draws, on the CPU. Pass a seeded one for reproducible runs. If None, PyTorch's
+        global generator is used. The draws do not depend on the device of the images.
     validate : bool, default=False
         As for `BackgroundSwap`.
 
@@ -281,22 +284,24 @@ class BackgroundFade(RandomBackgrounds):
         Parameters
         ----------
         images : torch.Tensor
-            Floating, ``(N, C, H, W)`` or ``(N, C, T, H, W)``.
+            Floating point, ``(N, C, H, W)`` or ``(N, C, T, H, W)``.
         masks, has_mask
             As for `BackgroundSwap`.
 
         Returns
         -------
         torch.Tensor
-            New images; `images` is not changed. Differentiable in `images`.
+            New images; `images` is not changed. Differentiable with respect to `images`.
 
         Raises
         ------
         InvalidTypeError, InvalidValueError
-            If an argument is not allowed; nothing has been drawn then.
+            If an argument is not allowed; nothing is drawn then.
         """
         if isinstance(images, Tensor) and not images.is_floating_point():
-            raise InvalidTypeError(f"images must be floating, got {images.dtype}; fade them after ToDtype(scale=True)")
+            raise InvalidTypeError(
+                f"images must be floating; got {images.dtype}; convert them first, for example by ToDtype(scale=True)"
+            )
         images, foreground = self._prepared(images, masks, has_mask)
         one_an_image = (len(images), *(1,) * (images.ndim - 1))
         chance, strength = torch.rand(2, *one_an_image, generator=self.generator).to(images)
@@ -307,7 +312,7 @@ class BackgroundFade(RandomBackgrounds):
 
 def exchanged(images: Tensor, foreground: Tensor, donors: Tensor, feather: float) -> Tensor:
     """Return the swapped images; arguments as for `swap_backgrounds`, checked, with a boolean foreground."""
-    # half precision and small integers are filled in float32, which holds each of their values
+    # half precision and small integers are filled in float32, which represents their values exactly
     exact = torch.float64 if images.dtype.itemsize > 2 else torch.float32
     precise = images if images.dtype in (torch.float32, torch.float64) else images.to(exact)
     background = fill_holes(precise, ~foreground)[donors]
@@ -322,7 +327,7 @@ def exchanged(images: Tensor, foreground: Tensor, donors: Tensor, feather: float
 
 
 def soft_edge(foreground: Tensor, feather: float) -> Tensor:
-    """Return the opacity: 1 on the foreground, falling to 0 outside of it; float32, shape of `foreground`.
+    """Return the opacity: 1 on the foreground, falling to 0 outside it; float32, shape of `foreground`.
 
     Parameters
     ----------
@@ -332,7 +337,7 @@ def soft_edge(foreground: Tensor, feather: float) -> Tensor:
         Standard deviation of the Gaussian in pixels, above 0.
     """
     mask = foreground.float()
-    # the blur reflects at the border, so its reach must stay below the images' size
+    # the blur reflects at the border, so its radius must stay below the image size
     sides = [2 * min(math.ceil(3 * feather), length - 1) + 1 for length in mask.shape[-2:]]
     blurred = gaussian_blur(mask.movedim(1, -3), [sides[1], sides[0]], [feather, feather]).movedim(-3, 1)
     return torch.maximum(mask, (2 * blurred).clamp(max=1))
@@ -341,10 +346,9 @@ def soft_edge(foreground: Tensor, feather: float) -> Tensor:
 def fill_holes(images: Tensor, known: Tensor) -> Tensor:
     """Fill holes smoothly from the pixels around them.
 
-    Known pixels are averaged to half the resolution, again and again, until one cell is left. On the way back each
-    hole takes the interpolated values of the finest level that reaches a known pixel. The cost is that of a few
-    poolings, whatever the size of the holes. The filling is made of weighted means of known pixels, so the range of
-    values is kept.
+    Known pixels are repeatedly averaged to half the resolution until one cell is left. On the way back, each hole gets
+    interpolated values from the finest level that reaches a known pixel. The cost is a few poolings, whatever the size
+    of the holes. The filling consists of weighted means of known pixels, so it stays in their value range.
 
     Parameters
     ----------
@@ -360,7 +364,8 @@ def fill_holes(images: Tensor, known: Tensor) -> Tensor:
 
     References
     ----------
-    Gortler, Grzeszczuk, Szeliski, Cohen: The Lumigraph. SIGGRAPH 1996, section 3.4 (the pull-push algorithm).
+    .. [1] Gortler, S. J., Grzeszczuk, R., Szeliski, R., Cohen, M. F. "The Lumigraph". SIGGRAPH 1996. Section 3.4, the
+       pull-push algorithm.
 
     Examples
     --------
@@ -389,16 +394,16 @@ def check_pair(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     Raises
     ------
     InvalidTypeError
-        If one is no tensor, or images are complex or boolean.
+        If one is not a tensor, or images are complex or boolean.
     InvalidValueError
-        If shapes or devices do not fit.
+        If shapes or devices do not match.
     """
     if not isinstance(images, Tensor) or images.is_complex() or images.dtype == torch.bool:
-        raise InvalidTypeError(f"images must be a Tensor (N, C, H, W), integer or floating, got {kind_of(images)}")
+        raise InvalidTypeError(f"images must be a Tensor (N, C, H, W), integer or floating; got {kind_of(images)}")
     if images.ndim not in (4, 5) or images.numel() == 0:
-        raise InvalidValueError(f"images must have shape (N, C, H, W) or (N, C, T, H, W), got {tuple(images.shape)}")
+        raise InvalidValueError(f"images must have shape (N, C, H, W) or (N, C, T, H, W); got {tuple(images.shape)}")
     images = images.as_subclass(Tensor)
     masks = check_masks(masks, images)
     if masks.shape[2:] != images.shape[2:]:
-        raise InvalidValueError(f"masks must have the images' size {tuple(images.shape[2:])}, got {tuple(masks.shape)}")
+        raise InvalidValueError(f"masks must have the images' size {tuple(images.shape[2:])}; got {tuple(masks.shape)}")
     return images, masks

@@ -1,4 +1,4 @@
-"""Predictions for images before and after a swap: a loss term that keeps them together, and how far they are apart."""
+"""Predictions before and after a swap: a loss term that makes them agree, and measures of their difference."""
 
 from collections.abc import Mapping
 
@@ -11,38 +11,38 @@ from zennit_isnet.errors import InvalidValueError
 
 
 def swap_consistency(logits: Tensor, swapped_logits: Tensor, *, multilabel: bool = False) -> Tensor:
-    r"""Distance between the predictions for an image and for the same foreground on another background.
+    r"""Distance between the predictions for an image and for its foreground on another background.
 
     .. math::
         \tfrac12 \mathrm{KL}(p \| q) + \tfrac12 \mathrm{KL}(q \| p)
 
-    with the predictions :math:`p` and :math:`q`, the softmax of the two logits. It has a strong gradient exactly where
-    it matters: when a biased model is sure of two different classes. There the Jensen-Shannon divergence is flat, and
-    a distance of logits would punish a shift that is common to all classes, which changes no prediction.
+    with the predictions :math:`p` and :math:`q`, the softmax of the two logits. Its gradient is strong when a biased
+    model confidently predicts two different classes, which matters most. There the Jensen-Shannon divergence is flat. A
+    distance between logits would penalise shifts common to all classes, which do not change predictions.
 
     Parameters
     ----------
     logits : torch.Tensor
-        Of the images, ``(N, C)``.
+        Logits of the images, ``(N, C)``.
     swapped_logits : torch.Tensor
-        Of the images after `BackgroundSwap`, ``(N, C)``. Images that kept their background add 0, but for what
-        dropout and the batch statistics of a model in training mode change between the two passes.
+        Logits of the images after `BackgroundSwap`, ``(N, C)``. Images that kept their background add 0, except for
+        changes from dropout and batch statistics between the two passes of a model in train mode.
     multilabel : bool, default=False
-        Whether each label is a decision of its own: then :math:`p` and :math:`q` are Bernoulli distributions with the
-        sigmoid of each logit, and the mean over the labels is taken.
+        Whether each label is a separate decision: then :math:`p` and :math:`q` are Bernoulli distributions with the
+        sigmoid of each logit, averaged over the labels.
 
     Returns
     -------
     torch.Tensor
-        One distance for each image, ``(N,)``, at least 0 up to rounding, in float32 at least; differentiable in both
-        logits.
+        One distance per image, ``(N,)``, nonnegative up to rounding, at least in float32; differentiable with respect
+        to both logits.
 
     Raises
     ------
     InvalidTypeError
         If logits are not floating tensors.
     InvalidValueError
-        If shapes or devices differ, shapes are not ``(N, C)``, or there is no image. Values are not read: NaN and
+        If shapes or devices differ, shapes are not ``(N, C)``, or there are no images. Values are not read: NaN and
         infinite logits give NaN.
 
     Examples
@@ -59,47 +59,49 @@ def swap_consistency(logits: Tensor, swapped_logits: Tensor, *, multilabel: bool
 
     References
     ----------
-    Jeffreys: An invariant form for the prior probability in estimation problems. Proc. R. Soc. A 186, 1946.
-    Consistency of predictions as a loss: Hendrycks et al., AugMix, ICLR 2020, section 3.
+    .. [1] Jeffreys, H. "An invariant form for the prior probability in estimation problems". Proc. R. Soc. A 186
+       (1946).
+    .. [2] Hendrycks, D. et al. "AugMix: a simple data processing method to improve robustness and uncertainty". ICLR
+       2020. arXiv:1912.02781. Section 3, consistency of predictions as a loss.
     """
     logits, swapped_logits = _checked(logits, swapped_logits, values=False)
     if len(logits) == 0:
-        raise InvalidValueError("logits must be of at least one image; got none")
+        raise InvalidValueError("logits must have at least one image; got none")
     log_p, log_q = (log_probabilities(y, multilabel) for y in (logits, swapped_logits))
     return 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1).mean(1)
 
 
 def swap_gap(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multilabel: bool = False) -> dict[str, Tensor]:
-    r"""Compare predictions for images and for the same foregrounds on other backgrounds.
+    r"""Compare predictions for images and for their foregrounds on other backgrounds.
 
-    Each figure is the mean over the classes of the mean over their images, so that a rare class counts like a frequent
-    one, and always naming the most frequent class is worth no more than chance. Classes without images are left out.
+    Each figure is the mean over classes of the mean over their images, so rare and frequent classes count equally, and
+    always predicting the most frequent class scores no better than chance. Classes without images are left out.
 
     ===================== =====================================================================================
     key                   mean of
     ===================== =====================================================================================
-    ``"changed"``         1 where the predicted class is another one
+    ``"changed"``         1 if the predicted class changes
     ``"total_variation"`` :math:`\frac12 \sum_c |p_c - q_c|`, the largest change of the probability of any event
-    ``"accuracy"``        1 where the prediction for the image is right
-    ``"swapped"``         1 where the prediction for the swapped image is right
-    ``"gap"``             ``accuracy - swapped``: what the model owes to its backgrounds
+    ``"accuracy"``        1 if the prediction for the image is correct
+    ``"swapped"``         1 if the prediction for the swapped image is correct
+    ``"gap"``             ``accuracy - swapped``: accuracy that depends on the backgrounds
     ===================== =====================================================================================
 
-    ``"gap"`` alone can be 0 while predictions change from wrong to right and back; ``"changed"`` counts these.
+    ``"gap"`` alone can be 0 while predictions change from wrong to correct and back; ``"changed"`` counts these.
 
-    All figures look smaller than they are with images that kept their background, or got one that goes with the same
-    class. Swap with probability 1, ask `BackgroundSwap.with_donors` who gave each background, and leave these images
-    out, as the example of `zennit_isnet.metrics.SwapGap` does. Of C equally frequent classes they are one in C.
+    Images that kept their background, or got one from the same class, make all figures too small. Swap with probability
+    1, get the donors from `BackgroundSwap.with_donors`, and leave these images out, as in the example of
+    `zennit_isnet.metrics.SwapGap`. With C equally frequent classes they are one in C.
 
     Parameters
     ----------
     logits, swapped_logits : torch.Tensor
-        Of the images before and after the swap, ``(N, C)``, finite.
+        Finite logits of the images before and after the swap, ``(N, C)``.
     labels : torch.Tensor
         Classes ``(N,)``, of integers from 0 to C - 1; with `multilabel` 0 or 1 for each label, ``(N, C)``.
     multilabel : bool, default=False
-        Whether each label is a decision of its own, by the sign of its logit; all figures are then means over labels
-        and images.
+        Whether each label is a separate decision, by the sign of its logit; all figures are then means over labels and
+        images.
 
     Returns
     -------
@@ -109,15 +111,15 @@ def swap_gap(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multilab
     Raises
     ------
     InvalidTypeError
-        If logits are not floating tensors, or labels no integers.
+        If logits are not floating tensors, or labels are not integers.
     InvalidValueError
-        If shapes, devices or labels do not fit, logits are NaN or infinite, or there is no image. Values are read, so
-        an accelerator waits.
+        If shapes, devices or labels do not match, logits are NaN or infinite, or there are no images. Values are read,
+        which synchronises an accelerator.
 
     References
     ----------
-    ``"gap"`` compares accuracies as the BG-Gap of Xiao, Engstrom, Ilyas, Madry: Noise or signal: the role of image
-    backgrounds in object recognition. ICLR 2021, arXiv:2006.09994.
+    .. [1] Xiao, K., Engstrom, L., Ilyas, A., Madry, A. "Noise or signal: the role of image backgrounds in object
+       recognition". ICLR 2021. arXiv:2006.09994. ``"gap"`` compares accuracies like its BG-Gap.
 
     Examples
     --------
@@ -135,10 +137,10 @@ def swap_gap(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multilab
 
 
 def swap_sums(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multilabel: bool = False) -> dict[str, Tensor]:
-    """Sums over the decisions of some images, from which `swap_rates` makes the figures of `swap_gap`.
+    """Sums over the decisions for some images, from which `swap_rates` computes the figures of `swap_gap`.
 
-    Sums of batches can be added; there may be no image. A decision is an image, counted for its class, or with
-    `multilabel` one label of one.
+    Sums of batches can be added; a batch may be empty. A decision is an image, counted for its class, or with
+    `multilabel` one label of an image.
 
     Parameters
     ----------
@@ -148,7 +150,7 @@ def swap_sums(logits: Tensor, swapped_logits: Tensor, labels: Tensor, *, multila
     Returns
     -------
     dict of str to torch.Tensor
-        Of each class, ``(C,)``: ``"total_variation"`` floating, and the counts ``"changed"``, ``"accuracy"``,
+        For each class, ``(C,)``: ``"total_variation"`` floating, and the counts ``"changed"``, ``"accuracy"``,
         ``"swapped"`` and ``"decisions"``.
 
     Raises
@@ -184,14 +186,14 @@ def swap_rates(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def log_probabilities(logits: Tensor, multilabel: bool) -> Tensor:
-    """Log-probabilities of the outcomes of each decision: ``(N, 1, C)``, or ``(N, C, 2)`` for labels of their own."""
+    """Return log-probabilities of each decision's outcomes: ``(N, 1, C)``, or ``(N, C, 2)`` for separate labels."""
     if multilabel:
         return torch.stack([F.logsigmoid(logits), F.logsigmoid(-logits)], dim=-1)
     return logits.log_softmax(1).unsqueeze(1)
 
 
 def _checked(logits: Tensor, swapped_logits: Tensor, *, values: bool) -> tuple[Tensor, Tensor]:
-    """Return both in float32, or as they are in float64.
+    """Return both in float32; float64 is kept.
 
     Raises
     ------

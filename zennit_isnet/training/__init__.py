@@ -1,7 +1,7 @@
 """Training with PyTorch Lightning: a classifier with the heatmap loss, and its data. Needs the extra ``train``.
 
-`ISNetClassifier` and `MaskedImages` are an ordinary `LightningModule` and `LightningDataModule`: give them to a
-`Trainer` of your own, or let the command ``zennit-isnet train`` do it.
+`ISNetClassifier` and `MaskedImages` are an ordinary `LightningModule` and `LightningDataModule`: pass them to your own
+`Trainer`, or use the command ``zennit-isnet train``.
 """
 
 from zennit_isnet.errors import import_optional

@@ -1,4 +1,4 @@
-"""What is written down while a classifier trains: figures of each epoch, and heatmaps to look at."""
+"""Output during training: figures of each epoch, and heatmaps."""
 
 from __future__ import annotations
 
@@ -29,39 +29,39 @@ CURVES = {
 
 
 class Best(ModelCheckpoint):
-    """``best.ckpt``: the best epoch on backgrounds of other classes.
+    """``best.ckpt``: the best epoch on backgrounds from other classes.
 
-    Of equal epochs the later one is kept: the penalty has acted for longer.
+    Of equally good epochs the later one is kept, because the penalty has acted longer.
 
     Parameters
     ----------
     folder : path
-        Where to.
+        Output folder.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "best", monitor="val_score", mode="max", enable_version_counter=False)
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
-        """Whether the epoch is at least as good as the best."""
+        """Whether the epoch is at least as good as the best one."""
         known = self.best_model_score
         equal = known is not None and current is not None and bool(current == known)
         return equal or bool(super().check_monitor_top_k(trainer, current))
 
 
 def checkpoints(folder: Path) -> list[Callback]:
-    """Return what writes ``best.ckpt``, and after each epoch ``last.ckpt``, from which a run goes on."""
+    """Return the callbacks that write ``best.ckpt`` and, after each epoch, ``last.ckpt``, to resume from."""
     last = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
     return [Best(folder), last]
 
 
 class History(Callback):
-    """Keeps the figures of each epoch, also over an interruption, as ``log.csv`` and ``curves.png``.
+    """Records the figures of each epoch, also across interruptions, in ``log.csv`` and ``curves.png``.
 
     Parameters
     ----------
     folder : path
-        Where to.
+        Output folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -82,30 +82,30 @@ class History(Callback):
             training_curves(panels).savefig(self.folder / "curves.png", dpi=120)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the epochs so far."""
+        """Return the recorded epochs."""
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them over."""
+        """Restore them."""
         self.rows = state_dict["rows"]
 
 
 class Heatmaps(Callback):
-    """Draws images of the validation set, their masks and their heatmaps after each epoch.
+    """Draws validation images with their masks and heatmaps after each epoch.
 
     Parameters
     ----------
     folder : path
-        Gets ``epoch-000.png`` and so on.
+        Output folder for ``epoch-000.png`` and so on.
     count : int
-        Images that are drawn; 0 for none.
+        Number of images to draw; 0 for none.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
         self.folder, self.count = folder, count
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
+        """Draw the images."""
         if not (self.count and trainer.is_global_zero):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -138,7 +138,7 @@ def names_of(label: Tensor, classes: Sequence[str]) -> str:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows with all their columns; an interruption leaves the former file."""
+    """Write rows with all their columns; an interruption keeps the previous file."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")

@@ -1,4 +1,4 @@
-"""A classifier with the heatmap loss as a `LightningModule`, and the plain training that its range is measured on."""
+"""A classifier with the heatmap loss as a `LightningModule`, and its calibration."""
 
 from __future__ import annotations
 
@@ -32,63 +32,68 @@ from zennit_isnet.training.figures import donors_of_other_classes, figures
 from zennit_isnet.training.seeding import seed_of
 
 AUXILIARY_WEIGHT = 0.3
-"""Of the loss of each auxiliary head (Szegedy et al., Going deeper with convolutions, CVPR 2015, section 5)."""
+"""Weight of the loss of each auxiliary head (Szegedy et al., Going deeper with convolutions, CVPR 2015, section 5)."""
 
 
 class ISNetClassifier(LightningModule):
-    """A classifier that is trained with the heatmap loss.
+    """A classifier trained with the heatmap loss.
 
-    Batches are ``(images, masks, labels, has_mask, indices)``, as `MaskedData` makes them. Logged are ``loss``,
-    ``classification``, ``penalty`` and the factor of the penalty, and for validation and test images balanced accuracy,
-    macro F1, AUROC, and of two classes sensitivity and specificity, with ``swapped_`` before those on backgrounds of
+    Batches are ``(images, masks, labels, has_mask, indices)``, as made by `MaskedData`. It logs ``loss``,
+    ``classification``, ``penalty`` and the penalty's factor. For validation and test images it logs balanced accuracy,
+    macro F1, AUROC, and for two classes sensitivity and specificity, with the prefix ``swapped_`` on backgrounds from
     other classes.
 
     Parameters
     ----------
     model : Module
-        Returns logits ``(N, C)``, or a named tuple with auxiliary heads after them.
+        Returns logits ``(N, C)``, or a named tuple of logits and auxiliary heads.
     formulation : callable, optional
-        See `ISNetRegularizer`; by default `Stochastic`, whose draws depend on `seed` and epoch.
+        See `ISNetRegularizer`. If None, `Stochastic`, with draws that depend on `seed` and epoch.
     composite : LRPComposite, optional
         See `ISNetRegularizer`.
     loss : HeatmapLoss, optional
         See `ISNetRegularizer`.
-    layers : "auto" or sequence of str, default "auto"
+    layers : "auto" or sequence of str, default="auto"
         See `ISNetRegularizer`.
-    every : int, default 1
+    every : int, default=1
         See `ISNetRegularizer`.
-    weight : float, default 0.7
-        P, weight of the penalty; the classification loss has the rest. 0 trains plainly, at plain cost.
-    swap : float, default 0
-        Chance of a training image to get the background of another one, see `BackgroundSwap`.
-    fade : float, default 0
-        Chance of a training image to have its background faded, see `BackgroundFade`.
+    weight : float, default=0.7
+        P, the weight of the penalty; the classification loss has the weight 1 − P. 0 trains without the penalty, at
+        plain cost.
+    swap : float, default=0
+        Probability that a training image gets another one's background, see `BackgroundSwap`.
+    fade : float, default=0
+        Probability that a training image's background is faded, see `BackgroundFade`.
     class_weights : sequence of float, optional
-        Weights of the classes in the cross-entropy, such as the inverse of their frequencies.
+        Weights of the classes in the cross-entropy, such as their inverse frequencies.
     optimizer : callable, optional
-        ``optimizer(parameters) -> Optimizer``. Default: SGD with learning rate 0.05, Nesterov momentum 0.9 and weight
-        decay 5e-4. Its learning rate is the highest of a one-cycle schedule, in which momentum goes from 0.95 to 0.85
+        ``optimizer(parameters) -> Optimizer``. If None, SGD with learning rate 0.05, Nesterov momentum 0.9 and weight
+        decay 5e-4. The learning rate is the maximum of a one-cycle schedule, in which momentum goes from 0.95 to 0.85
         and back (`OneCycleLR`).
-    seed : int, default 0
-        Of all that is drawn in training.
+    seed : int, default=0
+        Seed of all random draws in training.
 
     Attributes
     ----------
     results : dict
-        Of the latest validation or test, by name of the set: ``logits``, ``swapped`` (those on the backgrounds of
-        other classes), ``changed`` (whether there was one), ``labels``, ``share`` of the relevance on the background,
-        and ``indices``, each of all images.
+        Results of the latest validation or test, by name of the set, for all images: ``logits``, ``swapped`` (logits on
+        backgrounds from other classes), ``changed`` (whether there was one), ``labels``, ``share`` (of the relevance on
+        the background) and ``indices``.
     regularizer : ISNetRegularizer
-        Of the model. It is not a module: Lightning neither moves nor saves it, its state is a part of the checkpoint.
+        The model's regularizer. It is not a module: Lightning neither moves nor saves it; its state is part of the
+        checkpoint.
 
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        If an argument is not allowed. From the training: if the loss is no longer finite.
+        If an argument is not allowed. During training: if the loss is no longer finite.
 
     References
     ----------
-    Bassi, Dertkigil, Cavalli, Nat. Commun. 15 (2024) 291; Bassi, Decherchi, Cavalli, IEEE Access 12 (2024) 155151.
+    .. [1] Bassi, P. R. A. S., Dertkigil, S. S. J., Cavalli, A. "Improving deep neural network generalization and
+       robustness to background bias via layer-wise relevance propagation optimization". Nat. Commun. 15, 291 (2024).
+    .. [2] Bassi, P. R. A. S., Decherchi, S., Cavalli, A. "Faster ISNet for background bias mitigation on deep neural
+       networks". IEEE Access 12, 155151 (2024). arXiv:2401.08409.
 
     Examples
     --------
@@ -137,24 +142,24 @@ class ISNetClassifier(LightningModule):
         self.class_weights = None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32)
         self.results: dict[str, dict[str, Tensor]] = {}
         self._collected: dict[str, list[dict[str, Tensor]]] = {}
-        self._losses: Tensor | float = 0.0  # of the epoch, without a wait for the device
+        self._losses: Tensor | float = 0.0  # of the epoch, without synchronising the device
 
     def forward(self, images: Tensor) -> Any:
-        """Return what the model returns."""
+        """Return the model's output."""
         return self.model(images)
 
     def setup(self, stage: str) -> None:
-        """Let all processes see the same norms of the gradients."""
+        """Use the same gradient norms in all processes."""
         self.regularizer.balance.everywhere = self.trainer.world_size > 1
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Let all random numbers of an epoch start from seed, epoch and process."""
+        """Seed all random numbers of an epoch by seed, epoch and process."""
         if batch_idx == 0:
             self.seed_draws(self.current_epoch, self.global_rank)
             self._losses = 0.0
 
     def seed_draws(self, *place: int) -> None:
-        """Let all that is drawn in training start from the seed and a place in the training."""
+        """Seed all draws in training by the seed and the position in the training."""
         torch.manual_seed(seed_of(self.seed, *place))
         for number, part in enumerate((self.swap, self.fade, self.regularizer.formulation)):
             generator = getattr(part, "generator", None)
@@ -162,7 +167,7 @@ class ISNetClassifier(LightningModule):
                 generator.manual_seed(seed_of(self.seed, *place, number))
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
-        """Return the loss, which Lightning scales, differentiates and clips as a whole."""
+        """Return the total loss, which Lightning scales, differentiates and clips."""
         images, masks, labels, has_mask, _ = batch
         images = self.fade(self.swap(images, masks, has_mask), masks, has_mask)
         if self.weight == 0:
@@ -180,11 +185,11 @@ class ISNetClassifier(LightningModule):
         return loss
 
     def on_validation_start(self) -> None:
-        """Refuse to test the weights after a loss that was not finite."""
+        """Refuse to test the weights after a non-finite loss."""
         self._check_losses()
 
     def on_train_epoch_end(self) -> None:
-        """Refuse to save them."""
+        """Refuse to save the weights after a non-finite loss."""
         self._check_losses()
 
     def _check_losses(self) -> None:
@@ -193,7 +198,7 @@ class ISNetClassifier(LightningModule):
             raise InvalidValueError(f"the loss was no longer finite {found}")
 
     def classification_loss(self, output: Any, labels: Tensor) -> Tensor:
-        """Return the cross-entropy, of several labels the binary one, with that of auxiliary heads where there are any.
+        """Return the cross-entropy (binary for several labels), including auxiliary heads.
 
         Parameters
         ----------
@@ -213,11 +218,11 @@ class ISNetClassifier(LightningModule):
         return loss(main) + AUXILIARY_WEIGHT * sum(loss(other) for other in others if other is not None)
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """Collect what the model does with a batch."""
+        """Collect the model's results on a validation batch."""
         self._collect("val", batch, batch_idx)
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Collect what the model does with a batch of one of the test sets."""
+        """Collect the model's results on a batch of a test set."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self._collect(list(data.tests)[dataloader_idx], batch, batch_idx)
 
@@ -230,7 +235,7 @@ class ISNetClassifier(LightningModule):
         self._log_results("")
 
     def configure_optimizers(self) -> Any:
-        """Return the optimizer with a one-cycle schedule of the learning rate and, where there is one, the momentum."""
+        """Return the optimizer with a one-cycle schedule of the learning rate and, if it has one, the momentum."""
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         rates = [group["lr"] for group in optimizer.param_groups]
         steps = int(self.trainer.estimated_stepping_batches)
@@ -239,11 +244,11 @@ class ISNetClassifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the regularizer keeps."""
+        """Add the regularizer's state."""
         checkpoint["regularizer"] = self.regularizer.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it over. The schedule is that of this run, which may be longer than the one that was interrupted."""
+        """Restore it, with the schedule of this run, which may be longer than the interrupted one."""
         self.regularizer.load_state_dict(checkpoint["regularizer"])
         kept = ("last_epoch", "_step_count", "_last_lr")
         states = checkpoint.get("lr_schedulers", [])
@@ -254,13 +259,13 @@ class ISNetClassifier(LightningModule):
         self.log(name, value.detach(), prog_bar=True, on_step=False, on_epoch=True, batch_size=count, sync_dist=several)
 
     def _collect(self, name: str, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """Keep logits on the images' own backgrounds and on those of other classes, and the share on the background."""
+        """Keep the logits on own backgrounds and on those of other classes, and the share on the background."""
         images, masks, labels, has_mask, indices = batch
-        # without background there is nothing to lend and nothing to exchange
+        # without background there is nothing to give or exchange
         takes_part = has_mask & ~masks.flatten(1).all(1)
         donors = donors_of_other_classes(labels, takes_part, torch.Generator().manual_seed(batch_idx))
         changed = donors != torch.arange(len(images), device=donors.device)
-        # Lightning may test in inference mode, which keeps no graph for an explanation
+        # Lightning may test in inference mode, which does not keep the graph that an explanation needs
         with torch.inference_mode(False), torch.no_grad():
             images = images.clone()
             masks = torch.where(has_mask.view(-1, *[1] * (masks.ndim - 1)), masks, torch.ones_like(masks))
@@ -278,20 +283,20 @@ class ISNetClassifier(LightningModule):
         self._collected.setdefault(name, []).append({key: value.detach() for key, value in found.items()})
 
     def explainer(self) -> LRPAttribution:
-        """Return the attribution that validation, tests and pictures show: the rules of training, at the images."""
+        """Return the attribution for validation, tests and figures: the training rules, at the images."""
         attribution = self.regularizer.attribution
         composites = attribution.composites if isinstance(attribution, LRPAttribution) else None
         return LRPAttribution(LRPFlex(reference="darkest") if composites is None else composites[0])
 
     def _log_results(self, prefix: str) -> None:
-        """Gather the results of all processes, log their figures and keep them until the next time."""
+        """Gather the results of all processes, log their figures and keep them until the next call."""
         collected, self._collected, self.results = self._collected, {}, {}
         for name, parts in collected.items():
             values = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
             if self.trainer.world_size > 1:
                 gathered: Any = self.all_gather(values)
                 values = {key: value.flatten(0, 1) for key, value in gathered.items()}
-            # a process whose share was smaller has repeated some images
+            # a process with a smaller share has repeated some images
             places = {index: at for at, index in enumerate(values["indices"].tolist())}
             done = {key: value.cpu()[list(places.values())] for key, value in values.items()}
             rows = {**figures(done["logits"], done["labels"]), "background_share": done["share"].nanmean().item()}
@@ -305,14 +310,16 @@ class ISNetClassifier(LightningModule):
             self.log_dict({f"{where}{key}": value for key, value in rows.items() if math.isfinite(value)})
 
     def _score(self, rows: Mapping[str, float]) -> float:
-        """By which the best epoch is chosen; a clean heatmap alone would be no evidence."""
+        """Log the criterion for the best epoch; a clean heatmap alone would not be evidence."""
         if "swapped_balanced_accuracy" in rows:
             return rows["swapped_balanced_accuracy"]
         if "balanced_accuracy" not in rows:
-            raise InvalidValueError("no label of the validation images is on for some and off for others of them")
+            raise InvalidValueError(
+                "the validation images must contain a label that is on for some images and off for others; got none"
+            )
         warnings.warn(
             "no validation image could get the background of another class, so the epoch is chosen on images that may "
-            "have the shortcut: give the validation images masks, and batches of several classes",
+            "have the shortcut: use validation images with masks, and batches of several classes",
             stacklevel=2,
         )
         return rows["balanced_accuracy"]
@@ -321,19 +328,19 @@ class ISNetClassifier(LightningModule):
 def calibrate(classifier: ISNetClassifier, data: MaskedData, plain: Trainer | None, *, ckpt_path: Any = None) -> None:
     """Measure the relevance range of a classifier on the validation images.
 
-    It means something on a model that classifies already. One with a new head is trained plainly for some epochs
-    first: a copy, for a model that has learnt the background keeps it.
+    The range is only meaningful for a trained classifier. If it has a new head, a copy is first trained for some epochs
+    without the penalty. A copy, because a model that has learned the background does not unlearn it.
 
     Parameters
     ----------
     classifier : ISNetClassifier
-        Its regularizer gets the ranges.
+        Its regularizer receives the ranges.
     data : MaskedData
         The data.
     plain : Trainer, optional
-        Trains the copy; None where the classifier is trained already.
+        Trains the copy; None if the classifier is already trained.
     ckpt_path : path, optional
-        Checkpoint from which the plain training goes on.
+        Checkpoint to resume the plain training from.
 
     Raises
     ------
@@ -360,7 +367,7 @@ def calibrate(classifier: ISNetClassifier, data: MaskedData, plain: Trainer | No
 
 
 def labels_of(labels: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the formulation that explains the sum of the labels' logits, one logit where an image has one label."""
+    """Return the formulation that explains the sum of the labels' logits (one logit for single-label images)."""
 
     def seeds(logits: Tensor) -> Tensor:
         weights = labels if labels.is_floating_point() else F.one_hot(labels, logits.shape[1])

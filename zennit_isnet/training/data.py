@@ -1,4 +1,4 @@
-"""Batches of masked images for Lightning, from data sets or from files."""
+"""Batches of masked images for Lightning, from data sets or files."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from zennit_isnet.training.seeding import EpochOrder, Keyed
 logger = logging.getLogger(__name__)
 
 PARTS = ("train", "val", "test")
-"""What the column `split` may hold."""
+"""Allowed values in the column `split`."""
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class MaskedData(LightningDataModule):
-    """Batches ``(images, masks, labels, has_mask, indices)`` of data sets with foreground masks.
+    """Batches ``(images, masks, labels, has_mask, indices)`` from data sets with foreground masks.
 
-    Their order and the random transforms depend on seed, epoch and index alone: a run that is resumed after an epoch,
-    or with another number of workers, sees what it would have seen.
+    Their order and the random transforms depend only on seed, epoch and index: a run that is resumed after an epoch, or
+    with another number of workers, sees the same batches as an uninterrupted run.
 
     Parameters
     ----------
@@ -44,17 +44,17 @@ class MaskedData(LightningDataModule):
         Items ``(image, mask, label)`` or ``(image, mask, label, has_mask)``, such as those of `zennit_isnet.data`.
     tests : mapping of str to Dataset, optional
         Test sets by name.
-    batch_size : int, default 32
-        Images of a batch in each process.
-    workers : int, default 0
-        Processes that read images.
-    seed : int, default 0
-        Of order and transforms.
+    batch_size : int, default=32
+        Images per batch and process.
+    workers : int, default=0
+        Number of processes that load images.
+    seed : int, default=0
+        Seed of order and transforms.
 
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        If `batch_size` or `workers` is not allowed. From `train_dataloader`: if no batch can be filled.
+        If `batch_size` or `workers` is not allowed. In `train_dataloader`: if no batch can be filled.
 
     Examples
     --------
@@ -93,20 +93,20 @@ class MaskedData(LightningDataModule):
         return bool(getattr(_whole(self.train)[0], "multi_label", False))
 
     def describe(self, test: str, indices: Sequence[int]) -> list[tuple[str, str]]:
-        """Return the name of each image of a test set, and of the group that it belongs to: here itself."""
+        """Return the name of each test image and of its group: here the image itself."""
         data, of_part = _whole(self.tests[test])
         name = getattr(data, "name", str)
         names = [str(name(of_part[index])) for index in indices]
         return list(zip(names, names, strict=True))
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Return shuffled batches; a last one of fewer images is left out."""
+        """Return shuffled batches; an incomplete last batch is dropped."""
         world, rank = self._processes()
         order = EpochOrder(range(len(self.train)), world, rank, seed=self.seed, drop_last=world > 1)
         order.set_epoch(0 if self.trainer is None else self.trainer.current_epoch)
         if len(order) < self.batch_size:
             found = f"{len(self.train)} training images in {world} process(es) and batches of {self.batch_size}"
-            raise InvalidValueError(f"a batch must not be larger than the images of a process; got {found}")
+            raise InvalidValueError(f"a batch must not have more images than a process; got {found}")
         return self._loader(self.train, order, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -122,7 +122,7 @@ class MaskedData(LightningDataModule):
         return self._in_order(self.val, (1, 0))
 
     def _in_order(self, data: Any, processes: tuple[int, int] | None = None) -> DataLoader[Any]:
-        """Batches of a fixed order that mixes the classes, for backgrounds are swapped within a batch."""
+        """Return batches in a fixed order that mixes classes, because backgrounds are swapped within a batch."""
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).tolist()
         world, rank = processes or self._processes()
         return self._loader(data, EpochOrder(order, world, rank, shuffle=False))
@@ -135,7 +135,7 @@ class MaskedData(LightningDataModule):
             num_workers=self.workers,
             drop_last=drop_last,
             pin_memory=torch.cuda.is_available(),
-            # its own: an iteration draws a number for its workers, which must not come from the training's generator
+            # a separate generator: iterating draws a seed for the workers, which must not change the training's draws
             generator=torch.Generator().manual_seed(self.seed),
         )
 
@@ -144,59 +144,59 @@ class MaskedData(LightningDataModule):
 
 
 class MaskedImages(MaskedData):
-    """Images, masks and labels in files.
+    """Images, masks and labels from files.
 
     Parameters
     ----------
     images : str, optional
         A folder with a folder for each class, a CSV file, or annotations (COCO, CVAT, LabelMe).
     masks : str, optional
-        The parallel folder of masks; CSV files and annotations name masks themselves.
-    val : sequence of str, default ()
-        The same for validation: ``[images]`` or ``[images, masks]``. Default: a part of the training images.
+        The parallel folder of masks; CSV files and annotations define masks themselves.
+    val : sequence of str, default=()
+        The same for validation: ``[images]`` or ``[images, masks]``. If empty, part of the training images.
     tests : mapping of str to sequence of str, optional
-        The same for each test set, such as other hospitals, by name.
+        The same for each test set, by name, such as other hospitals.
     benchmark : {"patch", "texture"}, optional
-        The built-in digits, whose background names the class, in place of files.
+        Use the built-in digits, whose background gives the class away, instead of files.
     root : str, optional
-        Folder that paths in CSV files start from; default: that of the file.
+        Folder that paths in CSV files are relative to. If None, the file's folder.
     columns : mapping of str to str, optional
-        What a CSV file calls the columns ``image``, ``mask`` and ``label``, such as ``{image: file}``.
+        Names of the columns ``image``, ``mask`` and ``label`` in a CSV file, such as ``{image: file}``.
     split : str, optional
-        Column of the CSV file that says ``train``, ``val`` or ``test`` of each image.
+        Column of the CSV file that assigns each image to ``train``, ``val`` or ``test``.
     group : str, optional
-        Column of what must not be divided between training, validation and test, such as the patient; the intervals of
-        tests are over groups.
-    val_share : float, default 0.2
-        Part of the training images of each class, in whole groups, for validation where neither `val` nor `split` is
+        Column of groups that must not be split between training, validation and test, such as patients; test intervals
+        are computed over groups.
+    val_share : float, default=0.2
+        Fraction of each class's training images, in whole groups, used for validation if neither `val` nor `split` is
         given.
     classes : sequence of str, optional
-        Names of the classes in the order of the logits, of two the positive one last; see `MaskedImageTable`. Images
-        of a table with other labels are left out. Default: the sorted names.
+        Names of the classes in the order of the logits; for two classes, the positive one last. See `MaskedImageTable`.
+        A table's images with other labels are left out. If None, the sorted names.
     labels : {"category", "folder"} or str, optional
-        Where the labels of annotations come from, see `AnnotatedImages`.
+        Source of labels for annotations, see `AnnotatedImages`.
     mask_suffix, missing, empty, binarize, resize_masks
-        See `MaskedImageFolder`. Validation and test images may have no mask, and their crops may lose the object.
+        See `MaskedImageFolder`. Validation and test images may lack a mask, and their crops may miss the object.
     size : int, optional
-        Height and width of the images for the model. Default 224, or 32 of the benchmark.
-    fit : {"crop", "whole"}, default "crop"
-        How images are tested: the centre, as torchvision does, or the whole image, squeezed into the square. The
-        centre lacks the corners, where the markers of X-rays are.
-    crop_scale : float, default 0.08
-        Smallest part of an image in a training crop; 0.08 is torchvision's, X-rays want 0.5 and more.
-    flip : float, default 0.5
-        Chance of a mirrored training image.
-    channels : {1, 3}, default 3
-        Colour channels of the model's images.
+        Height and width of the model's images. If None, 224, or 32 for the benchmark.
+    fit : {"crop", "whole"}, default="crop"
+        Test images: the centre crop, as in torchvision, or the whole image, squeezed into the square. The centre crop
+        cuts off the corners, where X-rays have their markers.
+    crop_scale : float, default=0.08
+        Smallest area of a training crop, as a fraction of the image; 0.08 is torchvision's, use 0.5 or more for X-rays.
+    flip : float, default=0.5
+        Probability of a horizontal flip in training.
+    channels : {1, 3}, default=3
+        Channels of the model's images.
     mean, std : sequence of float, optional
-        For the normalization. Default: those of ImageNet, of grey images their means; of the benchmark none.
+        For the normalization. If None, ImageNet's, averaged over the channels for grey images; none for the benchmark.
     batch_size, workers, seed
-        See `MaskedData`; `seed` also decides which images validate.
+        See `MaskedData`; `seed` also determines the validation images.
 
     Raises
     ------
     InvalidValueError
-        If options do not belong together, or as the data sets of `zennit_isnet.data` raise it.
+        If options do not fit together, or raised by the data sets of `zennit_isnet.data`.
 
     Examples
     --------
@@ -238,13 +238,17 @@ class MaskedImages(MaskedData):
         seed: int = 0,
     ) -> None:
         if (images is None) == (benchmark is None):
-            raise InvalidValueError(f"give images, or benchmark; got images={images!r} and benchmark={benchmark!r}")
+            raise InvalidValueError(
+                f"pass either images or benchmark; got images={images!r} and benchmark={benchmark!r}"
+            )
         if benchmark is not None and channels != 3:
-            raise InvalidValueError(f"the digits of benchmark have 3 channels; got channels={channels}")
+            raise InvalidValueError(f"benchmark needs channels=3; got channels={channels}")
         if (mean is None) != (std is None):
-            raise InvalidValueError(f"give mean and std, or neither; got mean={mean} and std={std}")
+            raise InvalidValueError(f"pass both mean and std, or neither; got mean={mean} and std={std}")
         if split is not None and val:
-            raise InvalidValueError(f"give val, or the column split that names the validation images; got {val}")
+            raise InvalidValueError(
+                f"pass either val or split, which already names the validation images; got val={val}"
+            )
         check_number("val_share", val_share, high=1.0)
         self.fit = fit
         self.size, self.channels, self.group = size or (32 if benchmark else 224), channels, group
@@ -263,7 +267,7 @@ class MaskedImages(MaskedData):
             source = [part for part in (images, masks) if part is not None]
             first = {**how, "empty": empty, "missing": missing, "transform": v2.Compose([*grey, moved])}
             train = _opened(source, {**first, "classes": classes})
-            # images that are only tested need no mask, and a crop may lose the object
+            # test images do not need a mask, and a crop may lose the object
             how |= {"empty": "skip-penalty", "missing": "skip-penalty", "transform": v2.Compose([*grey, still])}
             how |= {"classes": train.classes, "multi_label": train.multi_label}
             if val:
@@ -274,16 +278,18 @@ class MaskedImages(MaskedData):
                 parts = _divided(train, _opened(source, again), split, group, val_share, seed)
             others = {name: _opened(part, how) for name, part in (tests or {}).items()}
             if both := sorted(parts.keys() & others):
-                raise InvalidValueError(f"a test must not be called {both[0]!r}: images of the column split are")
+                raise InvalidValueError(
+                    f"a test set must not be named {both[0]!r}: the column split already defines it"
+                )
             if group is not None:
                 _check_groups(parts, others, group)
             sets = parts.pop("train"), parts.pop("val"), parts | others
             if absent := [name for name, count in zip(train.classes, _counts(sets[0]), strict=True) if not count]:
-                raise InvalidValueError(f"each class must have a training image; got none of {', '.join(absent)}")
+                raise InvalidValueError(f"each class must have a training image; got none for {', '.join(absent)}")
         super().__init__(*sets, batch_size=batch_size, workers=workers, seed=seed)
 
     def describe(self, test: str, indices: Sequence[int]) -> list[tuple[str, str]]:
-        """Return the file of each image of a test set, and its group: its cell in that column, else itself."""
+        """Return the file of each test image, and its group: its cell in the group column, or itself."""
         found, data = super().describe(test, indices), self.tests[test]
         if self.group is None or not isinstance(_whole(data)[0], MaskedImageTable):
             return found
@@ -292,7 +298,7 @@ class MaskedImages(MaskedData):
 
 
 def _whole(part: Any) -> tuple[Any, Sequence[int]]:
-    """The data set that a part is taken from, and which of its images they are."""
+    """Return the data set that a part comes from, and the indices of its images."""
     if not isinstance(part, Subset):
         return part, range(len(part))
     data, indices = _whole(part.dataset)
@@ -300,34 +306,36 @@ def _whole(part: Any) -> tuple[Any, Sequence[int]]:
 
 
 def _digits(bias: Bias, size: int, seed: int) -> tuple[Any, Any, dict[str, Any]]:
-    """Training, validation and test sets of the built-in benchmark; it is tested on other backgrounds too."""
+    """Return the training, validation and test sets of the built-in benchmark, including other backgrounds."""
     part = partial(BackgroundBias, bias=bias, size=size, seed=seed, source=load_digits())
     tests = {f"{name} backgrounds": part(split="test", background=name) for name in get_args(Background)}
     return part(split="train"), part(split="validation"), tests
 
 
 def _opened(source: Sequence[str], options: Mapping[str, Any]) -> MaskedFiles:
-    """Open a folder, table or annotations."""
+    """Open a folder, a table or annotations."""
     if not 1 <= len(source) <= 2:
-        raise InvalidValueError(f"give a CSV file, or a folder of images and one of masks; got {list(source)}")
+        raise InvalidValueError(
+            f"pass a CSV file, annotations, or a folder of images and one of masks; got {list(source)}"
+        )
     data = open_masked(*source, **options)
     for note in data.notes:
         logger.info("%s: %s", source[0], note)
     wanted = options.get("multi_label")
     if wanted is not None and data.multi_label != wanted:
         kinds = ("one label", "several labels")
-        raise InvalidValueError(f"{source[0]} must have {kinds[wanted]} for each image, as the training images have")
+        raise InvalidValueError(f"{source[0]} must have {kinds[wanted]} per image, like the training images")
     return data
 
 
 def _divided(
     train: MaskedFiles, tested: MaskedFiles, split: str | None, group: str | None, share: float, seed: int
 ) -> dict[str, Subset[Any]]:
-    """Divide the images of one source: by a column, or at random in each class, and then a group stays together."""
+    """Split the images of one source: by a column, or at random within each class and by whole groups."""
     if split is not None:
         names = _cells(train, split)
         if wrong := sorted(set(names) - set(PARTS)):
-            raise InvalidValueError(f"the column {split!r} must hold {', '.join(PARTS)}; got {', '.join(wrong[:3])}")
+            raise InvalidValueError(f"the column {split!r} must contain {', '.join(PARTS)}; got {', '.join(wrong[:3])}")
     else:
         groups = list(map(str, range(len(train)))) if group is None else _cells(train, group)
         members: dict[str, list[int]] = defaultdict(list)
@@ -347,25 +355,25 @@ def _divided(
     at_of = {part: [at for at, name in enumerate(names) if name == part] for part in PARTS}
     if not at_of["train"] or not at_of["val"]:
         found = f"{len(at_of['train'])} and {len(at_of['val'])} of {len(names)} images"
-        raise InvalidValueError(f"some images must train and some validate; got {found}")
+        raise InvalidValueError(f"there must be training and validation images; got {found}")
     return {part: Subset(train if part == "train" else tested, at) for part, at in at_of.items() if at}
 
 
 def _check_groups(parts: Mapping[str, Any], others: Mapping[str, MaskedFiles], column: str) -> None:
-    """Raise if a group is divided between the parts of the home data, or a table has no such column."""
+    """Raise if a group is split between the parts of the main data, or a table lacks the column."""
     seen: dict[str, str] = {}
     for name, part in parts.items():
         for cell in sorted(set(_cells(part, column))):
             if seen.setdefault(cell, name) != name:
                 found = f"{cell!r} is in {seen[cell]} and in {name}"
-                raise InvalidValueError(f"groups of the column {column!r} must not be divided; {found}")
+                raise InvalidValueError(f"groups in the column {column!r} must not be split; {found}")
     for part in others.values():
         if isinstance(part, MaskedImageTable):
             part.column(column)
 
 
 def _counts(part: Any) -> list[int]:
-    """Number of images of each class in a data set of files, or a part of one."""
+    """Return the number of images of each class in a data set of files, or a subset."""
     data, indices = _whole(part)
     targets = data.targets[list(indices)]
     if data.multi_label:
@@ -374,9 +382,9 @@ def _counts(part: Any) -> list[int]:
 
 
 def _cells(part: Any, column: str) -> list[str]:
-    """What a column of the table says of each image."""
+    """Return a table column's cell for each image."""
     data, indices = _whole(part)
     if not isinstance(data, MaskedImageTable):
-        raise InvalidValueError(f"the column {column!r} needs a CSV file of the images; they are in no table")
+        raise InvalidValueError(f"the column {column!r} needs images from a CSV file; got another source")
     cells = data.column(column)
     return [cells[index] for index in indices]

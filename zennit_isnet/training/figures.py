@@ -1,4 +1,4 @@
-"""What is measured of a classifier's logits; every class counts alike, however many images it has."""
+"""Measures of a classifier's logits; every class counts equally, however many images it has."""
 
 import torch
 from torch import Tensor
@@ -12,18 +12,18 @@ def figures(logits: Tensor, labels: Tensor, *, areas: bool = True) -> dict[str, 
     Parameters
     ----------
     logits : Tensor
-        ``(n, C)`` of images.
+        Logits of the images, ``(n, C)``.
     labels : Tensor
-        Classes ``(n,)``, or 0 and 1 ``(n, C)`` for several labels an image.
-    areas : bool, default True
-        Whether to measure AUROC, which takes time with many classes.
+        Classes ``(n,)``, or 0 and 1 ``(n, C)`` for several labels per image.
+    areas : bool, default=True
+        Whether to compute AUROC, which is slow for many classes.
 
     Returns
     -------
     dict of str to float
-        ``balanced_accuracy`` (the mean of the classes' recalls, of several labels that of each label's sensitivity and
-        specificity), ``macro_f1`` and ``auroc``, and of two classes ``sensitivity``, the recall of class 1, and
-        ``specificity``, that of class 0. Classes without an image are left out; empty without images.
+        ``balanced_accuracy`` (the mean recall of the classes, or for several labels the mean of each label's
+        sensitivity and specificity), ``macro_f1`` and ``auroc``; for two classes also ``sensitivity`` (the recall of
+        class 1) and ``specificity`` (the recall of class 0). Classes without images are left out; empty without images.
     """
     if not len(labels):
         return {}
@@ -51,21 +51,21 @@ def figures(logits: Tensor, labels: Tensor, *, areas: bool = True) -> dict[str, 
 
 
 def donors_of_other_classes(labels: Tensor, takes_part: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw for each image of a batch another one with other labels, which lends its background.
+    """Draw a background donor with other labels for each image of a batch.
 
     Parameters
     ----------
     labels : Tensor
         ``(N,)`` or ``(N, C)``.
     takes_part : Tensor of bool
-        ``(N,)``, images that have a mask and background.
+        ``(N,)``, images with a mask and background.
     generator : Generator
         On the CPU.
 
     Returns
     -------
     Tensor
-        ``(N,)``; the image itself where no other one can lend.
+        ``(N,)``, the indices of the donors; the image itself if there is no other donor.
     """
     rows = labels.view(len(labels), -1)
     lends = (rows.unsqueeze(0) != rows.unsqueeze(1)).any(2) & takes_part & takes_part.unsqueeze(1)

@@ -1,4 +1,4 @@
-"""Figures of the test sets with intervals, and the scores of all images."""
+"""Test figures with intervals, and the scores of all images."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from zennit_isnet.training.callbacks import names_of, write_csv
 from zennit_isnet.training.figures import figures
 
 MOST_CLASSES = 20
-"""Up to which AUROC has an interval, which takes time."""
+"""Largest number of classes for an AUROC interval, which is slow."""
 
 RESAMPLES = 200
-"""Bootstrap samples of the groups, from which the intervals come."""
+"""Number of bootstrap samples of the groups, for the intervals."""
 
 SHOWN = {
     "images": "images",
@@ -33,16 +33,16 @@ SHOWN = {
 
 
 def with_intervals(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> dict[str, list[float]]:
-    """Return each of `figures` with the ends of its 95 % interval, by drawing groups with replacement.
+    """Return each of `figures` with its 95 % interval, by drawing groups with replacement.
 
-    AUROC of many classes is alone.
+    AUROC for many classes has no interval.
 
     Parameters
     ----------
     logits, labels : Tensor
         See `figures`.
     groups : sequence of str
-        What belongs together, such as the patient of each image.
+        Group of each image, such as the patient.
     """
     members: dict[str, list[int]] = defaultdict(list)
     for index, group in enumerate(groups):
@@ -65,16 +65,16 @@ def write_results(folder: Path, results: Mapping[str, Mapping[str, Tensor]], dat
     Parameters
     ----------
     folder : path
-        Where to.
+        Output folder.
     results : mapping
         `ISNetClassifier.results` after a test, by name of the set.
     data : MaskedData
-        What was tested.
+        The tested data.
 
     Returns
     -------
     dict
-        What ``tests.json`` has: by test set each figure, with the ends of its interval.
+        The content of ``tests.json``: each figure with the ends of its interval, by test set.
     """
     found: dict[str, dict[str, Any]] = {}
     scores = []

@@ -1,4 +1,4 @@
-"""Random numbers that depend on the place in the training alone, so that a resumed run draws what it would have."""
+"""Random numbers that only depend on the position in the training, so that resumed runs draw the same ones."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -14,13 +14,13 @@ Key = tuple[int, int]
 
 
 def seed_of(*place: int) -> int:
-    """Return a seed for a place, such as seed, epoch and index."""
+    """Return a seed for a position, such as seed, epoch and index."""
     return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0])
 
 
 @contextmanager
 def random_numbers_of(*place: int) -> Iterator[None]:
-    """Seed the CPU generators of Python, NumPy and PyTorch by a place; afterwards they go on as if nothing had been."""
+    """Seed the CPU generators of Python, NumPy and PyTorch by a position; restore them afterwards."""
     former = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed = seed_of(*place)
     random.seed(seed)
@@ -35,7 +35,7 @@ def random_numbers_of(*place: int) -> Iterator[None]:
 
 
 class EpochOrder(DistributedSampler[Any]):
-    """Keys of this process's share of some indices, shuffled by seed and epoch alone unless ``shuffle=False``."""
+    """Keys of this process's share of indices, shuffled by seed and epoch only unless ``shuffle=False``."""
 
     def __init__(self, indices: Sequence[int], processes: int, rank: int, **options: Any) -> None:
         super().__init__(cast(Any, indices), processes, rank, **options)
@@ -47,14 +47,14 @@ class EpochOrder(DistributedSampler[Any]):
 
 
 class Keyed(Dataset[tuple[Any, ...]]):
-    """Items ``(image, mask, label, has_mask, index)`` by key; random transforms depend on seed, epoch and index alone.
+    """Items ``(image, mask, label, has_mask, index)`` by key; random transforms depend only on seed, epoch and index.
 
     Parameters
     ----------
     data : Dataset
         Items ``(image, mask, label)`` or ``(image, mask, label, has_mask)``.
     seed : int
-        Of the transforms.
+        Seed of the transforms.
     """
 
     def __init__(self, data: Any, seed: int) -> None:

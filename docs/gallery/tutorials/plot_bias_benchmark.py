@@ -118,7 +118,7 @@ print("ISNet", {name: f"{value:.1%}" for name, value in isnet_accuracies.items()
 # %%
 # What they look at
 # -----------------
-# Heatmaps of the true class, on confounding backgrounds: red speaks for it, blue against it.
+# Heatmaps of the true class, on confounding backgrounds: red is evidence for it, blue against it.
 
 test = tests["confounding"]
 images, masks, labels = test.images[one_of_each], test.masks[one_of_each], test.labels[one_of_each]

@@ -1,4 +1,4 @@
-"""`differentiable`: any Zennit composite with relevance that can be trained with."""
+"""`differentiable`: makes the relevance of any Zennit composite trainable."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from zennit_isnet.lrp.relevance.live_rule import LiveRule
 
 
 class _Request(Canonizer):
-    """Asks a differentiable composite for something that Zennit's own composites cannot do."""
+    """Requests a feature of differentiable composites that Zennit's own composites lack."""
 
     def apply(self, root_module: nn.Module) -> list[Canonizer]:
-        """Refuse to be applied by a composite that does not know the request."""
+        """Refuse to be applied by a composite without this feature."""
         raise UnsupportedModelError(
-            f"{type(self).__name__} works in differentiable(composite, canonizers=[…]) only; use Zennit's own "
-            "canonizers with Zennit's own composites"
+            f"{type(self).__name__} only works in differentiable(composite, canonizers=[…]); with Zennit's own "
+            "composites use Zennit's own canonizers"
         )
 
     def register(self) -> None:
@@ -38,14 +38,14 @@ class _Request(Canonizer):
 
 
 class FuseBatchNorm(_Request):
-    """Fold each BatchNorm into the layer whose output it reads, or else into the layer that reads it.
+    """Fold each BatchNorm into the preceding layer, or else into the following layer.
 
-    Into the layer behind it only where that is exact: not where a convolution pads with zeros, which the BatchNorm does
-    not shift, and not for transposed convolutions. There it keeps its own rule, usually Pass. torchvision's
-    `FrozenBatchNorm2d` is folded too.
+    It is folded into the following layer only if that is exact: not into a zero-padded convolution, whose padding the
+    BatchNorm does not shift, and not into a transposed convolution. There it keeps its own rule, usually Pass.
+    torchvision's `FrozenBatchNorm2d` is folded too.
 
     Uses the statistics of the forward pass (the batch's in train mode, the running ones in eval mode), finds pairs by
-    the tensors that flow instead of by the order of the modules, and writes to no parameter.
+    following tensors instead of the order of the modules, and does not change parameters.
 
     Examples
     --------
@@ -63,9 +63,8 @@ class FuseBatchNorm(_Request):
 class MakeFunctionsVisible(_Request):
     """Give functional calls (sums of branches, means, activations, average pooling) the rules of their module types.
 
-    Sums and differences get the rule of `zennit.layer.Sum`, a constant in them that of a bias; where there is such a
-    rule, constant factors and dropout hand relevance on unchanged. Replaces the canonizers that rewrite the ``forward``
-    of known blocks.
+    Sums and differences get the rule of `zennit.layer.Sum`, and constants in them the rule of a bias. Constant factors
+    and dropout then pass relevance on unchanged. Replaces the canonizers that rewrite the ``forward`` of known blocks.
 
     Examples
     --------
@@ -86,7 +85,7 @@ class DifferentiableComposite(LRPComposite):
     Parameters
     ----------
     composite : zennit.core.Composite
-        Gives each module its rule.
+        Assigns a rule to each module.
     canonizers : sequence of zennit.canonizers.Canonizer, optional
         Replace the composite's own.
 
@@ -94,48 +93,48 @@ class DifferentiableComposite(LRPComposite):
     ----------
     propagates : str
         ``"relevance"``. Under Zennit's `Gradient`, ``attr_output`` is the relevance at the logits, which `seed` makes
-        of a formulation.
+        from a formulation.
     """
 
     propagates: Literal["relevance"] = "relevance"
     strict = False
-    """Whether operations without a rule are errors; Zennit gives them the ordinary gradient."""
+    """Whether operations without a rule are errors; Zennit uses their ordinary gradient."""
     signed = True
-    """Whether relevance passes a minus sign."""
+    """Whether relevance may pass a minus sign."""
 
     def __init__(self, composite: Composite, canonizers: Sequence[Canonizer] | None = None) -> None:
         self.composite = composite
         own = _flattened(composite.canonizers if canonizers is None else canonizers)
         for canonizer in own:
             if not isinstance(canonizer, Canonizer):
-                raise InvalidTypeError(f"canonizers must be zennit.canonizers.Canonizer, got {canonizer!r}")
+                raise InvalidTypeError(f"canonizers must be zennit.canonizers.Canonizer; got {canonizer!r}")
         merging = [c for c in own if isinstance(c, (MergeBatchNorm, FuseBatchNorm))]
         named = [c for c in merging if isinstance(c, NamedMergeBatchNorm)]
         if any(len(names) != 1 for c in named for names, _ in c.name_map):
-            raise InvalidValueError("NamedMergeBatchNorm must merge into one layer at a time here, got several layers")
-        # None: whatever BatchNorm follows a layer
+            raise InvalidValueError("NamedMergeBatchNorm must merge into one layer at a time here; got several layers")
+        # None: any BatchNorm that follows a layer
         self._named_norms = {name for c in named for _, name in c.name_map} if merging == named else None
         self._fuses_before = any(isinstance(c, FuseBatchNorm) for c in own)
         self.fuse_batch_norm = bool(merging)
         self.visible_functions = any(isinstance(c, MakeFunctionsVisible) for c in own)
         self.fusion: Fusion | None = None
-        # what merges BatchNorm by writing to parameters is replaced by Fusion; the rest rewrites forward methods only
+        # Fusion replaces canonizers that merge BatchNorm into parameters; the others only rewrite forward methods
         kept = [c for c in own if c not in merging and not isinstance(c, MakeFunctionsVisible)]
         super().__init__(canonizers=kept)
 
     def register_with(self, module: nn.Module) -> None:
-        """Put the rules on a model; its parameters are never replaced or written to."""
+        """Put the rules on a model; its parameters are neither replaced nor changed."""
         if self.composite.handles:
             raise InvalidValueError(
-                f"the {type(self.composite).__name__} in this composite is registered with a model itself, and its "
-                "hooks would act too; leave its context or call its remove() first"
+                f"the {type(self.composite).__name__} in this composite is itself registered with a model, and its "
+                "hooks would also act; leave its context or call its remove() first"
             )
         for canonizer in self.canonizers:
             self.handles += canonizer.apply(module)
         self._register_rules(module)
 
     def remove(self) -> None:
-        """Take all hooks and canonizers off the model, and let go of what the last pass has noted."""
+        """Remove all hooks and canonizers from the model, and release the records of the last pass."""
         super().remove()
         self.fusion = None
 
@@ -146,9 +145,9 @@ class DifferentiableComposite(LRPComposite):
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Refuse to be pickled."""
         raise InvalidTypeError(
-            f"differentiable({type(self.composite).__name__}(…)) cannot be pickled, because Zennit's rules are made of "
-            "local functions; make it in the process that uses it, or take LRPFlex, EpsilonZBox or ZPlus. Copies by "
-            "copy.deepcopy work"
+            f"differentiable({type(self.composite).__name__}(…)) cannot be pickled, because Zennit's rules contain "
+            "local functions; create it in the process that uses it, or use LRPFlex, EpsilonZBox or ZPlus. "
+            "copy.deepcopy works"
         )
 
     def __copy__(self) -> DifferentiableComposite:
@@ -169,7 +168,7 @@ class DifferentiableComposite(LRPComposite):
     def _register_rules(self, module: nn.Module) -> None:
         context: dict[str, Any] = {}
         fusion = self.fusion = Fusion(self._fuses_before) if self.fuse_batch_norm else None
-        # by id, because the hooks that look into it must not keep the model alive
+        # by id, because the hooks that use it must not keep the model alive
         rules = {id(m): self.composite.module_map(context, name, m) for name, m in module.named_modules()}
         for name, child in module.named_modules():
             rule, where = rules[id(child)], f"{name or '(the model)'} ({type(child).__name__})"
@@ -182,7 +181,7 @@ class DifferentiableComposite(LRPComposite):
             elif fusion is not None and isinstance(child, Linear):
                 self.handles.append(child.register_forward_hook(fusion.note_unruled))
             elif isinstance(child, nn.SyncBatchNorm):
-                # no layer is noted here: where it synchronizes, relevance that arrives is refused
+                # not recorded: a synchronizing BatchNorm refuses arriving relevance
                 self._add(FusedBatchNorm(where, Fusion(False), None), child)
         if self.visible_functions:
 
@@ -208,34 +207,34 @@ def differentiable(composite: Composite, *, canonizers: Sequence[Canonizer] | No
     Parameters
     ----------
     composite : zennit.core.Composite
-        Any composite of Zennit or of your own: layer maps, name maps, mixed ones, subclassed rules.
+        Any composite from Zennit or your own: layer maps, name maps, mixed maps, subclassed rules.
     canonizers : sequence of zennit.canonizers.Canonizer, optional
-        Replace the composite's canonizers. Canonizers that merge BatchNorm become a fusion by the statistics of the
-        forward pass, right in train mode too, that writes nothing.
+        Replace the composite's canonizers. Canonizers that merge BatchNorm are replaced by a fusion with the statistics
+        of the forward pass, which is also correct in train mode and does not change parameters.
 
     Returns
     -------
     DifferentiableComposite
-        Use it as any composite, in ``composite.context(model)`` or in an Attributor with ``create_graph=True``.
+        Use it like any composite, in ``composite.context(model)`` or in an Attributor with ``create_graph=True``.
 
     Raises
     ------
     InvalidTypeError
-        If `composite` is not a Zennit composite or propagates signals already, or a canonizer is none.
+        If `composite` is not a Zennit composite or already propagates signals, or a canonizer is not a canonizer.
     InvalidValueError
         If a canonizer merges several layers into one BatchNorm.
     UnsupportedModelError
-        From entering the context, if a rule cannot be evaluated with live parameters or on a module's type; from the
-        forward pass, if a module with a rule gets its input as a keyword.
+        On entering the context, if a rule cannot be evaluated with live parameters or on a module's type; in the
+        forward pass, if a module with a rule gets its input as a keyword argument.
 
     Notes
     -----
-    Between entering and leaving the context every backward pass propagates relevance, except under ``inactive()``:
-    call ``loss.backward()`` after leaving it. Modules that work in place get copies of their inputs, which rules read;
-    stock Zennit reads what was overwritten.
+    Inside the context every backward pass propagates relevance, except under ``inactive()``: call ``loss.backward()``
+    after leaving it. In-place modules get copies of their inputs, so rules read the original values; Zennit alone would
+    read the overwritten ones.
 
-    Zennit's rules read ``param.data``: their relevance is right and its gradient with respect to the parameters is
-    not. Zennit 1.0 also replaces the model's Parameter objects.
+    Zennit's own rules read ``param.data``: their relevance is correct, but its gradient with respect to the parameters
+    is wrong. Zennit 1.0 also replaces the model's Parameter objects.
 
     Examples
     --------
@@ -252,9 +251,9 @@ def differentiable(composite: Composite, *, canonizers: Sequence[Canonizer] | No
     torch.Size([8, 4])
     """
     if not isinstance(composite, Composite):
-        raise InvalidTypeError(f"composite must be a zennit.core.Composite, got {type(composite).__name__}")
+        raise InvalidTypeError(f"composite must be a zennit.core.Composite; got {type(composite).__name__}")
     if getattr(composite, "propagates", None) == "signal":
-        raise InvalidTypeError(f"{type(composite).__name__} is differentiable as it is")
+        raise InvalidTypeError(f"{type(composite).__name__} is already differentiable; use it directly")
     return DifferentiableComposite(composite, canonizers)
 
 

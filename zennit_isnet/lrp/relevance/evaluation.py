@@ -1,8 +1,8 @@
 """Evaluates Zennit's rules as functions of inputs *and* parameters.
 
-Zennit's own hooks read ``param.data`` and so cut the graph between relevance and parameters. Here the pieces of a
-rule (modifiers, gradient mapper, reducer) are applied to the live tensors, and the module is evaluated with
-`torch.func.functional_call`: the user's parameters are never replaced and never written to.
+Zennit's own hooks read ``param.data`` and so cut the graph between relevance and parameters. Here the parts of a rule
+(modifiers, gradient mapper, reducer) are applied to the live tensors, and the module is evaluated by
+`torch.func.functional_call`: the user's parameters are neither replaced nor changed.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ RANDOM = (nn.modules.dropout._DropoutNd, nn.RReLU)
 class InputGradient(TorchFunctionMode):
     """Context in which modules are evaluated, and the gradient of those evaluations.
 
-    Convolutions run by `Convolution`, whose gradient with respect to the input has first-order kernels as
-    derivatives. The object is the switch of that gradient: it is on while `gradient` runs, and any other backward
-    pass through the same graph is an ordinary one.
+    Convolutions use `Convolution`, whose input gradient is differentiated by first-order kernels. The object is the
+    switch of that gradient: it is on while `gradient` runs; any other backward pass through the same graph is ordinary.
     """
 
     def __init__(self) -> None:
@@ -77,14 +76,14 @@ class _Unhooked(nn.Module):
 
 
 class Call(NamedTuple):
-    """A call of a module in the forward pass.
+    """A module call in the forward pass.
 
     Attributes
     ----------
     module : Module
-        The module, or one that computes the same with other `parameters`.
+        The module, or one that computes the same function with other `parameters`.
     parameters : mapping of str to Tensor
-        Its own parameters, live; with a BatchNorm folded in where there is one.
+        Its own live parameters, with a BatchNorm folded in if there is one.
     args : tuple
         Its inputs, attached to the graph.
     kwargs : mapping
@@ -102,7 +101,7 @@ class Call(NamedTuple):
         return [a for a in self.args if isinstance(a, Tensor)]
 
     def changed(self, **parameters: Tensor) -> Call:
-        """Return the call with other values for some parameters, or with more of them."""
+        """Return the call with some parameters changed or added."""
         return self._replace(parameters={**self.parameters, **parameters})
 
     def output(self) -> Tensor:
@@ -115,33 +114,33 @@ class Call(NamedTuple):
 
 
 def copied(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return arguments with copies of the tensors, for a module that works in place."""
+    """Return arguments with copies of the tensors, for an in-place module."""
     return tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
 
 
 def modified(modifier: Any, call: Call) -> Call:
-    """Apply one of Zennit's parameter modifiers to live parameters, with the meaning of `zennit.core.ParamMod`."""
+    """Apply one of Zennit's parameter modifiers to live parameters, as `zennit.core.ParamMod` would."""
     mod = ParamMod.ensure(modifier)
     keys = call.parameters if mod.param_keys is None else mod.param_keys
     missing = [key for key in keys if key not in call.parameters and not hasattr(call.module, key)]
     if missing and mod.require_params:
         raise UnsupportedModelError(
             f"{type(call.module).__name__}: the rule modifies the parameters {missing}, which the module does not "
-            "have; give this module type another rule"
+            "have; use another rule for this module type"
         )
     function = zero_wrap(mod.zero_params or [])(mod.modifier)
     return call.changed(**{key: function(call.parameters[key], key) for key in keys if key in call.parameters})
 
 
 def basic_relevance(rule: BasicHook, call: Call, relevance: Tensor) -> Tensor:
-    """Relevance at the first input of a module by a rule made of modifiers, gradient mapper and reducer.
+    """Return the relevance at a module's first input, for a rule made of modifiers, gradient mapper and reducer.
 
     Parameters
     ----------
     rule : zennit.core.BasicHook
         The rule.
     call : Call
-        Of the module. The rule modifies the first input.
+        Call of the module. The rule modifies the first input.
     relevance : Tensor
         Relevance at the output.
 
@@ -156,7 +155,7 @@ def basic_relevance(rule: BasicHook, call: Call, relevance: Tensor) -> Tensor:
     pieces = zip(rule.input_modifiers, rule.param_modifiers, rule.output_modifiers, strict=True)
     with torch.enable_grad(), evaluation:
         for in_mod, param_mod, out_mod in pieces:
-            # the alias keeps derivatives of different pieces apart
+            # the alias separates the derivatives of different parts
             changed = in_mod(input).view_as(input).requires_grad_()
             inputs.append(changed)
             outputs.append(out_mod(modified(param_mod, call)._replace(args=(changed, *others)).output()))
@@ -165,7 +164,7 @@ def basic_relevance(rule: BasicHook, call: Call, relevance: Tensor) -> Tensor:
 
 
 def plain_gradients(call: Call, upper: Tensor) -> tuple[Tensor | None, ...]:
-    """Return the ordinary gradient at each tensor among the inputs, None at those that have no part in it."""
+    """Return the ordinary gradient at each tensor among the inputs; None for inputs that are not used."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         call = call._replace(args=tuple(a.view_as(a) if isinstance(a, Tensor) else a for a in call.args))
@@ -175,7 +174,7 @@ def plain_gradients(call: Call, upper: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def is_pass(rule: Hook) -> bool:
-    """Whether a rule hands relevance on unchanged."""
+    """Whether a rule passes relevance on unchanged."""
     return type(rule).backward is Pass.backward
 
 
@@ -189,33 +188,33 @@ def check_rule(where: str, module: nn.Module, rule: Any) -> None:
     module : Module
         The module.
     rule : zennit.core.Hook
-        What the composite's map gives it.
+        The rule from the composite's map.
 
     Raises
     ------
     UnsupportedModelError
-        If the rule is no Zennit hook or replaces the way in which hooks are registered; if one built from modifiers
-        replaces ``backward`` on a module with parameters (it may read ``param.data``); if it would draw random numbers
-        again; if it evaluates a SyncBatchNorm that synchronizes; if the module computes its weights from other
-        parameters, which modifiers of parameters do not see.
+        If the rule is not a Zennit hook or overrides how hooks are registered; if a modifier-based rule overrides
+        ``backward`` on a module with parameters (it may read ``param.data``); if it would draw random numbers again; if
+        it evaluates a synchronizing SyncBatchNorm; if the module computes its weights from other parameters, which
+        parameter modifiers cannot see.
     """
     where = f"{where}: {type(rule).__name__}"
     if not isinstance(rule, Hook):
-        raise UnsupportedModelError(f"{where} is no rule; a composite maps modules to zennit.core.Hook or None")
+        raise UnsupportedModelError(f"{where} is not a rule; a composite must map modules to zennit.core.Hook or None")
     replaced = [name for name in MECHANISM if getattr(type(rule), name) is not getattr(Hook, name)]
     is_basic, is_evaluated = isinstance(rule, BasicHook), not is_pass(rule)
     has_own = is_basic and type(rule).backward is not BasicHook.backward
     is_computed = parametrize.is_parametrized(module) or isinstance(vars(module).get("weight"), Tensor)
     refusals = {
-        f"overrides {', '.join(replaced)}, for which differentiable() has its own; use forward and backward": replaced,
-        "overrides BasicHook.backward on a module with parameters and may read param.data; express the rule by "
+        f"overrides {', '.join(replaced)}, which differentiable() replaces; use forward and backward": replaced,
+        "overrides BasicHook.backward on a module with parameters and may read param.data; write the rule with "
         "modifiers, gradient mapper and reducer, or as a plain Hook": has_own and [*module.parameters(recurse=False)],
-        "would draw other random numbers than the forward pass; give the module no rule, or Pass": is_evaluated
+        "would draw other random numbers than the forward pass; use Pass or no rule for the module": is_evaluated
         and isinstance(module, RANDOM),
-        "needs a second derivative, which SyncBatchNorm has not; give the module no rule, or Pass, or "
+        "needs a second derivative, which SyncBatchNorm lacks; use Pass or no rule for the module, or "
         "eval mode": is_evaluated and synchronizes(module),
         "modifies parameters, but the weight is computed from others (weight or spectral norm); remove the "
-        "parametrization, or give the module no rule": is_basic and is_computed,
+        "parametrization, or use no rule for the module": is_basic and is_computed,
     }
     for reason, applies in refusals.items():
         if applies:
@@ -223,10 +222,10 @@ def check_rule(where: str, module: nn.Module, rule: Any) -> None:
 
 
 def apply_rule(rule: Hook, call: Call, relevance: Tensor) -> tuple[Tensor | None, ...]:
-    """Relevance at each tensor among the inputs, by any of Zennit's hooks.
+    """Return the relevance at each tensor among the inputs, for any Zennit hook.
 
-    A rule made of modifiers gives its relevance to each input of that shape, as Zennit does. Another hook gets the
-    ordinary gradients, and keeps them where it returns None.
+    For a modifier-based rule, each input of that shape gets its relevance, as in Zennit. Other hooks receive the
+    ordinary gradients, which are kept if the hook returns None.
     """
     if is_pass(rule):
         return relevance, *(None for _ in call.tensors[1:])
@@ -235,19 +234,19 @@ def apply_rule(rule: Hook, call: Call, relevance: Tensor) -> tuple[Tensor | None
         return tuple(result if t.shape == result.shape else None for t in call.tensors)
     gradients = plain_gradients(call, relevance)
     if torch.is_grad_enabled() and not relevance.requires_grad:
-        # hooks ask the incoming relevance whether to make a graph
+        # hooks check the incoming relevance for whether to create a graph
         relevance = relevance.detach().requires_grad_()
     rule.stored_tensors["grad_output"] = (relevance,)
     try:
         changed = rule.backward(call.module, gradients, (relevance,))
     finally:
-        # the graph of the relevance holds this rule: a reference cycle that nothing collects
+        # the relevance graph holds this rule: a reference cycle that is never collected
         del rule.stored_tensors["grad_output"]
     return gradients if changed is None else tuple(changed)
 
 
 def see_forward(rule: Hook, call: Call, output: Tensor) -> None:
-    """Let a hook see the forward pass: ``(module, input, output)``, or with keyword arguments since Zennit 1."""
+    """Call a hook's forward: ``(module, input, output)``, or with keyword arguments since Zennit 1."""
     own = type(rule)
     if own.forward is Hook.forward or (own.forward is BasicHook.forward and own.backward is BasicHook.backward):
         return

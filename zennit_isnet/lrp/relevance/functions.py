@@ -1,7 +1,7 @@
-"""Relevance through functional calls: what hands it on unchanged, what shares it, what stands for a module.
+"""Relevance through functional calls: operations that pass it on, that share it, and that correspond to modules.
 
-A relevance is no gradient: a sum shares what arrives among its terms by their parts in it, and a constant factor does
-not scale it. `NAMES` says what each operation does; everything else has the ordinary gradient, or is refused.
+Relevance is not a gradient: a sum divides it among its terms in proportion to their values, and a constant factor does
+not scale it. `NAMES` lists what each operation does; all others use the ordinary gradient or are refused.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ MODULES: Mapping[Any, Callable[..., nn.Module]] = MappingProxyType(
         **{getattr(F, f"adaptive_avg_pool{d}d"): getattr(nn, f"AdaptiveAvgPool{d}d") for d in (1, 2, 3)},
     }
 )
-"""The module that a functional call stands for, made from the call's arguments after the input."""
+"""The module that corresponds to a functional call, made from the call's arguments after the input."""
 
 UNSEEN = ("BackwardHookFunctionBackward", "InputRelevanceBackward")
-"""Identities that no mode sees: PyTorch's own for backward hooks of modules, and the entry of `LRPFlex`."""
+"""Identities hidden from modes: PyTorch's own for backward hooks of modules, and the entry of `LRPFlex`."""
 
 
 class VisibleFunctions(PassHook):
-    """Hook of the root module: functional calls outside of modules with a rule get the rule of their module type.
+    """Hook of the root module: functional calls outside modules with a rule get the rule of their module type.
 
     Parameters
     ----------
     rule_of : callable
         ``rule_of(module) -> Hook or None``, the composite's map.
     strict : bool
-        Whether operations without a rule on the way from the images are errors.
+        Whether operations without a rule on the path from the images are errors.
     signed : bool
-        Whether relevance passes a minus sign. Positive parts do not.
+        Whether relevance may pass a minus sign. Positive parts may not.
     """
 
     def __init__(self, rule_of: Callable[[nn.Module], Hook | None], strict: bool = False, signed: bool = True) -> None:
@@ -59,7 +59,7 @@ class VisibleFunctions(PassHook):
         self.inside = 0
 
     def register(self, module: nn.Module) -> RemovableHandleList:
-        """Watch the functional calls of the module's forward passes."""
+        """Observe the functional calls in the module's forward passes."""
         handles = super().register(module)
         for child in module.modules():
             if child is not module and self.rule_of(child) is not None:
@@ -93,7 +93,7 @@ class VisibleFunctions(PassHook):
 
 
 class FunctionMode(TorchFunctionMode):
-    """Runs one forward pass, and keeps which of the tensors with a gradient carry relevance to the images.
+    """Runs one forward pass, and records which tensors with a gradient carry relevance to the images.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ class FunctionMode(TorchFunctionMode):
             return func(args[0], ordinary_only(self.hook, *args[1:], **kwargs))
         handler = None if kwargs.get("out") is not None else HANDLERS.get(func)
         if handler is None and getattr(func, "__name__", None) == "__get__":
-            # a look at an attribute, of which there are many
+            # attribute access, which is frequent
             result = func(*args, **kwargs)
             if isinstance(result, Tensor):
                 with torch._C.DisableTorchFunction():
@@ -124,7 +124,7 @@ class FunctionMode(TorchFunctionMode):
             return result
         operands = list(tensors_in((*args, *kwargs.values())))
         graded = torch.is_grad_enabled()
-        with torch._C.DisableTorchFunction():  # a mode below would see a look at a tensor's attributes
+        with torch._C.DisableTorchFunction():  # a mode below would see attribute access
             if graded:
                 self.read(operands, func)
             kind = max((self.kinds[t] for t in operands), default=Kind.CONSTANT)
@@ -139,16 +139,16 @@ class FunctionMode(TorchFunctionMode):
         return result
 
     def read(self, values: Iterable[Any], func: Any) -> None:
-        """Report the tensors among values that came from nowhere, and take them for what carries relevance."""
+        """Report tensors of unknown origin among values, and treat them as carrying relevance."""
         for tensor in tensors_in(values):
             if self.kinds[tensor] > Kind.SIGNAL:
-                maker = tensor.grad_fn.name()  # type: ignore[union-attr]  # without one nothing is unknown
+                maker = tensor.grad_fn.name()  # type: ignore[union-attr]  # without one, nothing is unknown
                 if maker not in UNSEEN and not self.hook.inside:
                     self.report(func, f"reads a tensor of unknown origin ({maker})")
                 self.kinds[tensor] = Kind.SIGNAL
 
     def note(self, result: Any, operands: list[Tensor], versions: list[int], kind: Kind) -> None:
-        """Note what the results of an operation are, and what it wrote to."""
+        """Record the kinds of an operation's results, and of what it wrote to."""
         written = [t for t, version in zip(operands, versions, strict=True) if version_of(t) != version]
         shared = {id(t): t for tensor in written for t in self.kinds.sharing(tensor)}
         for tensor in (*tensors_in((result,)), *shared.values()):
@@ -159,25 +159,25 @@ class FunctionMode(TorchFunctionMode):
                 self.kinds.hold_ungraded(tensor)
 
     def carries(self, value: Any) -> bool:
-        """Whether a value carries relevance to the images; parameters and what is made of them do not."""
+        """Whether a value carries relevance to the images; parameters and values computed from them do not."""
         return isinstance(value, Tensor) and self.kinds[value] is Kind.SIGNAL
 
     def report(self, func: Any, reason: str = "no relevance rule covers it") -> None:
-        """Note a problem, if the composite wants to know."""
+        """Record a problem, if the composite is strict."""
         remedy = "use LRPFlex, or differentiable(composite) with a rule for the module"
         problem = f"{module_path(self.root)}: {name_of(func)}: {reason}; {remedy}"
         if self.hook.strict and problem not in self.problems:
             self.problems.append(problem)
 
     def report_held(self, func: Any, values: Iterable[Any]) -> None:
-        """Note a problem if tensors among values depend on the images and carry no relevance."""
+        """Record a problem if tensors among values depend on the images but carry no relevance."""
         if any(self.kinds[t] is Kind.HELD for t in tensors_in(values)):
-            self.report(func, "puts values that depend on the images and have no gradient beside relevance")
+            self.report(func, "combines relevance with values that depend on the images and have no gradient")
 
     def report_minus(self, func: Any) -> None:
-        """Note a minus, if relevance follows positive parts only."""
+        """Record a minus sign, if relevance only follows positive parts."""
         if not self.hook.signed:
-            self.report(func, "a minus turns the positive parts that this composite follows into negative ones")
+            self.report(func, "has a minus sign, which makes the positive parts that this composite follows negative")
 
 
 def uncovered(mode: FunctionMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -189,13 +189,13 @@ def uncovered(mode: FunctionMode, func: Any, /, *args: Any, **kwargs: Any) -> An
 
 
 def unchanged(mode: FunctionMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Values are moved, chosen or copied: relevance goes back to where they came from."""
+    """Values are moved, selected or copied: relevance returns to their source."""
     mode.report_held(func, [t for t in tensors_in((*args, *kwargs.values())) if t.is_floating_point()])  # indices may
     return func(*args, **kwargs)
 
 
 def stands_for_module(mode: FunctionMode, func: Any, /, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """The rule of the module type that the function stands for."""
+    """The rule of the module type that corresponds to the function."""
     module: Any = MODULES[func](*args, **kwargs)
     rule = mode.hook.rule_of(module)
     if rule is None:
@@ -248,7 +248,7 @@ def added(mode: FunctionMode, func: Any, /, input: Any, other: Any, **options: A
         mode.report_minus(func)
     numbers = [None if isinstance(term, Tensor) else term for term in terms]
     if 0 in numbers:
-        # the other term is all of it
+        # the other term is the whole sum
         return _written(func, input, substitute(mode.hook, None, output, terms[1 - numbers.index(0)]))
 
     def propagate(relevance: Tensor, *tensors: Tensor) -> tuple[Tensor | None, ...]:
@@ -265,7 +265,7 @@ def added(mode: FunctionMode, func: Any, /, input: Any, other: Any, **options: A
 
 
 def scaled(mode: FunctionMode, func: Any, /, input: Any, other: Any = None, **options: Any) -> Any:
-    """A product or quotient with a constant, or a minus: handed on unchanged, but through no factor of 0."""
+    """A product or quotient with a constant, or a minus: relevance is unchanged, except that factors of 0 stop it."""
     name = func.__name__.strip("_")
     operands = (input,) if "neg" in name else (input, other)
     carrier = 0 if mode.carries(input) else 1
@@ -301,7 +301,7 @@ def _scaled(mode: FunctionMode, func: Any, operands: Any, options: Any, carrier:
 def dropped(
     mode: FunctionMode, func: Any, /, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Tensor:
-    """Dropout: handed on unchanged where the value was kept."""
+    """Dropout: relevance is unchanged where the value was kept."""
     if mode.hook.rule_of(Sum()) is None or not training:
         return func(input, p, training, inplace)
     output = func(input, p, training)
@@ -316,7 +316,7 @@ def _writes(func: Any) -> bool:
 
 
 def _out_of_place(func: Any, operands: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], Tensor]:
-    """Return the operands as they are, and the result; what a function that works in place writes to is read again."""
+    """Return the unchanged operands and the result; the target of an in-place function is read again."""
     if not _writes(func):
         return operands, func(*operands, **options)
     kept = operands[0].clone(), *operands[1:]
@@ -325,7 +325,7 @@ def _out_of_place(func: Any, operands: tuple[Any, ...], options: dict[str, Any])
 
 
 def _written(func: Any, input: Tensor, result: Tensor) -> Tensor:
-    """Return a result, in the memory of the input where the function works in place."""
+    """Return a result, in the input's memory if the function works in place."""
     return input.copy_(result) if _writes(func) else result
 
 
@@ -345,12 +345,12 @@ NAMES: tuple[tuple[Handler, str], ...] = (
     (unchanged, "permute transpose transpose_ swapaxes swapaxes_ swapdims swapdims_ movedim moveaxis t t_ adjoint"),
     (unchanged, "expand expand_as repeat repeat_interleave tile broadcast_to clone contiguous positive __pos__"),
     (unchanged, "to type type_as float double half bfloat16 cpu cuda requires_grad_"),
-    # what shares
+    # sharing
     (added, "add add_ __add__ __iadd__ __radd__ sub sub_ subtract subtract_ rsub __sub__ __isub__ __rsub__"),
     (summed, "sum cumsum fold"),
     (averaged, "mean"),
     (interpolated, "interpolate upsample"),
-    # what scales
+    # scaling
     (scaled, "mul mul_ multiply multiply_ __mul__ __imul__ __rmul__ neg neg_ negative negative_ __neg__"),
     (scaled, "div div_ divide divide_ true_divide true_divide_ __div__ __idiv__ __itruediv__ __rdiv__ __rtruediv__"),
     (dropped, "F.dropout F.dropout1d F.dropout2d F.dropout3d"),

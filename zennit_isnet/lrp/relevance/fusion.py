@@ -1,4 +1,4 @@
-"""BatchNorm folded into the layer before or after it, by the statistics of the forward pass and without writing."""
+"""BatchNorm folded into the layer before or after it, with the forward pass's statistics, parameters unchanged."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from zennit_isnet.lrp.signal.substitute import Switch, substitute
 
 
 class Affine:
-    """``y ↦ scale · y + shift``, what a BatchNorm did in one forward pass.
+    """``y ↦ scale · y + shift``, the effect of a BatchNorm in one forward pass.
 
     Parameters
     ----------
     norm : Module
-        The BatchNorm. Its mode is read now, its parameters and the statistics of the batch when they are needed:
-        they are functions of its parameters and of its input.
+        The BatchNorm. Its mode is read now; its parameters and batch statistics when they are needed, because they are
+        functions of its parameters and its input.
     """
 
     def __init__(self, norm: nn.Module) -> None:
         self.norm: Any = norm
-        # torchvision's FrozenBatchNorm2d has a mode, and no use for it
+        # torchvision's FrozenBatchNorm2d ignores its mode
         follows_mode = isinstance(norm, nn.modules.batchnorm._BatchNorm)
         self.by_batch = follows_mode and (norm.training or norm.running_mean is None)
         self.synchronized = synchronizes(norm)
 
     def __call__(self, input: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``γ/σ`` and ``β − γμ/σ`` for the BatchNorm's input; running statistics are not touched."""
+        """Return ``γ/σ`` and ``β − γμ/σ`` for the BatchNorm's input; running statistics are not changed."""
         norm = self.norm
         if self.by_batch:
             mean, inverse_std = BatchStatistics.apply(input, norm.eps, norm if self.synchronized else None)
@@ -55,7 +55,7 @@ class Affine:
         return call.changed(weight=weight * by_output, bias=shift if bias is None else bias * scale + shift)
 
     def folded_before(self, call: Call) -> Call:
-        """Return the call of a layer after the BatchNorm, whose input it has; see `exact_before`."""
+        """Return the call of the layer after the BatchNorm, on the BatchNorm's input; see `exact_before`."""
         scale, shift = self(call.args[0])
         weight, bias = call.parameters["weight"], call.parameters.get("bias")
         groups = getattr(call.module, "groups", 1)
@@ -65,40 +65,40 @@ class Affine:
 
 
 def exact_before(module: Any, input: Tensor) -> bool:
-    """Whether a shift of each of the input's channels is a shift of the output's.
+    """Whether shifting the input channels only shifts the output channels.
 
-    Zeros that a convolution pads with are not shifted, and a transposed one adds fewer terms at the border.
+    Zero padding is not shifted, and transposed convolutions add fewer terms at the border.
     """
     if not isinstance(module, (nn.Linear, ConvolutionStandard)) or input.ndim != module.weight.ndim:
         return False
-    # zeros on both sides of each dimension, whatever `padding` was given as
+    # padding on both sides of each dimension, in any form of `padding`
     is_padded = not isinstance(module, nn.Linear) and any(module._reversed_padding_repeated_twice)
     return not is_padded or module.padding_mode != "zeros"
 
 
 def _of_groups(values: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """Values of channels that a weight ``(rows, channels / groups, …)`` has in its second dimension."""
+    """Return channel values arranged for the second dimension of a weight ``(rows, channels / groups, …)``."""
     rows = weight.shape[0] // groups
     spread = values.view(groups, 1, -1).expand(-1, rows, -1).reshape(weight.shape[:2])
     return spread.view(*weight.shape[:2], *(1,) * (weight.ndim - 2))
 
 
 class NormCall(NamedTuple):
-    """A call of a BatchNorm that was folded into no layer before it."""
+    """A BatchNorm call that was not folded into a preceding layer."""
 
     affine: Affine
     input: Tensor
 
 
 class LayerCall(NamedTuple):
-    """A call of a convolution or linear layer whose output a BatchNorm may read.
+    """A call of a convolution or linear layer that a BatchNorm may follow.
 
     Attributes
     ----------
     call : Call
-        Its first input is that of the BatchNorm before it.
+        Its first input is the input of the BatchNorm before it.
     before : Affine, optional
-        A BatchNorm before it that is folded into it.
+        A preceding BatchNorm that is folded into it.
     rule : zennit.core.Hook, optional
         None is the ordinary gradient.
     """
@@ -109,8 +109,8 @@ class LayerCall(NamedTuple):
 
 
 def with_rule(switch: Switch, layer: LayerCall, output: Tensor, after: NormCall | None = None) -> Tensor:
-    """Return an output with the relevance rule of the layer that made it, and of a BatchNorm after it, folded in."""
-    # not the calls themselves: autograd has to see their tensors, and whether one is overwritten
+    """Return an output with the relevance rule of its layer, with a BatchNorm after it folded in."""
+    # not the calls themselves: autograd must see their tensors, and whether one is overwritten
     (module, parameters, args, kwargs), before, rule = layer
     affine, norm_input = (None, None) if after is None else after
     constants = [None if isinstance(a, Tensor) else (a,) for a in args]
@@ -128,12 +128,12 @@ def with_rule(switch: Switch, layer: LayerCall, output: Tensor, after: NormCall 
 
 
 class Fusion:
-    """Notes which call made a tensor, and folds BatchNorm into layers by the tensors that flow.
+    """Records which call made a tensor, and folds BatchNorm into layers by following tensors.
 
     Parameters
     ----------
     before : bool
-        Whether a BatchNorm that follows no layer is folded into the layer that reads it.
+        Whether a BatchNorm without a preceding layer is folded into the following layer.
     """
 
     def __init__(self, before: bool) -> None:
@@ -145,30 +145,30 @@ class Fusion:
         self._notes[output] = (output._version, call)
 
     def note_unruled(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        """Forward hook of a layer without a rule: a BatchNorm behind it acts on its gradient as a fused one would."""
+        """Forward hook of a layer without a rule: a following BatchNorm acts on its gradient like a fused one."""
         if torch.is_grad_enabled() and args and args[0].requires_grad:
             self.note(output, LayerCall(Call(module, {}, args)))
 
     def note_copy(self, output: Tensor, copy: Tensor) -> None:
-        """Treat a copy of an output, which is watched, as the output itself."""
+        """Treat a copy of a recorded output like the output itself."""
         call = self.call_of(output)
         if call is not None:
             self.note(copy, call)
 
     def call_of(self, tensor: Tensor) -> LayerCall | NormCall | None:
-        """Return the call that made a tensor, or the one that PyTorch's backward hooks of modules made it from."""
+        """Return the call that made a tensor, also through the identities of PyTorch's module backward hooks."""
         found, node, index = self._notes.get(tensor), tensor.grad_fn, tensor.output_nr
         while found is None and node is not None and node.name() == "BackwardHookFunctionBackward":
             node, index = node.next_functions[index]
             made = [note for other, note in self._notes.items() if (other.grad_fn, other.output_nr) == (node, index)]
             found = made[0] if made else None
         version, call = found or (None, None)
-        # an in-place operation in between makes it another tensor
+        # after an in-place operation it is a different tensor
         return call if version == tensor._version else None
 
 
 class FusedBatchNorm(Switched):
-    """Hook of a BatchNorm module that folds it by `Fusion`, and keeps its own rule where that cannot be.
+    """Hook that folds a BatchNorm by `Fusion`, or keeps its own rule if that is impossible.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ class FusedBatchNorm(Switched):
     Raises
     ------
     UnsupportedModelError
-        If the rule is another one, which would have to hold for a layer that is no longer there.
+        If the rule is another one, which cannot apply to a BatchNorm that is folded away.
     """
 
     def __init__(self, where: str, fusion: Fusion, rule: Hook | None) -> None:
@@ -190,7 +190,7 @@ class FusedBatchNorm(Switched):
         if rule is not None and not is_pass(rule):
             raise UnsupportedModelError(
                 f"{where}: a BatchNorm has the rule {type(rule).__name__} and a canonizer that merges "
-                "it into another layer; give it Pass or no rule, or leave out the canonizer"
+                "it into another layer; use Pass or no rule, or leave out the canonizer"
             )
         self.where, self.fusion, self.rule = where, fusion, rule
 
@@ -213,9 +213,8 @@ class FusedBatchNorm(Switched):
         return output
 
     def _refuse(self, relevance: Tensor, input: Tensor) -> tuple[Tensor]:
-        """Raise where relevance arrives."""
+        """Raise if relevance arrives."""
         raise UnsupportedModelError(
-            f"{self.where}: PyTorch gives it no second derivative, and no layer could be fused with it; use LRPFlex, "
-            "give it the rule Pass, put FuseBatchNorm() among the canonizers if it follows a layer, or put it in eval "
-            "mode"
+            f"{self.where}: it has no second derivative in PyTorch and could not be fused with a layer; use LRPFlex, "
+            "the rule Pass, FuseBatchNorm() among the canonizers if it follows a layer, or eval mode"
         )

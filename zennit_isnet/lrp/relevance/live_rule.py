@@ -17,7 +17,7 @@ from zennit_isnet.lrp.signal.substitute import Switch, substitute
 
 
 class LiveRule(Switched):
-    """Hook that carries a Zennit rule to a module and keeps the rule's relevance attached to the parameters.
+    """Hook that applies a Zennit rule to a module, with relevance attached to the parameters.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class LiveRule(Switched):
     rule : zennit.core.Hook
         Template of the rule; each call of the module gets its own copy.
     fusion : Fusion, optional
-        Where calls are noted that a BatchNorm may be folded into.
+        Records calls that a BatchNorm may be folded into.
     """
 
     def __init__(self, where: str, rule: Hook, fusion: Fusion | None = None) -> None:
@@ -41,9 +41,9 @@ class LiveRule(Switched):
         return RemovableHandleList([RemovableHandle(self), before, after])
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # the rule needs the input as it was; the model, and what shares its memory, the one that is written to
+        # the rule needs the original input; the model and everything sharing its memory need the modified one
         overwrites = getattr(module, "inplace", False) and torch.is_grad_enabled()
-        with torch._C.DisableTorchFunction():  # no operation of the model, so that no mode takes it for one
+        with torch._C.DisableTorchFunction():  # not an operation of the model: hide it from modes
             self.stored_tensors["calls"].append(copied(args) if overwrites else args)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
@@ -51,13 +51,13 @@ class LiveRule(Switched):
         if not torch.is_grad_enabled():
             return None
         if any(isinstance(value, Tensor) and value.requires_grad for value in kwargs.values()):
-            self._refuse("got an input as a keyword argument; pass it by position, or give the module no rule")
+            self._refuse("got an input as a keyword argument; pass it by position, or use no rule for the module")
         if not any(isinstance(value, Tensor) and value.requires_grad for value in args):
             return None
         single = output[0] if isinstance(output, tuple) and output else output
         if not isinstance(args[0], Tensor) or not isinstance(single, Tensor):
             types = f"{type(args[0]).__name__} → {type(output).__name__}"
-            self._refuse(f"rules need a module that takes a tensor and returns one, this is {types}")
+            self._refuse(f"rules need a module that takes a tensor and returns one; got {types}")
         if single.grad_fn is None:
             return None
         call = Call(module, dict(module.named_parameters(recurse=False)), args, kwargs)
@@ -73,7 +73,7 @@ class LiveRule(Switched):
 def attached(
     switch: Switch, where: str, rule: Hook, call: Call, output: Tensor, fusion: Fusion | None = None
 ) -> Tensor:
-    """Return the output of a call with a rule of its own attached.
+    """Return the output of a call with its own rule attached.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def attached(
     rule : zennit.core.Hook
         Used for this call only.
     call : Call
-        Of a module, or of a function that it stands for.
+        Call of a module, or of the corresponding function.
     output : Tensor
         What it returned.
     """
@@ -93,8 +93,8 @@ def attached(
         shapes = [tuple(t.shape) for t in sources]
         if shapes != [tuple(output.shape)]:
             raise UnsupportedModelError(
-                f"{where}: {type(rule).__name__}: hands relevance of shape {tuple(output.shape)} on unchanged, to one "
-                f"input of the same shape, but the inputs are {shapes}; give the module another rule or none"
+                f"{where}: {type(rule).__name__}: passes relevance of shape {tuple(output.shape)} on unchanged, to one "
+                f"input of the same shape, but the inputs are {shapes}; use another rule or none for the module"
             )
         return substitute(switch, None, output, sources[0])
     see_forward(rule, call, output)

@@ -1,4 +1,4 @@
-"""The composites of the ISNet papers that propagate relevance: LRP-ε and LRP-z⁺, with z^B at the first layer."""
+"""The ISNet papers' relevance composites: LRP-ε and LRP-z⁺, with z^B at the first layer."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from zennit_isnet.lrp.relevance.fusion import LayerCall
 class PositiveParts(BasicHook):
     """z⁺ rule of Dual ISNet: ``R_i = a⁺_i Σ_k w⁺_ik R_k / (Σ_i a⁺_i w⁺_ik + b⁺_k + ε)``.
 
-    Behind a ReLU ``a⁺ = a``; behind a linear bottleneck what is negative gets no relevance, as in sums of branches,
+    After a ReLU ``a⁺ = a``; after a linear bottleneck negative values get no relevance, as in sums of branches,
     ``R_a = a⁺/(a⁺ + b⁺ + ε) R``.
 
     Parameters
     ----------
-    stabilizer : float, default 1e-6
-        ``ε``; the denominator is not negative.
+    stabilizer : float, default=1e-6
+        ``ε``; the denominator is never negative.
     """
 
     def __init__(self, stabilizer: float = 1e-6) -> None:
@@ -41,7 +41,7 @@ class PositiveParts(BasicHook):
 
 
 class _Ready(DifferentiableComposite):
-    """Layer map with a z^B rule at the first layer if there is a box, and every operation checked."""
+    """Layer map with z^B at the first layer if there is a box; every operation is checked."""
 
     strict = True
 
@@ -63,23 +63,23 @@ class _Ready(DifferentiableComposite):
         super().__init__(composite, [FuseBatchNorm(), MakeFunctionsVisible()])
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Make it anew from its arguments: Zennit's rules cannot be pickled."""
+        """Rebuild it from its arguments, because Zennit's rules cannot be pickled."""
         return type(self), (self.box, self.epsilon)
 
 
 @register_composite("isnet_epsilon_zbox")
 class EpsilonZBox(_Ready):
-    """LRP-ε for all layers, z^B at the first one if there is a box: the rules of the original ISNet.
+    """LRP-ε for all layers, with z^B at the first one if there is a box: the rules of the original ISNet.
 
-    For convolutional networks of ReLU-like activations. Each BatchNorm is folded into the layer before it by the
-    statistics of the forward pass, sums and means are visible, and what has no rule is an error. A constant that the
-    model adds takes the share that a layer's bias takes.
+    For convolutional networks of ReLU-like activations. Each BatchNorm is folded into the layer before it with the
+    forward pass's statistics, sums and means have rules, and operations without a rule are errors. A constant that the
+    model adds absorbs relevance like a layer's bias.
 
     Parameters
     ----------
     box : tuple of (float, sequence or Tensor), optional
-        Lowest and highest value of the images; None for LRP-ε at the first layer too.
-    epsilon : float, default 1e-2
+        Lowest and highest value of the images; if None, LRP-ε at the first layer too.
+    epsilon : float, default=1e-2
         Stabilizer of all rules, the authors' value.
 
     Attributes
@@ -94,7 +94,9 @@ class EpsilonZBox(_Ready):
 
     References
     ----------
-    Bassi, Dertkigil, Cavalli, Nat. Commun. 15 (2024) 291, LRP Block.
+    .. [1] Bassi, P. R. A. S., Dertkigil, S. S. J., Cavalli, A. "Improving deep neural network generalization and
+       robustness to background bias via layer-wise relevance propagation optimization". Nat. Commun. 15, 291 (2024).
+       LRP Block.
 
     Examples
     --------
@@ -114,23 +116,23 @@ class EpsilonZBox(_Ready):
 
 @register_composite("isnet_zplus")
 class ZPlus(_Ready):
-    """LRP-z⁺ for all layers, z^B at the first one if there is a box: the second pass of Dual ISNet.
+    """LRP-z⁺ for all layers, with z^B at the first one if there is a box: the second pass of Dual ISNet.
 
-    Positive weights and positive biases with a BatchNorm folded in, in the last layer too; sums are split by positive
-    parts. All of it is positive. Without a box, pixels below 0 get no relevance.
+    Uses positive weights and biases with the BatchNorm folded in, also in the last layer; sums are split by positive
+    parts. All relevance is nonnegative. Without a box, pixels below 0 get no relevance.
 
     Parameters
     ----------
     box : tuple of (float, sequence or Tensor), optional
         Lowest and highest value of the images.
-    epsilon : float, default 1e-2
+    epsilon : float, default=1e-2
         Stabilizer of all rules.
 
     Attributes
     ----------
     propagates : str
-        ``"relevance"``. A signal seed ``s`` stands for the relevance ``z⁺ ⊙ s`` with ``z⁺ = W⁺a + b⁺`` of the last
-        layer, or ``y ⊙ s`` where the logits do not come from a layer with weights.
+        ``"relevance"``. A signal seed ``s`` means the relevance ``z⁺ ⊙ s`` with ``z⁺ = W⁺a + b⁺`` of the last layer, or
+        ``y ⊙ s`` if the logits do not come from a layer with weights.
 
     Raises
     ------
@@ -139,7 +141,8 @@ class ZPlus(_Ready):
 
     References
     ----------
-    Bassi, Decherchi, Cavalli, IEEE Access 12 (2024) 155151, Dual ISNet.
+    .. [1] Bassi, P. R. A. S., Decherchi, S., Cavalli, A. "Faster ISNet for background bias mitigation on deep neural
+       networks". IEEE Access 12, 155151 (2024). arXiv:2401.08409. Dual ISNet.
 
     Examples
     --------

@@ -1,9 +1,8 @@
 """Activations: the signal is multiplied by a gate that damps weak activations.
 
-The gate of an activation ``a(z)`` is ``a / (z + ε·sign z)``. For smooth activations that are open on one side only
-(SiLU, GELU, Hardswish, Mish) that would close the gate around ``z = 0``, where they are half open; theirs is
-``g₀ · u/(u + ε)`` with the exact gate ``g₀ = a/z`` and ``u``, the integral of ``g₀`` from −∞, a smooth ReLU. Of ReLU
-itself both forms are ``a/(a + ε)``.
+The gate of an activation ``a(z)`` is ``a / (z + ε·sign z)``. For smooth one-sided activations (SiLU, GELU, Hardswish,
+Mish) this would close the gate around ``z = 0``, where it should be half open. Their gate is ``g₀ · u/(u + ε)`` with
+the exact gate ``g₀ = a/z`` and its integral ``u`` from −∞, a smooth ReLU. For ReLU itself both forms are ``a/(a + ε)``.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ IN_PLACE: Mapping[Any, Callable[..., Any]] = MappingProxyType(
     }
     | {Tensor.__ipow__: torch.pow}
 )
-"""Functions that always work in place, and the same out of place."""
+"""In-place functions, and their out-of-place versions."""
 
 OPTIONAL = (
     *(F.celu, F.elu, F.hardswish, F.hardtanh, F.leaky_relu, F.mish, F.relu, F.relu6, F.rrelu, F.selu, F.silu),
@@ -48,11 +47,11 @@ OPTIONAL = (
 INPLACE_POSITION: Mapping[Any, int] = MappingProxyType(
     {func: list(inspect.signature(func).parameters).index("inplace") for func in OPTIONAL}
 )
-"""Where the functions that can work in place take that argument."""
+"""Position of the `inplace` argument, for functions that have it."""
 
 
 def computed(tensor: Tensor) -> Tensor:
-    """Return float16 as float32: quotients by a large activation leave the range of float16."""
+    """Return float16 as float32: quotients by large activations underflow in float16."""
     return tensor.float() if tensor.dtype == torch.float16 else tensor
 
 
@@ -71,7 +70,7 @@ def stabilize(values: Tensor, epsilon: float | Tensor) -> Tensor:
     Tensor
         Same shape as `values`, nowhere zero.
     """
-    # adding zero makes −0 positive; `torch.where` with numbers costs ten times as much
+    # adding zero makes −0 positive; `torch.where` with numbers is ten times slower
     shift = torch.as_tensor(epsilon, dtype=values.dtype, device=values.device)
     return values + torch.copysign(shift, values.detach() + 0.0)
 
@@ -79,9 +78,9 @@ def stabilize(values: Tensor, epsilon: float | Tensor) -> Tensor:
 class Epsilon(NamedTuple):
     """The ``ε`` of the gates: a number, or a multiple of the root mean square of each image's activations.
 
-    Relative, ``ε_n = value · √(mean a_n²)`` follows the scale of the layer: the relevance stays as it is when a layer's
-    activations are scaled and the next layer's weights by the inverse. It is a function of the parameters like the
-    rest of the gate. 0 makes the gates exact, ``a/z``, and 0 where ``z = 0``.
+    A relative ``ε_n = value · √(mean a_n²)`` follows the layer's scale: the relevance does not change if a layer's
+    activations are scaled and the next layer's weights are scaled inversely. Like the rest of the gate, it is a
+    function of the parameters. With 0 the gates are exact, ``a/z``, and 0 where ``z = 0``.
     """
 
     value: float
@@ -98,12 +97,12 @@ class Epsilon(NamedTuple):
             return self.value
         rows = image_rows(output)
         norm = torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(output.dtype, torch.float32))
-        # a layer that is silent throughout has gates 0 and no 0/0
+        # avoids 0/0: an all-zero layer has gates 0
         epsilon = (norm * (self.value / math.sqrt(max(rows.shape[1], 1)))).clamp(min=1e-30)
         return epsilon.to(computed(output).dtype).view(_one_an_image(output))
 
     def gradient(self, output: Tensor, epsilon: Tensor | float, grad_epsilon: Tensor) -> Tensor:
-        """Gradient at ``a`` of a relative ``ε`` from its own, one an image: ``∂ε/∂a = value² a / (n ε)``."""
+        """Gradient at ``a`` from the gradient at a relative ``ε``, one per image: ``∂ε/∂a = value² a / (n ε)``."""
         count = output[:1].numel() if output.ndim > 1 else output.numel()
         return computed(output) * (grad_epsilon.view(_one_an_image(output)) * (self.value**2 / count) / epsilon)
 
@@ -113,16 +112,16 @@ def _one_an_image(output: Tensor) -> tuple[int, ...]:
 
 
 def image_rows(values: Tensor) -> Tensor:
-    """One row of values for each image, in the order of the memory."""
+    """Return one row of values per image, in memory order."""
     if values.ndim < 2:
         return values.reshape(1, -1)
     if values.ndim in (4, 5) and not values.is_contiguous():
-        values = values.movedim(1, -1)  # a view of memory in the order (N, H, W, C)
+        values = values.movedim(1, -1)  # a view of channels-last memory
     return values.flatten(1)
 
 
 def _products(first: Tensor, second: Tensor) -> Tensor:
-    """Sum of the products of each image, ``(N,)``; without a temporary of their size where both lie alike in memory."""
+    """Sum of the products for each image, ``(N,)``; without a full-size temporary if both share a memory layout."""
     if first.stride() != second.stride():
         return image_rows(first * second).sum(1)
     return torch.bmm(image_rows(first).unsqueeze(1), image_rows(second).unsqueeze(2)).view(-1)
@@ -142,7 +141,7 @@ class Gate(Function):
         signal, output, input = ctx.saved_tensors
         inverse = _inverse(input, output, ctx.epsilon)
         gate = inverse * output
-        # in place, fresh memory being what costs most, unless this gradient has to be differentiated itself
+        # in place, because allocating memory costs most, unless this gradient must itself be differentiable
         times = Tensor.mul if torch.is_grad_enabled() else Tensor.mul_
         # ∂/∂a of a/z is 1/z, ∂/∂z is −(a/z)/z
         grad_output = times(times(inverse, grad), signal)
@@ -156,15 +155,15 @@ class Gate(Function):
 
 
 def _inverse(input: Tensor, output: Tensor, epsilon: Epsilon) -> Tensor:
-    """``1 / (z + ε·sign z)``; of exact gates 0 where ``z = 0``."""
+    """``1 / (z + ε·sign z)``; for exact gates 0 where ``z = 0``."""
     inverse = stabilize(computed(input), epsilon.of(output)).reciprocal_()
     return inverse.masked_fill_(input == 0, 0) if epsilon.exact else inverse
 
 
 class ReLUGate(Function):
-    """``G_z = G_a · a/(a + ε)``: the gate of a ReLU needs its output only, so an in-place ReLU stays in place.
+    """``G_z = G_a · a/(a + ε)``: a ReLU's gate only needs its output, so an in-place ReLU stays in place.
 
-    Keeps the share ``G_a/(a + ε)``, of which both the result and the derivatives are products.
+    Keeps ``G_a/(a + ε)``, a factor of both the result and the derivatives.
     """
 
     @staticmethod
@@ -220,17 +219,17 @@ SMOOTH: Mapping[Any, SmoothActivation] = MappingProxyType(
         F.silu: SmoothActivation(torch.sigmoid, F.softplus),
         F.gelu: SmoothActivation(_gelu_gate, _gelu_integral),
         F.hardswish: SmoothActivation(lambda z: ((z + 3) / 6).clamp(0, 1), _hardswish_integral),
-        # the integral has no closed form; softplus lies within 0.2 of it and has its limits
+        # the integral has no closed form; softplus is within 0.2 of it and has the same limits
         F.mish: SmoothActivation(lambda z: torch.tanh(F.softplus(z)), F.softplus),
     }
 )
-"""Smooth activations that are open on one side only."""
+"""Smooth one-sided activations."""
 
 
 class SmoothGate(Function):
     """``G_z = G_a · g₀ · u/(u + ε)`` of a smooth activation, differentiable with respect to ``G_a`` and ``z``.
 
-    Keeps ``G_a`` and ``z`` only and computes the gate again for its derivative.
+    Keeps only ``G_a`` and ``z``, and recomputes the gate for its derivative.
     """
 
     @staticmethod
@@ -290,7 +289,7 @@ class ReLU(Function):
 
 
 def relu(mode: FrozenGateMode, func: Any, input: Tensor, inplace: bool = False) -> Tensor:
-    """ReLU: gate ``a/(a + ε)``, in place where the model says so."""
+    """ReLU: gate ``a/(a + ε)``, in place if the model's is."""
     inplace = inplace or func in IN_PLACE
     if inplace and mode.kinds.shared(input):
         return input.copy_(relu(mode, torch.relu, input))
@@ -298,7 +297,7 @@ def relu(mode: FrozenGateMode, func: Any, input: Tensor, inplace: bool = False) 
 
 
 def activation(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Any elementwise activation with ``a(0) = 0``: gate ``a / (z + ε·sign z)``, or that of a smooth ReLU."""
+    """Any elementwise activation with ``a(0) = 0``: gate ``a / (z + ε·sign z)``, or the gate of a smooth ReLU."""
     epsilon = mode.settings.epsilon
     linear.check_constant(mode, func, parameter=[*args, *kwargs.values()])
     inplace, func, args, kwargs = out_of_place(func, args, kwargs)
@@ -306,7 +305,7 @@ def activation(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwa
     preactivation = input.clone() if overwrites else input
     before = version_of(preactivation)
     output = func(preactivation, *args, **kwargs)
-    # only what a user declares can get here
+    # only user-declared rules can get here
     if version_of(preactivation) != before:
         mode.report(func, "is declared an activation and works in place", "use the function that returns a new tensor")
         return output
@@ -315,7 +314,7 @@ def activation(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwa
         return output
 
     smooth, options = SMOOTH.get(func), dict(zip(("approximate",), args, strict=False)) | kwargs
-    # computed again instead of kept, unless it is random: the model may go on to write to the output in place
+    # recomputed instead of kept, unless random: the model may modify the output in place later
     kept = output if func is F.rrelu else None
 
     def signal_function(signal: Tensor, preactivation: Tensor, kept: Tensor | None) -> tuple[Tensor, None]:
@@ -331,9 +330,9 @@ def activation(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwa
 def threshold(
     mode: FrozenGateMode, func: Any, input: Tensor, threshold: float, value: float, inplace: bool = False
 ) -> Tensor:
-    """What lies above a threshold, and 0 below it."""
+    """Threshold: values above it are kept, values below it become 0."""
     if value != 0:
-        mode.report(func, f"sets what lies below the threshold to {value}", "set it to 0")
+        mode.report(func, f"sets values below the threshold to {value}", "set it to 0")
     return activation(mode, func, input, threshold, value, **({"inplace": True} if inplace else {}))
 
 
@@ -342,13 +341,13 @@ def power(mode: FrozenGateMode, func: Any, input: Any, exponent: Any) -> Tensor:
     if isinstance(exponent, (int, float)) and exponent <= 0:
         mode.report(func, f"has the exponent {exponent}", "use a positive exponent, so that a(0) = 0")
     if not isinstance(input, Tensor) or mode.kinds[input] is not Kind.SIGNAL:
-        mode.report(func, "has an exponent that carries the signal", "register a rule for the module")
+        mode.report(func, "has an exponent that carries the signal", "declare a rule for the module")
         return func(input, exponent)
     return activation(mode, func, input, exponent)
 
 
 def clamp(mode: FrozenGateMode, func: Any, input: Tensor, min: Any = None, max: Any = None) -> Tensor:
-    """Clamp by bounds around zero is an activation; by a positive lower bound ``c + relu(z − c)``, ``c`` as a bias."""
+    """Clamp: an activation if zero is in its range; with a positive lower bound ``c + relu(z − c)``, ``c`` a bias."""
     if isinstance(min, Tensor) or isinstance(max, Tensor):
         mode.report(func, "has tensors as bounds", "use numbers, or torch.maximum and torch.minimum")
         return func(input, min, max)
@@ -391,14 +390,14 @@ def lp_pool(
     count = math.prod(_ntuple(dims)(kernel_size))
     pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[dims - 1]
     with mode:
-        # as PyTorch computes it, which for a negative sum is not a number
+        # as in PyTorch, where a negative sum gives NaN
         return (pool(input.pow(norm_type), kernel_size, stride, 0, ceil_mode) * count).pow(1 / norm_type)
 
 
 def misfit_of_activation(mode: FrozenGateMode, input: Any, output: Any) -> str | None:
-    """Return what shows without looking at values that a call is no elementwise function of one signal."""
+    """Return why a call is not an elementwise function of one signal, as far as visible without its values."""
     if not isinstance(input, Tensor) or mode.kinds[input] is not Kind.SIGNAL:
-        return "reads another tensor that carries the signal than its first"
+        return "has further arguments that carry the signal"
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return f"returns {kind_of(output)}"
     if output.shape != input.shape:

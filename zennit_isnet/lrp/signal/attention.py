@@ -1,7 +1,7 @@
-"""Attention: its weights are held constant in the signal pass, the signal goes through the values.
+"""Attention: the weights are held constant in the signal pass, and the signal goes through the values.
 
-PyTorch's fused kernels have no second derivative with respect to queries and keys, so attention is computed in steps;
-outputs differ from the fused kernel's by rounding.
+PyTorch's fused kernels have no second derivative with respect to queries and keys, so attention is computed step by
+step; outputs differ from the fused kernel by rounding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from zennit_isnet.lrp.signal.linear import held_constant
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, tensors_in
 
 SAFE_SOFTMAX: Callable[[Tensor, int], Tensor] = torch._safe_softmax
-"""What PyTorch takes in `scaled_dot_product_attention`: a row of −∞ becomes 0 and not NaN."""
+"""Softmax of `scaled_dot_product_attention`: a row of −∞ becomes 0, not NaN."""
 
 
 def scaled_dot_product_attention(
@@ -66,9 +66,9 @@ def attention_weights(
     bias : Tensor, optional
         Added to the scores, broadcastable to ``(…, L, S)``.
     scale : float, optional
-        Default ``1/√E``.
+        If None, ``1/√E``.
     softmax : callable, optional
-        Says what a row is whose bias is −∞ everywhere: NaN, or 0 by `SAFE_SOFTMAX`.
+        Determines rows whose bias is −∞ everywhere: NaN, or 0 with `SAFE_SOFTMAX`.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = torch.matmul(query * scale, key.transpose(-2, -1))
@@ -82,11 +82,11 @@ def multi_head_attention(mode: FrozenGateMode, func: Any, /, *args: Any, **kwarg
     given = SimpleNamespace(**call.arguments)
     query, key = given.query, given.key
     if given.static_k is not None or given.static_v is not None:
-        mode.report(func, "is given keys or values that are projected already", "give static_k=None, static_v=None")
+        mode.report(func, "is given keys or values that are already projected", "pass static_k=None, static_v=None")
     batched = query.ndim == 3
     if _is_refused(given, batched):
         return _refused(mode, func, *args, **kwargs)
-    # without weights to return, PyTorch computes by `scaled_dot_product_attention`, and takes the hint for the mask
+    # if no weights are returned, PyTorch uses `scaled_dot_product_attention`, with the is_causal hint as the mask
     hint = given.is_causal and given.key_padding_mask is None and not given.need_weights
     with mode:
         separate = (given.q_proj_weight, given.k_proj_weight, given.v_proj_weight)
@@ -127,13 +127,13 @@ def _is_mask(mask: Tensor) -> bool:
 
 
 def _refused(mode: FrozenGateMode, func: Any, *args: Any, **kwargs: Any) -> Any:
-    """Raise PyTorch's own error, which some versions and kernels do not."""
-    mode.refuse(func, "is given a mask that PyTorch does not allow", "give a boolean or floating mask of a legal shape")
+    """Raise PyTorch's own error, which some versions and kernels do not raise."""
+    mode.refuse(func, "is given a mask that PyTorch does not allow", "pass a boolean or floating mask of a legal shape")
     return func(*args, **kwargs)
 
 
 def _is_refused(given: SimpleNamespace, batched: bool) -> bool:
-    """Whether PyTorch raises for these masks; shapes that it refuses might broadcast here."""
+    """Whether PyTorch raises for these masks; shapes that it refuses could broadcast here."""
     mask, padding = given.attn_mask, given.key_padding_mask
     length, batch = given.query.shape[0], given.query.shape[1] if batched else 1
     keys = given.key.shape[0]
@@ -150,7 +150,7 @@ def _causal(query: Tensor, key: Tensor) -> Tensor:
 
 
 def _additive(mask: Tensor, like: Tensor, *, keeps: bool = True) -> Tensor:
-    """Return a mask as what is added to the scores; True in a boolean one keeps a position, or blocks it."""
+    """Return a mask as an additive score; True in a boolean mask keeps a position, or blocks it."""
     if mask.dtype != torch.bool:
         return mask.to(like.dtype)
     blocked = ~mask if keeps else mask
@@ -158,7 +158,7 @@ def _additive(mask: Tensor, like: Tensor, *, keeps: bool = True) -> Tensor:
 
 
 def _merged_masks(attn_mask: Tensor | None, padding: Tensor | None, queries: Tensor, keys: Tensor) -> Tensor | None:
-    """Sum of both masks, ``(N or 1, heads or 1, L or 1, S)``; positions that were appended are never blocked."""
+    """Sum of both masks, ``(N or 1, heads or 1, L or 1, S)``; appended positions are never blocked."""
     parts = []
     if attn_mask is not None:
         added = _additive(attn_mask, queries, keeps=False)

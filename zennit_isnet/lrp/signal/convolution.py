@@ -19,7 +19,7 @@ from zennit_isnet.lrp.signal.substitute import Switch
 aten = torch.ops.aten
 
 Sizes: TypeAlias = int | str | tuple[int, ...]
-"""One number for all dimensions, or one for each; or the name of a padding."""
+"""One number for all dimensions, or one per dimension; or the name of a padding mode."""
 
 VECTOR_WIDTH = 16
 """Numbers of single precision in a vector register of a CPU."""
@@ -39,9 +39,9 @@ class Geometry(NamedTuple):
     def of_call(
         cls, input: Tensor, weight: Tensor, stride: Sizes = 1, padding: Sizes = 0, dilation: Sizes = 1, groups: int = 1
     ) -> Geometry | None:
-        """Geometry of a call of ``conv1d/2d/3d``, or None where PyTorch does more than one convolution.
+        """Geometry of a call of ``conv1d/2d/3d``, or None if PyTorch does more than one convolution.
 
-        That is the case for an image without batch dimension, and for ``padding="same"`` with more on one side.
+        That is the case for unbatched images, and for asymmetric ``padding="same"``.
         """
         dims = weight.ndim - 2
         spread = _ntuple(dims)
@@ -59,8 +59,8 @@ class Geometry(NamedTuple):
 def input_gradient(grad: Tensor, input_like: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """Gradient of a convolution with respect to its input, ``Wᵀ G``.
 
-    PyTorch's own kernel, except for a strided convolution of a few channels (the first layer): transposed convolutions
-    make one vector of channels at a time, so three channels leave most of each vector empty. There the pixels of one
+    Uses PyTorch's own kernel, except for strided convolutions of few channels (the first layer): transposed
+    convolutions vectorise over channels, so three channels leave most of each vector empty. There the pixels of a
     stride cell become channels of a convolution without stride.
     """
     dims = weight.ndim - 2
@@ -86,12 +86,12 @@ def _input_gradient_by_phases(grad: Tensor, input_like: Tensor, weight: Tensor, 
 
 
 class TransposedSignal(Function):
-    """``G_x = Wᵀ (s ⊙ G)`` for a convolution, with first-order kernels in all of its derivatives.
+    """``G_x = Wᵀ (s ⊙ G)`` for a convolution, with first-order kernels in all its derivatives.
 
-    PyTorch's double backward of a convolution computes the same from slower, more general pieces.
+    PyTorch's double backward of a convolution computes the same, but slower.
 
-    The scale ``s`` of each output channel is that of a BatchNorm behind the convolution, or None. ``s ⊙ G`` comes from
-    the pass that made it, and ``G`` only is kept; in the derivatives the scale multiplies the weights, which are small,
+    The scale ``s`` of each output channel comes from a BatchNorm after the convolution, or is None. ``s ⊙ G`` is passed
+    in from where it was computed, and only ``G`` is kept; in the derivatives the scale multiplies the small weights
     instead of signals.
     """
 
@@ -131,10 +131,10 @@ def weight_gradient(grad: Tensor, input: Tensor, weight: Tensor, geometry: Geome
 
 
 def transposed_signal(signal: Tensor, weight: Tensor, input_like: Tensor, geometry: Geometry) -> Tensor:
-    """Signal at a convolution's input from that at its output.
+    """Return the signal at a convolution's input from the signal at its output.
 
-    If the signal was made by `Scaled` in this pass, its graph goes on from what `Scaled` read: `Scaled` and its result
-    are then forgotten as soon as nobody else asks for them.
+    If `Scaled` made the signal in this pass, the graph continues from the input of `Scaled`, so that `Scaled` and its
+    result are freed if unused.
     """
     node: Any = signal.grad_fn
     unscaled, scale = node.saved_tensors if getattr(node, "_forward_cls", None) is Scaled else (signal, None)
@@ -144,8 +144,8 @@ def transposed_signal(signal: Tensor, weight: Tensor, input_like: Tensor, geomet
 class Convolution(Function):
     """A convolution with two backward passes: the signal, and the ordinary gradient.
 
-    ``needs_input`` is False where the input is the image batch and nobody asked for its gradient: the ordinary pass
-    then skips it, as it does in a plain training step.
+    ``needs_input`` is False if the input is the image batch and its gradient is not needed: the ordinary pass then
+    skips it, as in a plain training step.
     """
 
     @staticmethod
@@ -191,7 +191,7 @@ def convolution_and_weights(
     *args: Any,
     **kwargs: Any,
 ) -> tuple[Any, tuple[Tensor, Tensor | None, Geometry] | None]:
-    """Return the output of a convolution, and what it computed with; None where it is more than one convolution."""
+    """Return a convolution's output and the geometry and tensors used; None if it is more than one convolution."""
     geometry = Geometry.of_call(input, weight, *args, **kwargs)
     if geometry is None or {*mode.kinds_of((weight, bias))} != {Kind.CONSTANT}:
         return affine(mode, func, input, weight, bias, *args, **kwargs), None

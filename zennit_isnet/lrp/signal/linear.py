@@ -1,4 +1,4 @@
-"""Linear operations, products, quotients and what is held constant: the plain gradient, or none."""
+"""Linear operations, products, quotients and constants: the plain gradient, or none."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, tensors_in, versi
 from zennit_isnet.lrp.signal.substitute import Substitute, Switch
 
 PRODUCTS = frozenset({torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__})
-"""Elementwise products that make a new tensor."""
+"""Out-of-place elementwise products."""
 
 REFLECTED_QUOTIENTS = frozenset({Tensor.__rdiv__, Tensor.__rtruediv__})
-"""Methods of the denominator."""
+"""Methods called on the denominator."""
 
 MASKS = frozenset({"condition", "mask", "indices"})
-"""Names of the arguments that choose."""
+"""Names of the selecting arguments."""
 
 
 def linear(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -32,18 +32,20 @@ def linear(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any
 
 def _check_sum(mode: FrozenGateMode, func: Any, terms: Iterable[Any]) -> None:
     if Kind.HELD in mode.kinds_of(terms):
-        reason = "adds a signal and something that is constant in the signal pass (a sigmoid gate, for example)"
-        mode.report(func, reason, "a gate may only multiply a signal; explain the model without this sum")
+        reason = "adds a signal and a value that is constant in the signal pass (such as a sigmoid gate)"
+        mode.report(
+            func, reason, "a gate may only multiply a signal; remove this sum, or declare a rule for its module"
+        )
 
 
 def select(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Plain gradient of a choice among the values of a signal, by indices that may depend on the images."""
+    """Plain gradient of a selection of a signal's values, by indices that may depend on the images."""
     _check_sum(mode, func, _floating((*args, *kwargs.values())))
     return func(*args, **kwargs)
 
 
 def fill(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Plain gradient of a choice between a signal and other values; a mask that the images make is a gate."""
+    """Plain gradient of a selection between a signal and other values; a mask that depends on the images is a gate."""
     position = 0 if func is torch.where else 1
     masks = [*args[position : position + 1], *(v for k, v in kwargs.items() if k in MASKS)]
     values = [*args[:position], *args[position + 1 :], *(v for k, v in kwargs.items() if k not in MASKS)]
@@ -51,8 +53,8 @@ def fill(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
     if Kind.HELD in mode.kinds_of(masks):
         others = [v for v in values if not (isinstance(v, Tensor) and mode.kinds[v] is not Kind.CONSTANT)]
         if not all(mode.kinds.is_zero(other) for other in others):
-            remedy = "fill in zeros, made by torch.zeros_like, or multiply by the mask"
-            mode.report(func, "chooses by a mask of the images between a signal and a constant", remedy)
+            remedy = "fill with zeros from torch.zeros_like, or multiply by the mask"
+            mode.report(func, "selects between a signal and a constant by a mask that depends on the images", remedy)
     return func(*args, **kwargs)
 
 
@@ -61,7 +63,7 @@ def _floating(values: Iterable[Any]) -> list[Tensor]:
 
 
 def product(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Plain gradient of a product; a factor that carries no signal is constant, several signals get equal shares."""
+    """Plain gradient of a product; factors without a signal are constant, and several signals get equal shares."""
     factors = list(tensors_in((*args, *kwargs.values())))
     kinds = mode.kinds_of(factors)
     output = func(*args, **kwargs)
@@ -71,14 +73,14 @@ def product(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> An
     if func in PRODUCTS and sorted(kinds) == [Kind.HELD, Kind.SIGNAL]:
         signal, held = sorted(factors, key=lambda factor: mode.kinds[factor] is Kind.HELD)
         if output.shape == signal.shape:
-            # the plain gradient would be computed for the gate too, and then stopped
+            # otherwise the gate's gradient would be computed and then stopped
             gated: Tensor = GateProduct.apply(mode.settings, output, signal, held)
             return gated
     return output
 
 
 class GateProduct(Function):
-    """Identity on a product with a gate whose signal goes to the other factor, of which nothing is kept."""
+    """Identity on a product with a gate, with the signal going to the other factor, which is not kept."""
 
     @staticmethod
     def forward(ctx: Any, switch: Switch, output: Tensor, signal: Tensor, held: Tensor) -> Tensor:
@@ -96,7 +98,7 @@ class GateProduct(Function):
 
 
 class Share(Function):
-    """Identity that lets gradients through and divides the signal by a number."""
+    """Identity that passes gradients on and divides the signal by a number."""
 
     @staticmethod
     def forward(ctx: Any, switch: Switch, output: Tensor, count: int) -> Tensor:
@@ -110,7 +112,7 @@ class Share(Function):
 
 
 def _shared(mode: FrozenGateMode, func: Any, output: Tensor, factors: list[Tensor], count: int) -> Tensor:
-    """Return a product of several signals as the mean of those in which all factors but one are held constant."""
+    """Return a product of several signals as the mean of products with all factors but one held constant."""
     if any(output is factor for factor in factors):
         mode.report(func, "multiplies two tensors that both carry the signal in place", "multiply out of place")
         return output
@@ -145,7 +147,9 @@ def lerp(mode: FrozenGateMode, func: Any, input: Tensor, end: Tensor, weight: An
     """``a + w (b − a)``: plain gradient, with weights that are constant in the signal pass."""
     _check_sum(mode, func, (input, end))
     if Kind.SIGNAL in mode.kinds_of((weight,)):
-        mode.report(func, "has a weight that carries the signal", "make the weight a gate: sigmoid, softmax")
+        mode.report(
+            func, "has a weight that carries the signal", "compute the weight by a gate, such as sigmoid or softmax"
+        )
     return func(input, end, weight)
 
 
@@ -153,14 +157,14 @@ def quotient(mode: FrozenGateMode, func: Any, input: Any, other: Any, **kwargs: 
     """Plain gradient of a quotient whose denominator is constant in the signal pass."""
     divisor = input if func in REFLECTED_QUOTIENTS else other
     if isinstance(divisor, Tensor) and mode.kinds[divisor] is Kind.SIGNAL:
-        mode.report(func, "divides by a tensor that carries the signal", "register a rule for the module")
+        mode.report(func, "divides by a tensor that carries the signal", "declare a rule for the module")
     if kwargs.get("rounding_mode") is not None:
-        mode.report(func, "rounds", "divide without rounding_mode")
+        mode.report(func, "rounds its result", "divide without rounding_mode")
     return func(input, other, **kwargs)
 
 
 class Hold(Function):
-    """Identity that lets gradients through and stops the signal: its input is constant in the signal pass."""
+    """Identity that passes gradients on and stops the signal: its input is constant in the signal pass."""
 
     @staticmethod
     def forward(ctx: Any, switch: Switch, held: Tensor) -> Tensor:
@@ -174,7 +178,7 @@ class Hold(Function):
 
 
 def hold(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Gates such as the sigmoid, and attention weights: constant in the signal pass, alive for the parameters."""
+    """Gates such as sigmoid, and attention weights: constant in the signal pass, attached to the parameters."""
     operands = list(tensors_in((*args, *kwargs.values())))
     versions = [version_of(t) for t in operands]
     values = func(*args, **kwargs)
@@ -187,13 +191,13 @@ def hold(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
         if version_of(tensor) != before:
             mode.kinds[tensor] = Kind.STALE
             if mode.kinds.shared(tensor):
-                reason = "writes a gate over a part of a signal, or where a view of it is in use"
+                reason = "overwrites part of a signal, or a signal with a view in use, with a gate"
                 mode.report(func, reason, "compute the gate out of place")
     return held
 
 
 def held_constant(mode: FrozenGateMode, values: Tensor, operands: Iterable[Tensor]) -> Tensor:
-    """Return values computed from operands, constant in the signal pass; what is wrong with them ends here."""
+    """Return values computed from operands, constant in the signal pass; the operands' problems end here."""
     held: Tensor = Hold.apply(mode.settings, values)
     mode.kinds[held] = Kind.HELD
     mode.kinds.add_flaws(held, mode.kinds.flaws_of(operands))
@@ -201,7 +205,7 @@ def held_constant(mode: FrozenGateMode, values: Tensor, operands: Iterable[Tenso
 
 
 def shaped(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Plain gradient of functions that look only at the shape or dtype of their other operands."""
+    """Plain gradient of functions that only use the shape or dtype of their other operands."""
     result: Tensor = func(input, *args, **kwargs)
     if result is not input:
         mode.kinds.copy(result, input)
@@ -209,7 +213,7 @@ def shaped(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwargs:
 
 
 def constant(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Results that have no gradient anyway, such as comparisons and ``detach``: they depend on the images."""
+    """Results without a gradient, such as comparisons and ``detach``: they depend on the images."""
     result = func(*args, **kwargs)
     for tensor in tensors_in((result,)):
         mode.kinds[tensor] = Kind.HELD
@@ -219,7 +223,7 @@ def constant(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> A
 def alias(
     mode: FrozenGateMode, func: Any, switch: Any, signal_function: Any, output: Tensor, *operands: Tensor | None
 ) -> Any:
-    """Another composite on the same pass: here the result of its `substitute` is what its output is."""
+    """Another composite on the same pass: the result of its `substitute` has the kind of its output."""
     result = func(switch, signal_function, output, *operands)
     mode.kinds.copy(result, output)
     return result
@@ -228,16 +232,16 @@ def alias(
 def dropout(
     mode: FrozenGateMode, func: Any, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Tensor:
-    """Dropout is linear; run out of place, so that gates may keep their activation."""
+    """Dropout is linear; it runs out of place, so that gates can keep their activation."""
     result: Tensor = func(input, p, training, False)
     return overwrite(mode, input, result) if inplace and result is not input else result
 
 
 def overwrite(mode: FrozenGateMode, input: Tensor, result: Tensor) -> Tensor:
-    """Return the result of an operation that works in place and was run out of place.
+    """Return the result of an in-place operation that was run out of place.
 
-    What else lies in the input's memory (its base, or a view of it that the model still holds) has to see the values,
-    so they are copied there. Where nothing does, the input itself may not be read any more.
+    Other tensors in the input's memory (its base, or a view that the model still holds) must see the values, so they
+    are copied there. If there are none, the input itself may not be read any more.
     """
     if mode.kinds.shared(input):
         return input.copy_(result)
@@ -254,11 +258,11 @@ def affine(
 
 
 def check_constant(mode: FrozenGateMode, func: Any, **parameters: Any) -> None:
-    """Report parameters of a layer that depend on the images; one that is added would carry its own signal."""
+    """Report a layer's parameters that depend on the images; an added one would carry its own signal."""
     dependent = [name for name, value in parameters.items() if {*mode.kinds_of((value,))} - {Kind.CONSTANT}]
     if dependent:
         reason = f"has a {' and a '.join(dependent)} that depends on the images"
-        mode.report(func, reason, "multiply by it and add it in operations of their own, or register a rule")
+        mode.report(func, reason, "multiply by it and add it in separate operations, or declare a rule")
 
 
 def glu(mode: FrozenGateMode, func: Any, input: Tensor, dim: int = -1) -> Tensor:
@@ -273,7 +277,7 @@ def glu(mode: FrozenGateMode, func: Any, input: Tensor, dim: int = -1) -> Tensor
 
 
 def grid_sample(mode: FrozenGateMode, func: Any, /, input: Tensor, grid: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Interpolation at positions that are held constant, also where the images choose them."""
+    """Interpolation at positions that are held constant, even if they depend on the images."""
     if mode.kinds[grid] is Kind.SIGNAL:
         grid = held_constant(mode, grid, (grid,))
     if mode.kinds[input] is Kind.SIGNAL:
@@ -291,7 +295,7 @@ def normalize(
 ) -> Tensor:
     """``x / max(‖x‖, eps)`` with the norm held constant."""
     if out is not None:
-        mode.report(func, "writes to out", "leave out=None")
+        mode.report(func, "writes to out", "use out=None")
     norm = torch.linalg.vector_norm(input, p, dim, keepdim=True).clamp_min(eps)
     return Substitute.apply(mode.settings, divided, func(input, p, dim, eps, out=out), input, norm)
 

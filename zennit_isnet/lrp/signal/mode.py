@@ -1,6 +1,6 @@
-"""Sees every operation of a forward pass, gives it its handler, and keeps what each tensor is to the signal pass.
+"""Observes every operation of a forward pass, runs its handler, and records the kind of each tensor.
 
-So nothing wrong is propagated silently.
+This way no wrong signal is propagated silently.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VALUE_FREE = frozenset(
         *("new_zeros", "new_ones", "new_empty", "new_empty_strided", "new_full", "new_tensor"),
     }
 )
-"""Names of functions that make tensors and read no values of the tensor they are called with."""
+"""Names of functions that make tensors without reading values of their argument."""
 
 ZERO = frozenset({"zeros", "zeros_like", "new_zeros"})
 """Names of functions that make zeros."""
@@ -31,7 +31,7 @@ ZERO = frozenset({"zeros", "zeros_like", "new_zeros"})
 READS = frozenset(
     {Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.__float__, Tensor.__int__, Tensor.__index__, Tensor.__array__}
 )
-"""Functions that return values of a tensor as something else than a tensor."""
+"""Functions that return values of a tensor as something other than a tensor."""
 
 
 SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
@@ -44,21 +44,21 @@ class Kind(enum.IntEnum):
     """Role of a tensor in the signal pass."""
 
     CONSTANT = 0
-    """Does not depend on the images: parameters, buffers and what is computed from them."""
+    """Does not depend on the images: parameters, buffers and values computed from them."""
     HELD = 1
     """Depends on the images, held constant in the signal pass: sigmoid gates, attention weights."""
     SIGNAL = 2
     """Carries the signal."""
     STALE = 3
-    """Was meant to be overwritten in place; only the result of that operation may be used."""
+    """Should have been overwritten in place; only the result of that operation may be used."""
     UNKNOWN = 4
-    """Has a gradient function that no observed operation made: a custom autograd function, for example."""
+    """Has a gradient function that no observed operation made, such as a custom autograd function."""
 
 
 Flaws = frozenset[int]
-"""Problems on a tensor's way from the images, as positions in a list of problems.
+"""Problems on the path from the images to a tensor, as positions in a list of problems.
 
-They make the relevance wrong only if the signal passes there. Of a tensor that is held constant they are the problems
+They make the relevance wrong only if the signal passes there. For a constant tensor they are the problems
 behind the gate, where no signal passes.
 """
 
@@ -66,7 +66,7 @@ NO_FLAWS: Flaws = frozenset()
 
 
 def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Yield the tensors among values, and those in lists and tuples among them."""
+    """Yield the tensors among values, including those in lists and tuples."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
@@ -75,14 +75,14 @@ def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def exchanged(value: Any, replacements: Mapping[int, Tensor]) -> Any:
-    """Return a value, or lists and tuples of values, with the tensors that have a replacement by ``id`` replaced."""
+    """Return a value, or lists and tuples of values, with tensors replaced by ``id``."""
     if isinstance(value, (list, tuple)):
         return type(value)(exchanged(item, replacements) for item in value)
     return replacements.get(id(value), value)
 
 
 def version_of(tensor: Tensor) -> int:
-    """Return how often a tensor was written to; of one made in `torch.inference_mode`, which nothing counts, -1."""
+    """Return how often a tensor was written to; -1 for an inference tensor, which has no counter."""
     try:
         return tensor._version
     except RuntimeError:
@@ -90,7 +90,7 @@ def version_of(tensor: Tensor) -> int:
 
 
 class _Note:
-    """What is known of one tensor, which it does not keep alive."""
+    """What is known about a tensor, without keeping it alive."""
 
     __slots__ = ("alias", "flaws", "kind", "ref", "ungraded", "version", "zero")
 
@@ -104,10 +104,10 @@ class _Note:
 
 
 class Provenance:
-    """Kinds and flaws of the tensors of one forward pass; holds no tensor alive."""
+    """Kinds and flaws of the tensors in one forward pass, without keeping them alive."""
 
     def __init__(self) -> None:
-        # by `id`: tensors do not compare as keys, and torch's own weak dictionary takes 7 µs for each look
+        # by `id`: tensors do not compare as keys, and a lookup in torch's own weak dictionary takes 7 µs
         self._notes: dict[int, _Note] = {}
         self._memory: dict[int, list[_Note]] = {}
 
@@ -141,28 +141,28 @@ class Provenance:
         note.kind, note.version = kind, version_of(tensor)
 
     def known(self, tensor: Tensor) -> bool:
-        """Whether the tensor was given a kind."""
+        """Whether the tensor has a kind."""
         note = self._found(tensor)
         return note is not None and note.kind is not None
 
     def before_write(self, tensor: Tensor) -> Kind:
-        """Return the kind of a tensor that was written to, as it was before, and take the new values as seen."""
+        """Return a modified tensor's previous kind, and mark its new values as seen."""
         note = self._note(tensor)
         note.version, note.zero = version_of(tensor), False
         return self[tensor]
 
     def sharing(self, tensor: Tensor) -> list[Tensor]:
-        """Return the tensors in use that lie in the same memory: views of one tensor, and detached aliases."""
+        """Return the live tensors in the same memory: views of one tensor, and detached aliases."""
         notes = self._memory.get(tensor.untyped_storage()._cdata, []) if torch._C._has_storage(tensor) else []
         found = [tensor, tensor._base, *(note.ref() for note in notes)]
         return list({id(t): t for t in found if t is not None}.values())
 
     def shared(self, tensor: Tensor) -> bool:
-        """Whether another tensor in use lies in the same memory."""
+        """Whether another live tensor uses the same memory."""
         return len(self.sharing(tensor)) > 1
 
     def note_zero(self, tensor: Tensor) -> None:
-        """Note that a tensor is zero everywhere."""
+        """Record that a tensor is zero everywhere."""
         self._note(tensor).zero = True
 
     def is_zero(self, value: Any) -> bool:
@@ -172,7 +172,7 @@ class Provenance:
         note = self._found(value)
         if note is not None and note.zero and note.version == version_of(value):
             return True
-        # a look at the values would wait for an accelerator
+        # reading the values would synchronise an accelerator
         return self[value] is Kind.CONSTANT and value.device.type == "cpu" and not bool(value.any())
 
     def flaws(self, tensor: Tensor) -> Flaws:
@@ -181,45 +181,45 @@ class Provenance:
         return NO_FLAWS if note is None else note.flaws
 
     def flaws_of(self, tensors: Iterable[Tensor], kind: Kind = Kind.SIGNAL) -> Flaws:
-        """Return the flaws of those tensors that are of a kind."""
+        """Return the flaws of the tensors of a kind."""
         return NO_FLAWS.union(*(self.flaws(t) for t in tensors if self[t] is kind))
 
     def flaws_in_use(self) -> Flaws:
-        """Return the flaws of all tensors with a signal that the model still holds."""
+        """Return the flaws of all live tensors with a signal."""
         flawed = [note.ref() for note in self._notes.values() if note.flaws]
         return self.flaws_of(tensor for tensor in flawed if tensor is not None)
 
     def add_flaws(self, tensor: Tensor, flaws: Flaws) -> None:
-        """Note flaws of a tensor beside those that it has."""
+        """Add flaws to a tensor."""
         if flaws:
             note = self._note(tensor)
             note.flaws |= flaws
 
     def copy(self, tensor: Tensor, origin: Tensor) -> None:
-        """Note that a tensor is what another one is."""
+        """Give a tensor the kind and flaws of another one."""
         self[tensor] = self[origin]
         self.add_flaws(tensor, self.flaws(origin))
 
     def alias(self, tensor: Tensor, origin: Tensor) -> None:
-        """Note what a view made without gradients is if it turns out to be a backward hook's identity.
+        """Record the kind of a view made without gradients, in case it is a backward hook's identity.
 
-        PyTorch gives a module's backward hooks their place in the graph by a custom function that returns its input,
-        so the model's own custom functions look alike until they have a gradient function.
+        PyTorch inserts a module's backward hooks by a custom function that returns its input; until it has a gradient
+        function, it looks like the model's own custom functions.
         """
         self._note(tensor).alias = self[origin]
         self.add_flaws(tensor, self.flaws(origin))
 
     def hold_ungraded(self, tensor: Tensor) -> None:
-        """Note that a tensor made without gradients depends on the images.
+        """Record that a tensor made without gradients depends on the images.
 
-        It counts while the tensor has no gradient function: what a custom function returns was made so too.
+        This holds only while the tensor has no gradient function: outputs of custom functions are made like this too.
         """
         note = self._note(tensor)
         note.kind, note.ungraded = None, True
 
 
 class Problem(NamedTuple):
-    """An operation that no rule covers."""
+    """An operation without a rule."""
 
     path: str
     operation: str
@@ -240,7 +240,7 @@ class Observation(NamedTuple):
 
 
 class Inspection(NamedTuple):
-    """What one pass has seen: operations on the signal, all problems, and those that count."""
+    """Findings of one pass: operations on the signal, all problems, and the problems that count."""
 
     seen: list[Observation]
     found: list[Problem]
@@ -250,21 +250,21 @@ class Inspection(NamedTuple):
 class FrozenGateMode(TorchFunctionMode):
     """Runs one forward pass of a model as the frozen-gate network.
 
-    What no rule covers is a problem only where the signal passes: problems follow the tensors, end at a gate, and
-    count in `conclude` if they reach the model's output.
+    An operation without a rule is only a problem if the signal passes through it: problems follow the tensors, end at a
+    gate, and count in `conclude` if they reach the model's output.
 
     Parameters
     ----------
     root : Module
         The model, for the module paths in messages.
     settings : Settings
-        Switch, ε, options and handlers; usually the composite's hook. A function without a handler must not touch the
-        signal.
+        Switch, ε, options and handlers; usually the composite's hook. A function without a handler must not operate on
+        the signal.
 
     Attributes
     ----------
     seen : list of Observation or None
-        The operations on the signal, if somebody wants to know them.
+        The operations on the signal, if they are to be recorded.
     """
 
     def __init__(self, root: nn.Module, settings: Settings) -> None:
@@ -292,7 +292,7 @@ class FrozenGateMode(TorchFunctionMode):
         if func is REGISTER_HOOK:
             return func(args[0], ordinary_only(self.settings, *args[1:], **kwargs))
         if func is Tensor.retain_grad and args[0].requires_grad:
-            # it would retain signals too
+            # retain_grad would retain signals too
             return self.settings.after.append(args[0].retain_grad)
         operands = list(tensors_in((*args, *kwargs.values())))
         versions = [version_of(t) for t in operands]
@@ -303,7 +303,7 @@ class FrozenGateMode(TorchFunctionMode):
         elif torch.is_grad_enabled():
             result = self._graded(func, args, kwargs, operands, versions)
         else:
-            # nothing carries the signal, and of a custom function, which runs like this, the gradient is unknown
+            # nothing carries the signal, or it is inside a custom function, whose gradient is unknown
             result = func(*args, **kwargs)
             if func is Tensor.view_as:
                 self.kinds.alias(result, args[0])
@@ -315,13 +315,13 @@ class FrozenGateMode(TorchFunctionMode):
         return result
 
     def _graded(self, func: Any, args: Any, kwargs: Any, operands: list[Tensor], versions: list[int]) -> Any:
-        """Run an operation that gradients are recorded of."""
+        """Run an operation with gradients recorded."""
         kind, flaws = self._read(func, operands)
         if func in READS and kind is not Kind.CONSTANT and operands[0].is_floating_point():
             remedy = "keep it a tensor, or read it under torch.no_grad() if the output does not depend on it"
-            self.refuse(func, "turns values that depend on the images into numbers, which cannot be followed", remedy)
+            self.refuse(func, "converts values that depend on the images to numbers, which cannot be tracked", remedy)
         if func == SET_DATA and self.kinds[operands[0]] is Kind.SIGNAL:
-            self.refuse(func, "exchanges the values of a tensor, and no gradient is recorded of it", "make a new one")
+            self.refuse(func, "replaces the values of a tensor without recording a gradient", "make a new tensor")
         here = NO_FLAWS
         if kind is Kind.SIGNAL:
             outside, self._here = self._here, set()
@@ -347,7 +347,7 @@ class FrozenGateMode(TorchFunctionMode):
         return [self.kinds[t] for t in tensors_in(values)]
 
     def declare(self, name: str, rule: str, operands: list[Tensor], output: Any, attach: Callable[[], Any]) -> Any:
-        """Give the output of a module that was not looked into its declared rule."""
+        """Apply the declared rule of a leaf module to its output."""
         kind, flaws = self._read(name, operands)
         self._here = set()
         result = attach() if kind is Kind.SIGNAL else output
@@ -358,33 +358,33 @@ class FrozenGateMode(TorchFunctionMode):
         return result
 
     def report(self, func: Any, reason: str, remedy: str) -> None:
-        """Note a problem of the operation that runs; it counts if the signal that passes here reaches the output."""
+        """Record a problem of the current operation; it counts if the signal from here reaches the output."""
         self._here.add(self._position(func, reason, remedy))
 
     def note_gate(self, func: Any) -> None:
-        """Note that the signal ends here, for a message if it arrives by no other way."""
+        """Record that the signal ends here, for a message if there is no other path."""
         self.last_gate = f"{self._path()}: {name_of(func)}"
 
     def refuse(self, func: Any, reason: str, remedy: str) -> None:
-        """Note a problem that counts wherever it is."""
+        """Record a problem that counts anywhere."""
         self.fatal.add(self._position(func, reason, remedy))
 
     def conclude(self, output: Tensor) -> list[Problem]:
-        """Return the problems that make relevance of this output wrong, in the order of the forward pass."""
+        """Return the problems that make the relevance of this output wrong, in forward order."""
         kind = self.kinds[output]
         if kind is Kind.UNKNOWN:
             self._explain_origin("the model's output", [output])
         elif kind is not Kind.SIGNAL:
             reason = "carries no signal from the images"
-            remedy = "return logits, and connect them to the images by operations that have a rule"
+            remedy = "return logits that depend on the images through operations with a rule"
             if kind is Kind.HELD and self.last_gate:
                 reason += f": it ends at the gate {self.last_gate}"
-                remedy = "return logits, or inside of the model take an activation with a(0) = 0 there (ReLU, Tanh)"
+                remedy = "return logits, or use an activation with a(0) = 0 there (ReLU, Tanh)"
             self.refuse("the model's output", reason, remedy)
         return [self.found[i] for i in sorted(self.fatal | self.kinds.flaws(output))]
 
     def _read(self, func: Any, operands: list[Tensor]) -> tuple[Kind, Flaws]:
-        """Return what the operands make of a result, and their flaws."""
+        """Return the kind of a result from its operands, and their flaws."""
         kind = max((self.kinds[t] for t in operands), default=Kind.CONSTANT)
         if kind > Kind.SIGNAL:
             self._explain_origin(func, operands)
@@ -392,7 +392,7 @@ class FrozenGateMode(TorchFunctionMode):
         return kind, self.kinds.flaws_of(operands, kind)
 
     def _handle(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Run an operation on the signal, and report it if it has no handler."""
+        """Run an operation on the signal, and report a missing handler."""
         handler = self.settings.handlers.get(func)
         if handler is not None:
             result = self.run(handler, func, args, kwargs)
@@ -400,7 +400,7 @@ class FrozenGateMode(TorchFunctionMode):
             result = func(*args, **kwargs)
             written = func is Tensor.__setitem__ or kwargs.get("out") is not None
             if written or any(t.requires_grad for t in tensors_in((result,))):
-                self.report(func, "no rule covers it", "use an operation with a rule, or register one")
+                self.report(func, "no rule covers it", "use an operation with a rule, or declare one")
         if self.seen is not None and (
             self._here or func is Tensor.__setitem__ or any(t.requires_grad for t in tensors_in((result,)))
         ):
@@ -409,7 +409,7 @@ class FrozenGateMode(TorchFunctionMode):
         return result
 
     def _mark(self, result: Any, operands: list[Tensor], kind: Kind, flaws: Flaws, here: Flaws) -> None:
-        """Note what the results of an operation are, unless its handler has."""
+        """Record the kinds of an operation's results, unless its handler did."""
         for tensor in tensors_in((result,)):
             if any(tensor is operand for operand in operands):
                 continue
@@ -422,20 +422,20 @@ class FrozenGateMode(TorchFunctionMode):
                 self.kinds[tensor] = Kind.HELD
 
     def _mark_ungraded(self, result: Any, operands: list[Tensor]) -> None:
-        """Note which results of an operation without a gradient depend on the images."""
+        """Record which results of an operation without a gradient depend on the images."""
         if any(self.kinds[t] is not Kind.CONSTANT for t in operands):
             for tensor in tensors_in((result,)):
                 if not any(tensor is operand for operand in operands):
                     self.kinds.hold_ungraded(tensor)
 
     def _note_writes(self, func: Any, operands: list[Tensor], versions: list[int], kind: Kind, flaws: Flaws) -> None:
-        """Note what the operands are that an operation wrote to, and all that lies in the same memory."""
+        """Record the kinds of operands that an operation wrote to, and of all tensors in the same memory."""
         for tensor, version in zip(operands, versions, strict=True):
             if version_of(tensor) == version:
                 continue
             graded = torch.is_grad_enabled() and tensor.requires_grad
             for target in self.kinds.sharing(tensor):
-                # through `.data` autograd does not notice, and what earlier operations keep of the tensor is wrong too
+                # autograd does not notice writes through `.data`, so tensors saved by earlier operations are wrong too
                 unnoticed = self.kinds[target] is Kind.SIGNAL
                 before = self.kinds.before_write(target)
                 if before is Kind.STALE:
@@ -444,8 +444,8 @@ class FrozenGateMode(TorchFunctionMode):
                     self.kinds[target] = kind if before > Kind.SIGNAL else max(kind, before)
                     self.kinds.add_flaws(target, flaws)
                 elif before is Kind.SIGNAL:
-                    reason = "writes to a tensor that carries the signal, and no gradient is recorded of it"
-                    position = self._position(func, reason, "write where gradients are recorded, or out of place")
+                    reason = "writes to a tensor that carries the signal without recording a gradient"
+                    position = self._position(func, reason, "write with gradients enabled, or out of place")
                     self.kinds.add_flaws(target, frozenset({position}))
                     self.fatal |= {position} if unnoticed else set()
                 elif kind is not Kind.CONSTANT and before is Kind.CONSTANT:
@@ -455,14 +455,18 @@ class FrozenGateMode(TorchFunctionMode):
         for tensor in operands:
             kind = self.kinds[tensor]
             if kind is Kind.STALE:
-                # its value is not what the model means
-                self.refuse(func, "reads a tensor after an in-place operation overwrote it", "use that one's result")
+                # its value is not what the model expects
+                self.refuse(
+                    func, "reads a tensor after an in-place operation overwrote it", "use that operation's result"
+                )
             if kind is Kind.UNKNOWN:
                 maker = type(tensor.grad_fn).__name__ if tensor.grad_fn is None else tensor.grad_fn.name()
-                origin = "that something unseen has written to" if self.kinds.known(tensor) else "of unknown origin"
-                remedy = "register a rule for the module that computes it"
+                origin = (
+                    "that an unobserved operation has written to" if self.kinds.known(tensor) else "of unknown origin"
+                )
+                remedy = "declare a rule for the module that computes it"
                 position = self._position(func, f"reads a tensor {origin} ({maker})", remedy)
-                # what lies before it is unknown too: it may be any tensor that is still in use
+                # its inputs are unknown too: it may be any live tensor
                 self.kinds.add_flaws(tensor, self.kinds.flaws_in_use() | {position})
             if kind in (Kind.STALE, Kind.UNKNOWN):
                 self.kinds[tensor] = Kind.SIGNAL
@@ -492,7 +496,7 @@ def module_path(root: nn.Module, paths: Mapping[int, str] | None = None) -> str:
     root : Module
         The model.
     paths : mapping of int to str, optional
-        Path of each of its modules by ``id``, for callers that ask often.
+        Path of each module by ``id``, for frequent callers.
     """
     if paths is None:
         paths = {id(module): name for name, module in root.named_modules()}

@@ -1,4 +1,4 @@
-"""Rules that a user declares for module types: the module is not looked into, its output gets the rule."""
+"""User-declared rules for module types: the module becomes a leaf module, and its output gets the rule."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from zennit_isnet.lrp.signal.substitute import Handler, Substitute
 Declared = Literal["linear", "activation", "gate"]
 
 ModuleRule: TypeAlias = "Declared | Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]"
-"""What a module type is declared as, or ``rule(module, input, output, signal)``: the signal at its input."""
+"""A word for the rule, or a function ``rule(module, input, output, signal)`` that returns the signal at the input."""
 
 DECLARED: Mapping[str, Handler] = MappingProxyType(
     {"linear": linear.linear, "activation": activation.activation, "gate": linear.hold}
 )
-"""What runs a function that is declared by a word."""
+"""Handlers of the words."""
 
 
 def function_handlers(declared: Mapping[Any, Handler | Declared] | None) -> dict[Any, Handler]:
-    """Return the handlers of functions, with words replaced by the handlers that they mean.
+    """Return the handlers of functions, with words replaced by their handlers.
 
     Raises
     ------
     InvalidTypeError
-        If a key is no function.
+        If a key is not a function.
     InvalidValueError
         If a word is not in `DECLARED`.
     """
@@ -47,7 +47,7 @@ def module_rules(declared: Mapping[type[nn.Module], ModuleRule] | None) -> dict[
     Raises
     ------
     InvalidTypeError
-        If a key is no module type.
+        If a key is not a module type.
     InvalidValueError
         If a word is not allowed.
     """
@@ -56,13 +56,13 @@ def module_rules(declared: Mapping[type[nn.Module], ModuleRule] | None) -> dict[
 
 def _checked(name: str, declared: Any, keys: str, is_key: Callable[[Any], bool]) -> dict[Any, Any]:
     if declared is not None and not isinstance(declared, Mapping):
-        raise InvalidTypeError(f"{name} must map {keys} to rules, got {declared!r}")
+        raise InvalidTypeError(f"{name} must map {keys} to rules; got {declared!r}")
     for key, rule in (declared or {}).items():
         if not is_key(key):
-            raise InvalidTypeError(f"{name} must map {keys} to rules, got the key {key!r}")
+            raise InvalidTypeError(f"{name} must map {keys} to rules; got the key {key!r}")
         if not callable(rule) and not (isinstance(rule, str) and rule in DECLARED):
             of = getattr(key, "__name__", repr(key))
-            raise InvalidValueError(f"the rule of {of} must be a function or one of {list(DECLARED)}, got {rule!r}")
+            raise InvalidValueError(f"the rule of {of} must be a function or one of {list(DECLARED)}; got {rule!r}")
     return dict(declared or {})
 
 
@@ -73,27 +73,27 @@ def hide(
     current: Callable[[], FrozenGateMode | None],
     applies: Callable[[nn.Module], bool] = lambda module: True,
 ) -> list[RemovableHandle]:
-    """Hide the inside of one module from the mode, and attach a signal function to its output, by hooks.
+    """Hide the inside of a module from the mode, and attach a signal function to its output, by hooks.
 
     Parameters
     ----------
     module : Module
         The module.
     word : str
-        What `check` calls its rule.
+        Name of its rule in `check`.
     attach : callable
         ``attach(module, mode, operands, output)`` returns the output with its signal function.
     current : callable
-        Returns the mode of the pass that runs, or None.
+        Returns the mode of the current pass, or None.
     applies : callable, optional
-        Whether the module is to be hidden as it is now.
+        Whether to hide the module in its current state.
     """
     calls: list[tuple[list[Tensor], list[int]]] = []
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         mode = current()
         if mode is not None and torch.is_grad_enabled() and applies(module):
-            mode.opaque += 1  # first, because the mode sees a look at a tensor's attributes too
+            mode.opaque += 1  # first, because the mode also sees attribute access on tensors
             operands = list(tensors_in((*args, *kwargs.values())))
             calls.append((operands, [version_of(t) for t in operands]))
 
@@ -107,7 +107,7 @@ def hide(
                 return None
             name = f"module {type(module).__name__}"
             if [version_of(t) for t in operands] != versions:
-                mode.refuse(name, "has a declared rule and writes to its input", "make the module work out of place")
+                mode.refuse(name, "has a declared rule and writes to its input", "make the module out of place")
             return mode.declare(name, word, operands, output, lambda: attach(module, mode, operands, output))
         finally:
             mode.opaque -= 1
@@ -121,7 +121,7 @@ def hide(
 def attach_declared(
     rule: ModuleRule, module: nn.Module, mode: FrozenGateMode, operands: list[Tensor], output: Any
 ) -> Any:
-    """Return the output of a module with the rule that the user declared for its type."""
+    """Return a module's output with the rule declared for its type."""
     if rule == "linear":
         return output
     name = f"module {type(module).__name__}"
@@ -147,7 +147,7 @@ def attach_declared(
         if not isinstance(found, Tensor) or found.shape != input.shape:
             came = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise InvalidValueError(
-                f"the rule of {where} must return the signal at its input, of shape {tuple(input.shape)}, got {came}"
+                f"the rule of {where} must return the signal at its input, of shape {tuple(input.shape)}; got {came}"
             )
         return found, None
 
@@ -157,7 +157,7 @@ def attach_declared(
 def register_declared(
     root: nn.Module, declared: Mapping[type[nn.Module], ModuleRule], current: Callable[[], FrozenGateMode | None]
 ) -> list[RemovableHandle]:
-    """Put hooks on the modules of declared types, subclasses too; `current` returns the mode of the pass that runs."""
+    """Hook the modules of declared types, including subclasses; `current` returns the mode of the current pass."""
     handles = []
     for module in root.modules():
         rule = next((rule for kind, rule in declared.items() if isinstance(module, kind)), None)

@@ -1,9 +1,9 @@
 """BatchNorm, LayerNorm and the like: an affine map, constant in the signal pass.
 
-BatchNorm multiplies the signal by ``γ/σ`` with the statistics of this forward pass, of all processes' batches if it is
-a SyncBatchNorm. In LayerNorm, GroupNorm and the like mean and ``σ`` belong to one sample: centring stays, and ``σ`` is
-held constant, so the map is linear up to its bias: ``y = γ (x − mean x)/σ + β``, and ``G_x = c − mean c`` with
-``c = γ G_y/σ``. As a function of the parameters ``σ`` is alive.
+BatchNorm multiplies the signal by ``γ/σ`` with the statistics of this forward pass (over the batches of all processes
+for SyncBatchNorm). In LayerNorm, GroupNorm and the like, mean and ``σ`` belong to one sample: the centring stays and
+``σ`` is held constant, so the map is linear up to its bias: ``y = γ (x − mean x)/σ + β``, and ``G_x = c − mean c`` with
+``c = γ G_y/σ``. ``σ`` stays attached to the parameters.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def per_channel(vector: Tensor, like: Tensor) -> Tensor:
 
 
 def laid_like(grad: Tensor, like: Tensor) -> Tensor:
-    """Return a gradient in the memory layout of the tensor that it is the gradient of, on a CPU.
+    """Return a gradient in the memory layout of its tensor, on a CPU.
 
-    There `native_batch_norm_backward` takes some tensors with one image, row or column for channels-last and the other
-    for contiguous, and adds up the wrong products. Layouts that are alike it always reads right.
+    There `native_batch_norm_backward` can misread single-image, single-row or single-column tensors, taking one as
+    channels-last and the other as contiguous, and sum the wrong products. Equal layouts are always read correctly.
     """
     if grad.device.type != "cpu" or grad.stride() == like.stride():
         return grad
@@ -46,7 +46,7 @@ def channel_products(first: Tensor, second: Tensor) -> Tensor:
     """Sum of the products of two tensors ``(N, C, …)`` over everything but the channels."""
     if torch.is_grad_enabled():
         return (first * second).sum([d for d in range(first.ndim) if d != 1])
-    # the gradient of γ at mean 0 and deviation 1 is this sum, by a kernel that makes no temporary
+    # the gradient of γ at mean 0 and deviation 1 is this sum, from a kernel without temporaries
     dtype = torch.promote_types(first.dtype, torch.float32)
     zero = torch.zeros(first.shape[1], dtype=dtype, device=first.device)
     one = torch.ones_like(zero)
@@ -56,7 +56,7 @@ def channel_products(first: Tensor, second: Tensor) -> Tensor:
 
 
 class Scaled(Function):
-    """``G_x = s ⊙ G_y`` with one scale for each channel, differentiable with respect to both."""
+    """``G_x = s ⊙ G_y`` with one scale per channel, differentiable with respect to both."""
 
     @staticmethod
     def forward(ctx: Any, signal: Tensor, scale: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class BatchNorm(Function):
     """BatchNorm with the signal ``G_x = (γ/σ) ⊙ G_y``.
 
     Returns the normalised batch and ``γ/σ`` as a second, differentiable output. The signal pass multiplies by that
-    output, so the signal depends on ``γ`` and, unless ``detach_statistics``, on ``σ(x)``, while one sample's signal
+    output. So the signal depends on ``γ`` and, unless ``detach_statistics``, on ``σ(x)``, while one sample's signal
     does not depend on the other samples' gradients.
     """
 
@@ -102,7 +102,7 @@ class BatchNorm(Function):
         scale = inverse_std.clone() if weight is None else weight * inverse_std
         ctx.switch, ctx.training, ctx.eps, ctx.alive = switch, training, eps, training and not detach_statistics
         ctx.set_materialize_grads(False)
-        # copies of the running statistics, because the next forward pass of a shared module moves them
+        # copies of the running statistics, because the next call of a shared module updates them
         kept = (None, None) if training else (running_mean.clone(), running_var.clone())  # type: ignore[union-attr]
         ctx.save_for_backward(input, weight, mean if training else kept[0], inverse_std, *kept, scale)
         return output, scale
@@ -121,7 +121,7 @@ class BatchNorm(Function):
             )
         if grad_scale is not None:
             if ctx.training and torch.is_grad_enabled():
-                # a gradient of this gradient was asked for: σ must be a function of x in it, as in PyTorch's own kernel
+                # for a second derivative σ must be a function of x, as in PyTorch's own kernel
                 dims = [d for d in range(input.ndim) if d != 1]
                 mean, inverse_std = input.mean(dims), torch.rsqrt(input.var(dims, unbiased=False) + ctx.eps)
             if weight is not None:
@@ -156,7 +156,7 @@ def batch_norm(
     """BatchNorm: ``γ/σ`` with the statistics of this pass."""
     _check_parameters(mode, func, weight, bias, None if training else running_mean, None if training else running_var)
     if training and input.numel() == input.shape[1]:
-        # one value per channel has no variance: PyTorch's own error
+        # a single value per channel has no variance: raise PyTorch's own error
         func(input, running_mean, running_var, weight, bias, training, momentum, eps)
     detach = mode.settings.detach_statistics
     return BatchNorm.apply(
@@ -165,7 +165,7 @@ def batch_norm(
 
 
 def synchronizes(module: nn.Module) -> bool:
-    """Whether a forward pass of the module, as it is now, uses the statistics of several processes."""
+    """Whether a forward pass of the module in its current state uses the statistics of several processes."""
     return (
         isinstance(module, nn.SyncBatchNorm)
         and module.training
@@ -176,10 +176,10 @@ def synchronizes(module: nn.Module) -> bool:
 
 
 class BatchStatistics(Function):
-    """``μ`` and ``1/σ`` of each channel of a batch, with one pass over the input forwards and one backwards.
+    """``μ`` and ``1/σ`` of each channel, with one pass over the input in the forward and one in the backward pass.
 
-    With a SyncBatchNorm of the batches of all processes of its group: one gather forwards and one sum backwards, which
-    all of these processes have to take part in. The gradient is that of the sum of the processes' losses, as in
+    With a SyncBatchNorm, over the batches of all processes in its group: one gather forward and one sum backward, in
+    which all these processes must participate. The gradient is that of the sum of the processes' losses, as in
     `torch.nn.SyncBatchNorm`.
     """
 
@@ -187,7 +187,7 @@ class BatchStatistics(Function):
     def forward(ctx: Any, input: Tensor, eps: float, synchronized: Any = None) -> tuple[Tensor, Tensor]:
         ctx.synchronized, ctx.count = synchronized, input.numel() // input.shape[1]
         if synchronized is None:
-            # the kernel of BatchNorm; torch.var takes several times as long over such dimensions
+            # BatchNorm's kernel; torch.var is several times slower over these dimensions
             _, mean, inverse_std = torch.native_batch_norm(input, None, None, None, None, True, 0.0, eps)
         else:
             mean, variance, ctx.count = _gathered(input, ctx.count, synchronized.process_group)
@@ -210,7 +210,7 @@ class BatchStatistics(Function):
 
 
 def _gathered(input: Tensor, count: int, group: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean and variance of each channel over the batches of all processes of a group, and how many values."""
+    """Return mean and variance of each channel over the batches of a group's processes, and the number of values."""
     channels, dims = input.shape[1], [d for d in range(input.ndim) if d != 1]
     values = input.to(torch.promote_types(input.dtype, torch.float32))
     variance, mean = torch.var_mean(values, dims, correction=0)
@@ -219,7 +219,7 @@ def _gathered(input: Tensor, count: int, group: Any) -> tuple[Tensor, Tensor, Te
     distributed.all_gather(gathered, own, group)
     means, variances, counts = torch.stack(gathered).split([channels, channels, 1], dim=1)
     total = counts.sum()
-    # of all values: the mean of the means, and the mean of the variances with what the means lie apart
+    # over all values: the mean of means, and the mean variance plus the variance of the means
     mean = (counts / total * means).sum(0)
     return mean, (counts / total * (variances + (means - mean).square())).sum(0), total
 
@@ -227,8 +227,8 @@ def _gathered(input: Tensor, count: int, group: Any) -> tuple[Tensor, Tensor, Te
 def sync_batch_norm(mode: FrozenGateMode, func: Any, input: Tensor, output: Tensor, norm: Any) -> Tensor:
     """SyncBatchNorm: ``γ/σ`` with the statistics of all processes' batches.
 
-    PyTorch's function has no second derivative and needs none: the signal jumps over it, and ``σ`` is computed again as
-    a function of all processes' batches that has a derivative.
+    PyTorch's function has no second derivative and needs none: the signal skips it, and ``σ`` is recomputed as a
+    differentiable function of all processes' batches.
     """
     source = input.detach() if mode.settings.detach_statistics else input
     _, inverse_std = BatchStatistics.apply(source, norm.eps, norm)
@@ -241,13 +241,13 @@ def sync_batch_norm(mode: FrozenGateMode, func: Any, input: Tensor, output: Tens
 
 
 def scale_of(output: Tensor) -> Tensor:
-    """Return ``γ/σ`` of what `batch_norm` or `sync_batch_norm` has just returned: the last tensor that both keep."""
+    """Return ``γ/σ`` of what `batch_norm` or `sync_batch_norm` has just returned: the last saved tensor of both."""
     node: Any = output.grad_fn
     return node.saved_tensors[-1]
 
 
 def register_synchronized(root: nn.Module, current: Callable[[], FrozenGateMode | None]) -> list[RemovableHandle]:
-    """Put hooks on the modules that synchronize; `current` returns the mode of the pass that runs."""
+    """Hook the modules that synchronize; `current` returns the mode of the current pass."""
 
     def attach(module: nn.Module, mode: FrozenGateMode, operands: list[Tensor], output: Any) -> Any:
         name = f"module {type(module).__name__}"
@@ -318,16 +318,16 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """InstanceNorm: a GroupNorm with one channel a group, or a BatchNorm in eval mode with running statistics."""
+    """InstanceNorm: a GroupNorm with one channel per group, or a BatchNorm in eval mode with running statistics."""
     if not use_input_stats:
         # the same affine map, by the same kernel
         return batch_norm(mode, F.batch_norm, input, running_mean, running_var, weight, bias, False, momentum, eps)
     _check_parameters(mode, func, weight, bias)
     output = func(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
     if output.requires_grad and output.device.type == "cpu":
-        # PyTorch makes all channels those of one image
+        # PyTorch treats all channels as those of one image
         layout = output.detach().to("meta")
-        # in a signal pass no gradient arrives here
+        # no gradient reaches this in a signal pass
         output.register_hook(lambda grad: None if grad is None else laid_like(grad, layout))
     return _grouped(mode, output, input, input.shape[1], weight, eps)
 
@@ -340,7 +340,7 @@ def _check_parameters(
     mean: Tensor | None = None,
     variance: Tensor | None = None,
 ) -> None:
-    """Report what is added and depends on the images, and a factor that carries the signal; it may be a gate."""
+    """Report an addend that depends on the images, and a factor that carries the signal; gates are allowed factors."""
     if weight is not None and mode.kinds[weight] is Kind.HELD:
         weight = None
     check_constant(mode, func, weight=weight, bias=bias, running_mean=mean, running_var=variance)

@@ -1,4 +1,4 @@
-"""What handlers are made of: the settings of a registration, and functions that change the signal pass only."""
+"""Building blocks of handlers: a registration's settings, and functions that only change the signal pass."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 class Switch(Protocol):
-    """Tells a backward pass whether it is a signal pass.
+    """Determines whether a backward pass is a signal pass.
 
     The switch belongs to one registration of a composite, never to a module or to the process: two models, or two
-    composites, cannot disturb each other, and ``loss.backward()`` after the context is an ordinary pass.
+    composites, cannot interfere, and ``loss.backward()`` after the context is an ordinary pass.
     """
 
     @property
     def active(self) -> bool:
-        """Whether a backward pass that runs now is a signal pass."""
+        """Whether the current backward pass is a signal pass."""
 
 
 def ordinary_only(switch: Switch, hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a user's hook for gradients that lets signals pass unchanged."""
+    """Return a user's gradient hook wrapped to leave signals unchanged."""
 
     @functools.wraps(hook)
     def gated(*args: Any, **kwargs: Any) -> Any:
@@ -41,7 +41,7 @@ Handler: TypeAlias = Callable[..., Any]
 
 
 class Settings(Switch, Protocol):
-    """What a forward pass reads from the composite's hook, and writes there to be done once that is removed."""
+    """What a forward pass reads from the composite's hook, and registers there to be undone on removal."""
 
     after: list[Callable[[], Any]]
     handlers: Mapping[Any, Handler]
@@ -51,16 +51,16 @@ class Settings(Switch, Protocol):
 
 
 SignalFunction = Callable[..., "tuple[Tensor | None, ...]"]
-"""``signal_function(signal_at_output, *operands)`` returns one signal, or None, for each operand."""
+"""``signal_function(signal_at_output, *operands)`` returns a signal or None for each operand."""
 
 
 class Substitute(Function):
-    """Identity on ``output`` whose gradient goes to ``output``, and whose signal goes to ``operands``.
+    """Identity on ``output`` that sends gradients to ``output`` and signals to ``operands``.
 
-    ``output`` is what PyTorch computed from the operands by its own kernels, so values and ordinary gradients are
-    PyTorch's. In a signal pass that computation gets no gradient at all; the signal function jumps over it. It is made
-    of differentiable operations on operands that are attached to the graph, so the signal is a function of the
-    parameters. Without one (None) the signal goes to the first operand as it is, and nothing is kept.
+    ``output`` is computed from the operands by PyTorch's own kernels, so values and ordinary gradients are PyTorch's.
+    In a signal pass that computation gets no gradient; the signal function replaces it. It uses differentiable
+    operations on attached operands, so the signal is a function of the parameters. If it is None, the signal goes to
+    the first operand unchanged, and nothing is kept.
     """
 
     @staticmethod
@@ -71,7 +71,7 @@ class Substitute(Function):
         ctx.set_materialize_grads(False)
         if signal_function is not None:
             ctx.save_for_backward(*operands)
-        # a detached alias, because autograd forbids in-place changes of views that custom functions return
+        # a detached alias, because autograd forbids in-place changes to views returned by custom functions
         return output.detach()
 
     @staticmethod
@@ -92,7 +92,7 @@ def substitute(
 ) -> Tensor:
     """Attach a signal function to an output; see `Substitute`.
 
-    Modes that watch the forward pass see a call of this function, so that two composites can share one pass.
+    Other modes on the forward pass see a call of this function, so that two composites can share a pass.
     """
     relevant = (output, *(t for t in operands if t is not None))
     if has_torch_function(relevant):
@@ -101,14 +101,14 @@ def substitute(
 
 
 class InputRelevance(Function):
-    """Entry of the images: the signal that arrives here leaves as relevance ``(x − reference) ⊙ G``."""
+    """Entry of the images: the arriving signal leaves as relevance ``(x − reference) ⊙ G``."""
 
     @staticmethod
     def forward(ctx: Any, switch: Switch, images: Tensor, reference: Tensor | None) -> Tensor:
         ctx.switch = switch
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(images, reference)
-        # a copy, so that a model that starts with an in-place operation does not write to the user's images
+        # a copy, so that a model that starts with an in-place operation does not change the user's images
         return images.clone()
 
     @staticmethod

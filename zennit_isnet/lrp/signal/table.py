@@ -1,4 +1,4 @@
-"""Which operation has which handler: one line names both, ``relu_`` or ``max_pool2d`` as PyTorch calls them."""
+"""Table of operations and their handlers, with PyTorch's names, such as ``relu_`` or ``max_pool2d``."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NAMES: tuple[tuple[Handler, str], ...] = (
     (linear.added_product, "addcmul addcmul_ addmm addmm_ addmv addmv_ addbmm addbmm_ baddbmm baddbmm_"),
     (linear.quotient, "div div_ divide divide_ true_divide true_divide_ __div__ __idiv__ __itruediv__"),
     (linear.quotient, "__rdiv__ __rtruediv__"),
-    # layers; what is called differently elsewhere is looked up in one place
+    # layers
     (linear.affine, "linear conv_transpose1d conv_transpose2d conv_transpose3d"),
     (linear.dropout, "F.dropout F.dropout1d F.dropout2d F.dropout3d"),
     (linear.glu, "F.glu"),
@@ -76,11 +76,11 @@ NAMES: tuple[tuple[Handler, str], ...] = (
     # without a gradient
     (linear.constant, "detach detach_ size dim numel"),
 )
-"""Handlers, and the names of their functions in each of `OWNERS`, or in one that is named."""
+"""Handlers, and the names of their functions in all `OWNERS`, or in the one in the name."""
 
 
 def functions_of(name: str) -> list[Any]:
-    """Return the functions of a name, in all of `OWNERS` or in one that is named."""
+    """Return the functions with a name, in all `OWNERS` or in the one in the name."""
     owner, _, function = name.rpartition(".")
     found = [getattr(place, function, None) for key, place in OWNERS.items() if owner in ("", key)]
     return [function for function in found if callable(function)]
@@ -91,4 +91,4 @@ HANDLERS: Mapping[Any, Handler] = MappingProxyType(
     | {getattr(Tensor, name).__get__: linear.linear for name in ("T", "mT", "H", "mH")}
     | {substitute: linear.alias}
 )
-"""Handlers of the operations of PyTorch; a composite may add others."""
+"""Handlers of PyTorch operations; a composite may add others."""

@@ -1,4 +1,4 @@
-"""The z^B rule at the first layer: finds convolution, BatchNorm and activation, and jumps over them at once."""
+"""The z^B rule at the first layer: finds convolution, BatchNorm and activation, and handles them as one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zennit_isnet.lrp.signal.substitute import Handler, Settings, Substitute
 aten = torch.ops.aten
 
 ABSOLUTE = 1e-2
-"""Stabilizer of z^B where the gates' ``ε`` is relative: the authors' value."""
+"""Stabilizer of z^B if the gates' ``ε`` is relative: the authors' value."""
 
 NORMS = (batch_norm, sync_batch_norm)
 
@@ -35,7 +35,7 @@ class ZBoxMode(FrozenGateMode):
     root, settings
         See `FrozenGateMode`.
     images : Tensor
-        What the user gave to the model, which reads the first of `entries` instead.
+        The user's input; the model reads the first of `entries` instead.
     box : tuple of Tensor
         Lowest and highest value of the images.
     """
@@ -50,8 +50,8 @@ class ZBoxMode(FrozenGateMode):
         self.passed: list[Tensor] = []
 
     def run(self, handler: Handler, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run an operation by its handler, and follow the stem."""
-        if handler in (constant, alias):  # a look at the shape reads no values
+        """Run an operation with its handler, and follow the stem."""
+        if handler in (constant, alias):  # only reads the shape
             result = handler(self, func, *args, **kwargs)
             if handler is alias and args[2] is self.tail:
                 self.tail = result
@@ -66,14 +66,14 @@ class ZBoxMode(FrozenGateMode):
         return handler(self, func, *args, **kwargs)
 
     def conclude(self, output: Tensor) -> list[Problem]:
-        """Return the problems that make relevance of this output wrong; one is that no stem was found."""
+        """Return the problems that make the relevance of this output wrong, including a missing stem."""
         if not self.passed:
             reason = "no convolution with equal padding on both sides reads the images"
-            self.refuse("z^B", reason, "take backward hooks off that layer if it has some, or use box=None")
+            self.refuse("z^B", reason, "remove backward hooks from that layer if it has any, or use box=None")
         return super().conclude(output)
 
     def _before(self, handler: Handler, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        """Check an operation that is about to run; end the stem before one that does not belong to it."""
+        """Check the next operation; end the stem before one that does not belong to it."""
         operands = list(tensors_in((*args, *kwargs.values())))
         if handler is not convolution and any(t is self.entries[0] for t in operands):
             remedy = "normalise the images before the model, or use box=None"
@@ -102,28 +102,28 @@ class ZBoxMode(FrozenGateMode):
         return output
 
     def _activation(self, handler: Handler, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """An activation ends the stem; it runs out of place, because z^B reads what it would overwrite."""
+        """An activation ends the stem; it runs out of place, because z^B reads its input."""
         if input is not self.tail:
             return handler(self, func, input, *args, **kwargs)
         inplace, func, args, kwargs = out_of_place(func, args, kwargs)
         if inplace and self.kinds.shared(input):
-            self.report(func, "z^B needs the values that this overwrites", "work out of place there, or use box=None")
+            self.report(func, "z^B needs the values that this overwrites", "use an out-of-place operation, or box=None")
         ended = self._end(handler(self, func, input, *args, **kwargs))
         if inplace:
             self.kinds[input] = Kind.STALE
         return ended
 
     def _end(self, output: Tensor) -> Tensor:
-        """Return `output`, the last of the stem, with the z^B rule attached; another stem may start."""
+        """Return `output`, the last of the stem, with the z^B rule attached; a new stem may start."""
         assert self.first is not None and self.tail is not None  # noqa: PT018
         preactivation, weight, bias, geometry = self.first
         low, high = self.low, self.high
-        # denominators of z^B need a stabilizer and no damping
+        # denominators of z^B need a stabilizer but no damping
         epsilon = ABSOLUTE if self.settings.epsilon.relative else self.settings.epsilon.value
 
         def signal_function(signal: Tensor, *operands: Any) -> tuple[Tensor | None, ...]:
             output, images, preactivation, weight, bias, scale = operands
-            # under autocast too in the images' precision, which their relevance has
+            # under autocast too, in the precision of the images and their relevance
             signal, output, preactivation, weight = (
                 operand.to(images.dtype) for operand in (signal, output, preactivation, weight)
             )
@@ -166,9 +166,9 @@ def zbox_relevance(
     relevance : Tensor
         ``R_k``, shape ``(N, K, …)``.
     images : Tensor
-        ``x``, shape ``(N, C, …)``, inside of the box.
+        ``x``, shape ``(N, C, …)``, inside the box.
     preactivation : Tensor
-        ``Σ_i x_i w_ik`` without bias, shape ``(N, K, …)``; the forward pass has it already.
+        ``Σ_i x_i w_ik`` without bias, shape ``(N, K, …)``, from the forward pass.
     weight : Tensor
         ``w``, BatchNorm folded in.
     geometry : Geometry
@@ -186,8 +186,8 @@ def zbox_relevance(
 
     References
     ----------
-    Montavon et al., "Explaining nonlinear classification decisions with deep Taylor decomposition", Pattern
-    Recognition 65 (2017), eq. 18.
+    .. [1] Montavon, G. et al. "Explaining nonlinear classification decisions with deep Taylor decomposition". Pattern
+       Recognit. 65 (2017). Equation 18.
     """
     positive, negative = weight.clamp(min=0), weight.clamp(max=0)
     one_image = images[:1].shape
