@@ -14,24 +14,35 @@ from report import plot, table
 from steps import VARIANTS, Case
 
 ALL = [name for name in VARIANTS if name != "plain"]
-ONE_HEATMAP = ["RRR", "Selective", "Selective, z^B", "Stochastic"]
+BY_CLASSES = ["RRR", "Selective", "Stochastic", "defaults"]
+FEW = ["RRR", "Selective", "defaults"]
 TIMES: list[tuple[Case, list[str]]] = [
     (Case("resnet18", 16, 128), ALL),
-    (Case("resnet18", 16, 128, classes=100), ONE_HEATMAP),
-    (Case("resnet18", 16, 128, classes=1000), ONE_HEATMAP),
-    (Case("resnet18", 16, 128, bf16=True), ["RRR", "Selective"]),
-    (Case("resnet50", 8, 128), ["RRR", "Selective"]),
-    (Case("densenet121", 8, 96), ["RRR", "Selective"]),
-    (Case("vgg11_bn", 8, 96), ["RRR", "Selective"]),
-    (Case("efficientnet_b0", 8, 128), ["RRR", "Selective"]),
-    (Case("convnext_tiny", 4, 128), ["RRR", "Selective"]),
-    (Case("vit_b_32", 4, 224), ["Selective"]),
+    (Case("resnet18", 16, 128, channels_last=True), FEW),
+    (Case("resnet18", 16, 128, classes=100), BY_CLASSES),
+    (Case("resnet18", 16, 128, classes=1000), BY_CLASSES),
+    (Case("resnet18", 16, 128, bf16=True), FEW),
+    (Case("resnet50", 8, 128), FEW),
+    (Case("densenet121", 8, 96), FEW),
+    (Case("vgg11_bn", 8, 96), FEW),
+    (Case("efficientnet_b0", 8, 128), FEW),
+    (Case("efficientnet_lite0", 8, 128), FEW),
+    (Case("convnext_tiny", 4, 128), FEW),
+    (Case("vit_b_32", 4, 224), ["Selective", "defaults"]),
 ]
 """RRR is left out for ViT: PyTorch's fused attention has no second derivative."""
 
+ON_GPU: list[tuple[Case, list[str]]] = [
+    (Case("resnet50", 64, 224), FEW),
+    (Case("resnet50", 64, 224, bf16=True, channels_last=True), FEW),
+    (Case("densenet121", 32, 224), FEW),
+    (Case("densenet121", 32, 224, bf16=True), FEW),
+]
+"""Where there is one, beside the others: images of the usual size, and the network of the papers."""
+
 MEMORY: list[tuple[Case, list[str]]] = [
-    (Case("resnet18", 32, 128), ["plain", "RRR", "Selective", "Selective, z^B"]),
-    (Case("resnet50", 8, 128), ["plain", "RRR", "Selective"]),
+    (Case("resnet18", 32, 128), ["plain", "RRR", "Selective", "Selective, z^B", "defaults"]),
+    (Case("resnet50", 8, 128), ["plain", *FEW]),
 ]
 
 
@@ -75,7 +86,7 @@ def main() -> None:
             peaks = {name: peak_memory_of_process(case, name) for name in names}
             results["memory"].append({"case": case.__dict__, "peaks": peaks})
             print(case, {name: f"{peak:.0f} MiB" for name, peak in peaks.items()}, flush=True)
-    for case, names in TIMES:
+    for case, names in TIMES + (ON_GPU if device.type == "cuda" else []):
         if not options.models or case.model in options.models:
             results["times"].append(paired_ratios(case, names, options.rounds, device))
             ratios = {name: f"{row['ratio']:.2f}" for name, row in results["times"][-1]["ratios"].items()}

@@ -21,17 +21,18 @@ WEIGHT = 0.7
 
 @dataclass(frozen=True)
 class Case:
-    """One model on one batch size, image size, number of classes and precision."""
+    """One model on one batch size, image size, number of classes, precision and layout of memory."""
 
     model: str
     batch: int
     size: int
     classes: int = 10
     bf16: bool = False
+    channels_last: bool = False
 
     def __str__(self) -> str:
-        precision = ", bf16" if self.bf16 else ""
-        return f"{self.model}, batch {self.batch}, {self.size}², {self.classes} classes{precision}"
+        ways = f"{', bf16' * self.bf16}{', channels_last' * self.channels_last}"
+        return f"{self.model}, batch {self.batch}, {self.size}², {self.classes} classes{ways}"
 
 
 def regularized(make: Callable[[nn.Module], ISNetRegularizer]) -> Callable[..., Callable[[], None]]:
@@ -102,19 +103,29 @@ VARIANTS: dict[str, Callable[..., Callable[[], None]]] = {
             m, composite=(LRPFlex(reference="darkest"), ZPlus()), formulation=AllLogits(), layers=()
         )
     ),
-    "LDS": regularized(ISNetRegularizer),
-    "Selective, every=4": regularized(lambda m: ISNetRegularizer(m, formulation=Selective(), layers=(), every=4)),
+    "defaults": regularized(ISNetRegularizer),
+    "defaults, every=4": regularized(lambda m: ISNetRegularizer(m, every=4)),
 }
 
-PERIODS = {"Selective, every=4": 4}
+PERIODS = {"defaults, every=4": 4}
 """How many steps of a variant are one measurement, where they differ; plain steps are measured as many at once."""
+
+
+def network(name: str, classes: int) -> nn.Module:
+    """Return an untrained classifier of torchvision, or EfficientNet-Lite0."""
+    if name != "efficientnet_lite0":
+        return torchvision.models.get_model(name, num_classes=classes)
+    from efficientnet_lite_pytorch import EfficientNet
+
+    return EfficientNet.from_name("efficientnet-lite0", {"num_classes": classes})
 
 
 def build(case: Case, names: list[str], device: torch.device) -> dict[str, Callable[[], None]]:
     """Return the steps of a case; all of them train one model."""
     torch.manual_seed(0)
-    model = torchvision.models.get_model(case.model, num_classes=case.classes).to(device).train()
-    images = torch.rand(case.batch, 3, case.size, case.size, device=device)
+    layout = torch.channels_last if case.channels_last else torch.contiguous_format
+    model = network(case.model, case.classes).to(device, memory_format=layout).train()
+    images = torch.rand(case.batch, 3, case.size, case.size, device=device).to(memory_format=layout)
     masks = torch.zeros(case.batch, 1, case.size, case.size, device=device)
     quarter = case.size // 4
     masks[..., quarter:-quarter, quarter:-quarter] = 1

@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands."""
+"""What the README shows runs when it is copied from top to bottom."""
 
 import doctest
 import re
@@ -11,46 +11,31 @@ import torchvision
 from torch import nn
 
 README = Path(__file__).parents[1] / "README.md"
+BLOCKS = re.findall(r"^```(python|pycon)\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-def only_block(kind: str) -> str:
-    (block,) = re.findall(rf"```{kind}\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    return str(block)
-
-
-def test_the_training_loop_of_the_readme_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = only_block("python")
+def test_the_blocks_run_and_train(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[nn.Module] = []
+    before: list[torch.Tensor] = []
 
     def small_model(weights: str) -> nn.Module:
+        """In place of a ResNet-50 with weights, which would be downloaded."""
         assert weights == "DEFAULT"
-        made.append(torchvision.models.resnet18(num_classes=3))
+        made.append(torchvision.models.resnet18(num_classes=1000))
+        before.extend(parameter.detach().clone() for parameter in made[0].parameters())
         return made[0]
 
     monkeypatch.setattr(torchvision.models, "resnet50", small_model)
-    images, masks = torch.rand(8, 3, 32, 32), torch.zeros(8, 1, 32, 32)
-    masks[:, :, 8:24, 8:24] = 1
-    names: dict[str, Any] = {
-        "loader": [(images[:4], masks[:4], torch.tensor([0, 1, 2, 0])), (images[4:], masks[4:], torch.tensor([1] * 4))],
-        "criterion": nn.CrossEntropyLoss(),
-    }
-    first, second = loop.split("for images, masks, labels in loader:", 1)
-    exec(first, names)
-    before = [parameter.detach().clone() for parameter in made[0].parameters()]
-    names["optimizer"] = torch.optim.SGD(made[0].parameters(), lr=1e-3)
-    exec("for images, masks, labels in loader:" + second, names)
-    assert names["regularizer"].ranges["input"].count == 8
-    assert all(not torch.equal(old, new) for old, new in zip(before, made[0].parameters(), strict=True))
-
-
-def test_the_console_in_zennit_runs() -> None:
-    names = {
-        "torch": torch,
-        "model": torchvision.models.resnet18(num_classes=1000),
-        "images": torch.rand(2, 3, 32, 32),
-        "labels": torch.tensor([3, 999]),
-    }
-    example = doctest.DocTestParser().get_doctest(only_block("pycon"), names, "README.md", "README.md", 0)
-    doctest.DebugRunner().run(example, clear_globs=False)
-    assert example.globs["relevance"].shape == (2, 3, 32, 32)
-    assert example.globs["composite"].propagates == "signal"
+    names: dict[str, Any] = {}
+    for kind, block in BLOCKS:
+        if kind == "python":
+            exec(block, names)
+            continue
+        example = doctest.DocTestParser().get_doctest(block, names, "README.md", "README.md", 0)
+        doctest.DebugRunner().run(example, clear_globs=False)
+        names.update(example.globs)
+    assert names["regularizer"].ranges["input"].count == 4
+    changed = [not torch.equal(old, new) for old, new in zip(before, made[0].parameters(), strict=True)]
+    assert all(changed)
+    assert names["relevance"].shape == (2, 3, 64, 64)
+    assert names["composite"].propagates == "signal"
