@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torchvision
 from torch import Tensor, distributed
+
+import zennit_isnet.data
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -20,14 +23,10 @@ PAGES = [
     *(page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts),
 ]
 SLOW = {"docs/how-to/lightning.md", "docs/how-to/video.md"}  # a second training framework; convolutions in 3D
-PENDING = {"README.md", "docs/index.md", "docs/start.md"}
-"""Pages that may still hide a setup in a comment, or need one: to be emptied. `tests/test_readme.py` runs the README."""
-
 SNIPPET = re.compile(
-    r"^(?P<indent> *)```(?P<kind>python|pycon)\n(?P<block>.*?)^(?P=indent)```$|^<!-- setup\n(?P<setup>.*?)^-->$",
-    flags=re.MULTILINE | re.DOTALL,
+    r"^(?P<indent> *)```(?P<kind>python|pycon)\n(?P<block>.*?)^(?P=indent)```$", flags=re.MULTILINE | re.DOTALL
 )
-"""A block that a page shows, indented in a list or not; on pending pages also a comment that begins with ``setup``."""
+"""A block that a page shows, indented in a list or not."""
 
 
 def name_of(page: Path) -> str:
@@ -38,7 +37,7 @@ def snippets(page: Path) -> list[tuple[str, str, int]]:
     """Kind, code and line of each snippet."""
     text = page.read_text(encoding="utf-8")
     return [
-        (match["kind"] or "python", textwrap.dedent(match["block"] or match["setup"]), text.count("\n", 0, match.start()))
+        (match["kind"], textwrap.dedent(match["block"]), text.count("\n", 0, match.start()))
         for match in SNIPPET.finditer(text)
     ]
 
@@ -66,11 +65,17 @@ def random_weights(weights: Any, *_: Any, **__: Any) -> dict[str, Tensor]:
     raise ValueError(f"no model of torchvision has the weights {weights}")
 
 
+def few_digits() -> tuple[Tensor, Tensor]:
+    """Return 200 random digits, on which a training takes seconds."""
+    return torch.randint(256, (200, 28, 28), dtype=torch.uint8), torch.arange(10).repeat(20)
+
+
 @pytest.fixture
 def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """An empty folder, no downloads, and what ``torchrun`` tells the first of one process."""
+    """An empty folder, no downloads, few digits, and what ``torchrun`` tells the first of one process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", random_weights)
+    monkeypatch.setattr(zennit_isnet.data, "load_digits", few_digits)
     environment = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
@@ -81,18 +86,16 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[No
 
 def cases() -> Iterator[Any]:
     for page in PAGES:
-        if snippets(page) and not (name := name_of(page)) == "README.md" in PENDING:
-            yield pytest.param(page, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+        if snippets(page):
+            yield pytest.param(page, id=name_of(page), marks=[pytest.mark.slow] if name_of(page) in SLOW else [])
 
 
 # stand-ins for trained models are untrained, and PyTorch Lightning advises on its own options
 @pytest.mark.filterwarnings("ignore::zennit_isnet.errors.RelevanceRangeWarning", "ignore:::lightning")
 @pytest.mark.usefixtures("surroundings")
 @pytest.mark.parametrize("page", list(cases()))
-def test_snippets_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snippets_run(page: Path) -> None:
     names: dict[str, object] = {"__name__": page.stem}
-    if name_of(page) in PENDING:
-        names["monkeypatch"] = monkeypatch
     with contextlib.redirect_stdout(None):
         for kind, code, line in snippets(page):
             run(kind, code, page, line, names)
@@ -100,11 +103,10 @@ def test_snippets_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_nothing_is_hidden(page: Path) -> None:
-    hidden = re.search(r"<!--\s*setup|monkeypatch", page.read_text(encoding="utf-8"))
-    assert not hidden or name_of(page) in PENDING
+    assert not re.search(r"<!--\s*setup|monkeypatch", page.read_text(encoding="utf-8"))
 
 
 def test_unclosed_snippets_do_not_hide() -> None:
     for page in PAGES:
-        opened = re.findall(r"^ *```(?:python|pycon)\b|^<!-- setup$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        opened = re.findall(r"^ *```(?:python|pycon)\b", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
         assert len(opened) == len(snippets(page)), page
