@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import doctest
+import io
 import re
 import textwrap
 from collections.abc import Iterator
@@ -72,9 +73,10 @@ def few_digits() -> tuple[Tensor, Tensor]:
 
 @pytest.fixture
 def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """An empty folder, no downloads, few digits, and what ``torchrun`` tells the first of one process."""
+    """An empty folder, no downloads, small networks and data, and what ``torchrun`` tells the first of one process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", random_weights)
+    monkeypatch.setattr(torchvision.models, "resnet50", torchvision.models.resnet18)
     monkeypatch.setattr(zennit_isnet.data, "load_digits", few_digits)
     environment = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
     for variable, value in environment.items():
@@ -96,7 +98,7 @@ def cases() -> Iterator[Any]:
 @pytest.mark.parametrize("page", list(cases()))
 def test_snippets_run(page: Path) -> None:
     names: dict[str, object] = {"__name__": page.stem}
-    with contextlib.redirect_stdout(None):
+    with contextlib.redirect_stdout(io.StringIO()):
         for kind, code, line in snippets(page):
             run(kind, code, page, line, names)
 
