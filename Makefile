@@ -27,7 +27,7 @@ FAST := -m "not slow" -n $(WORKERS)
 MAY_BE_EMPTY = || { code=$$?; [ $$code -eq 5 ] && echo "NOTE: nothing ran: '$@' has no tests yet"; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-zennit1 test-oldest doctest fuzz lint format typecheck docs ci bench clean
+.PHONY: help setup demo test test-slow test-zennit1 test-oldest doctest fuzz lint format typecheck docs ci bench gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 15
@@ -100,6 +100,10 @@ typecheck: $(READY) ## mypy --strict
 
 bench: $(READY) ## what the penalty costs: table, numbers and plot in benchmarks/results
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+
+gpu: $(READY) ## on a machine with a CUDA device, ten minutes: the tests that need one, and what the penalty costs there
+	$(PYTEST) -m cuda -n 0 $(PYTEST_ARGS)
+	$(BIN)/python benchmarks/run.py --rounds 5 --output benchmarks/results/gpu $(BENCH_ARGS)
 
 docs: $(DOCS_READY) ## the documentation with its gallery, in docs/_build/html; warnings are errors
 	rm -rf docs/reference/generated

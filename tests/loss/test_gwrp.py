@@ -12,7 +12,7 @@ DECAYS = [1.0, 0.9999999, 0.996, 0.9, 0.5, 0.1, 1e-300]
 
 
 class Calls(TorchDispatchMode):
-    """Records the operations that run, and the k of each topk."""
+    """Records the operations that run, and how many ranks are gathered."""
 
     def __init__(self):
         super().__init__()
@@ -20,8 +20,8 @@ class Calls(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.names.append(func.overloadpacket.__name__)
-        if self.names[-1] == "topk":
-            self.ks.append(args[1])
+        if self.names[-1] == "gather":
+            self.ks.append(args[2].shape[-1])
         return func(*args, **(kwargs or {}))
 
 
@@ -52,10 +52,27 @@ def test_half_precision_is_pooled_in_float32(generator):
     torch.testing.assert_close(gwrp(values, 0.9), gwrp(values.float(), 0.9), rtol=0, atol=0)
 
 
-def test_nan_is_not_lost_behind_the_counting_ranks():
+@pytest.mark.parametrize("sign", [1, -1])
+def test_nan_is_not_lost_behind_the_counting_ranks(sign):
     values = torch.zeros(1, 10_000)
-    values[0, 5_000] = torch.nan
+    values[0, 5_000] = torch.copysign(torch.tensor(torch.nan), torch.tensor(sign))
     assert gwrp(values, 0.1).isnan().all()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_ranks_of_both_signs_and_ties_are_those_of_a_full_sort(threads, generator):
+    values = torch.randn(5, 4, 700, generator=generator).round(decimals=1)
+    values[0, 0, :3] = torch.tensor([torch.inf, -torch.inf, -0.0])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        pooled = gwrp(values, 0.9)
+    finally:
+        torch.set_num_threads(before)
+    weights = 0.9 ** torch.arange(700)
+    expected = (values.sort(dim=-1, descending=True).values * weights).sum(-1) / weights.sum()
+    assert pooled[0, 0] == torch.inf
+    torch.testing.assert_close(pooled[1:], expected[1:])
 
 
 def test_gradient_agrees_with_finite_differences(generator):
