@@ -1,39 +1,53 @@
-"""Every Python block of the pages runs as it stands, from top to bottom of its page."""
+"""The Python that a page shows runs when it is copied from top to bottom; nothing is hidden from the reader."""
 
 from __future__ import annotations
 
 import contextlib
 import doctest
+import io
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torchvision
+from torch import Tensor, distributed
+
+import zennit_isnet.data
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "CONTRIBUTING.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in p.parts)]
+PAGES = [
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
+    *(page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts),
+]
 SLOW = {"docs/how-to/lightning.md", "docs/how-to/video.md"}  # a second training framework; convolutions in 3D
 SNIPPET = re.compile(
-    r"^```(?P<kind>python|pycon)\n(?P<block>.*?)^```$|^<!-- setup\n(?P<setup>.*?)^-->$", flags=re.MULTILINE | re.DOTALL
+    r"^(?P<indent> *)```(?P<kind>python|pycon)\n(?P<block>.*?)^(?P=indent)```$", flags=re.MULTILINE | re.DOTALL
 )
-"""What a page shows, and what it needs beforehand and does not show: a comment that begins with ``setup``."""
+"""A block that a page shows, indented in a list or not."""
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
 def snippets(page: Path) -> list[tuple[str, str, int]]:
     """Kind, code and line of each snippet."""
     text = page.read_text(encoding="utf-8")
     return [
-        (match["kind"] or "python", match["block"] or match["setup"], text.count("\n", 0, match.start()) + 1)
+        (match["kind"], textwrap.dedent(match["block"]), text.count("\n", 0, match.start()))
         for match in SNIPPET.finditer(text)
     ]
 
 
 def run(kind: str, code: str, page: Path, line: int, names: dict[str, object]) -> None:
-    where = str(page.relative_to(ROOT))
+    where = name_of(page)
     if kind == "python":
         # as many lines before as in the page, so that a traceback shows the right one
-        exec(compile("\n" * line + code, where, "exec"), names)
+        exec(compile("\n" * (line + 1) + code, where, "exec"), names)
         return
     # a console may end in a block, which a prompt of its own closes
     test = doctest.DocTestParser().get_doctest(code, names, where, where, line)
@@ -42,23 +56,59 @@ def run(kind: str, code: str, page: Path, line: int, names: dict[str, object]) -
     names.update(test.globs)
 
 
+def random_weights(weights: Any, *_: Any, **__: Any) -> dict[str, Tensor]:
+    """Return what a freshly made model of these weights has: as `WeightsEnum.get_state_dict`, without a download."""
+    for name in torchvision.models.list_models():
+        if weights in torchvision.models.get_model_weights(name):
+            backbone = {"weights_backbone": None} if "segmentation" in str(type(weights).__module__) else {}
+            made: dict[str, Tensor] = torchvision.models.get_model(name, weights=None, **backbone).state_dict()
+            return made
+    raise ValueError(f"no model of torchvision has the weights {weights}")
+
+
+def few_digits() -> tuple[Tensor, Tensor]:
+    """Return 200 random digits, on which a training takes seconds."""
+    return torch.randint(256, (200, 28, 28), dtype=torch.uint8), torch.arange(10).repeat(20)
+
+
+@pytest.fixture
+def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """An empty folder, no downloads, small networks and data, and what ``torchrun`` tells the first of one process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", random_weights)
+    monkeypatch.setattr(torchvision.models, "resnet50", torchvision.models.resnet18)
+    monkeypatch.setattr(zennit_isnet.data, "load_digits", few_digits)
+    environment = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    yield
+    if distributed.is_initialized():  # a page failed before its last line
+        distributed.destroy_process_group()
+
+
 def cases() -> Iterator[Any]:
     for page in PAGES:
-        name = str(page.relative_to(ROOT))
         if snippets(page):
-            yield pytest.param(page, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+            yield pytest.param(page, id=name_of(page), marks=[pytest.mark.slow] if name_of(page) in SLOW else [])
 
 
+# stand-ins for trained models are untrained, and PyTorch Lightning advises on its own options
+@pytest.mark.filterwarnings("ignore::zennit_isnet.errors.RelevanceRangeWarning", "ignore:::lightning")
+@pytest.mark.usefixtures("surroundings")
 @pytest.mark.parametrize("page", list(cases()))
-def test_snippets_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {"__name__": page.stem, "monkeypatch": monkeypatch}
-    with contextlib.redirect_stdout(None):
+def test_snippets_run(page: Path) -> None:
+    names: dict[str, object] = {"__name__": page.stem}
+    with contextlib.redirect_stdout(io.StringIO()):
         for kind, code, line in snippets(page):
             run(kind, code, page, line, names)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_nothing_is_hidden(page: Path) -> None:
+    assert not re.search(r"<!--\s*setup|monkeypatch", page.read_text(encoding="utf-8"))
+
+
 def test_unclosed_snippets_do_not_hide() -> None:
     for page in PAGES:
-        opened = re.findall(r"^```(?:python|pycon)$|^<!-- setup$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        opened = re.findall(r"^ *```(?:python|pycon)\b", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
         assert len(opened) == len(snippets(page)), page

@@ -1,17 +1,17 @@
 r"""
-Why stock LRP cannot be trained with
-====================================
+Why can't I train with Zennit's or Captum's LRP?
+================================================
 
-Zennit and Captum explain trained models, and do that well. A heatmap *loss* asks for more: the derivative of the
-relevance with respect to the parameters. This page computes what happens when you ask Zennit, Captum and this package
-for it. Nothing on it is copied from a table.
+Zennit and Captum explain trained models well. A heatmap *loss* needs more: the derivative of the relevance with respect
+to the parameters. This page computes that derivative with Zennit, Captum and this package, and compares each with the
+true one. All results are computed as the page is built.
 """
 
 # %%
-# A question with a known answer
-# ------------------------------
-# A small network in double precision, and a loss that depends on its relevance: the sum of squares. Central differences
-# tell the true gradient for one weight after another: no automatic differentiation of the relevance is involved.
+# How do we know the true gradient?
+# ---------------------------------
+# Take a small network in double precision, and a loss that depends on its relevance: the sum of squares. Central
+# differences give the true gradient, one weight at a time, without automatic differentiation of the relevance.
 
 import copy
 from importlib.metadata import version
@@ -38,7 +38,7 @@ def epsilon_rules():
 
 
 def second_logit(logits):
-    """Relevance at the logits. Attached: a constant would switch off the gradient of the last layer."""
+    """Relevance at the logits, not detached: a constant would remove the gradient of the last layer."""
     return logits * torch.eye(3, dtype=logits.dtype)[1]
 
 
@@ -78,10 +78,10 @@ def computed_gradient(explain):
 
 
 # %%
-# Zennit: right relevance, wrong gradients
-# ----------------------------------------
-# Zennit's rules read ``param.data``, so the graph behind the relevance misses the weights. There is no error and no
-# warning: a gradient comes out, and it is the gradient of something else.
+# Zennit: right relevance, wrong gradient
+# ---------------------------------------
+# Zennit's rules read ``param.data``, so the weights are missing from the graph behind the relevance. There is no error
+# and no warning: you get a gradient, but of a different function.
 
 ways = {
     f"Zennit {version('zennit')}": relevance_by(epsilon_rules),
@@ -95,7 +95,7 @@ for name in ways:
     print(f"{name:32} relative error of the parameter gradient: {error:.1e}")
 
 # %%
-# One point for each parameter: on the diagonal the gradient is right.
+# One point per parameter. On the diagonal the gradient is right.
 
 figure, axes = plt.subplots(1, len(ways), figsize=(9, 3.2), layout="constrained")
 for axis, name in zip(axes, ways, strict=True):
@@ -105,10 +105,10 @@ for axis, name in zip(axes, ways, strict=True):
     axis.title.set_fontsize(9)
 
 # %%
-# What a few steps of "training" do with such a gradient
-# ------------------------------------------------------
-# Gradient descent on the sum of squares of the relevance, with the same step size for all. With the true gradient the
-# loss falls.
+# What happens when you train with it?
+# ------------------------------------
+# Gradient descent on the sum of squared relevance, with the same step size for all. With the true gradient the loss
+# falls.
 
 
 def descend(explain, steps=60, rate=2e-2):
@@ -134,8 +134,8 @@ axis.legend()
 # %%
 # Captum: no second derivative
 # ----------------------------
-# Captum's ``LRP`` writes to the weights while it computes. Its relevance is right, and differentiating it is an error.
-# That is the better way to fail.
+# Captum's ``LRP`` writes to the weights while it computes. Its relevance is right, and differentiating it raises an
+# error. That is the better way to fail.
 
 explained = copy.deepcopy(model)
 attribution = LRP(explained).attribute(inputs.clone().requires_grad_(), target=1)
@@ -145,11 +145,11 @@ except RuntimeError as error:
     print("RuntimeError:", str(error)[:99], "...")
 
 # %%
-# Batch statistics
-# ----------------
-# One more thing goes wrong without a message. Zennit's canonizer merges a BatchNorm into the layer before it by the
-# *running* statistics. While a model trains, its forward pass uses those of the *batch*. The logits that Zennit
-# explains are then not the logits of the model.
+# BatchNorm: the wrong statistics in training
+# -------------------------------------------
+# A second error is silent too. Zennit's canonizer merges a BatchNorm into the preceding layer with the *running*
+# statistics. While a model trains, its forward pass uses the statistics of the *batch*. Zennit then explains logits
+# that are not the model's.
 
 from zennit.canonizers import SequentialMergeBatchNorm
 
@@ -168,5 +168,5 @@ for name, logits in (("Zennit", merged), ("differentiable", fused)):
     print(f"{name:15} largest difference of the logits, in units of the largest logit: {difference:.2g}")
 
 # %%
-# The tests of this repository contain the first and the last comparison for more networks and for Zennit 0.5.1 and
-# 1.0.0, and demand that stock Zennit fails them. The day that it does not, we will know.
+# The tests of this repository make the first and the last comparison for more networks, with Zennit 0.5.1 and 1.0.0,
+# and require that Zennit fails them. If a future version passes, our tests will say so.

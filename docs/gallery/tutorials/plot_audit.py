@@ -2,15 +2,15 @@
 Audit a classifier
 ==================
 
-Does a classifier look at the background? :func:`zennit_isnet.audit.audit` answers before any training with the heatmap
-loss, for a model that you have and some images with masks. It looks at relevance, and it decides by something else:
-accuracy with the backgrounds of other images.
+Does a classifier rely on the background? :func:`zennit_isnet.audit.audit` tests a trained model on some images with
+masks, before you change anything. It shows where the relevance lies, but bases its verdict on the accuracy with the
+backgrounds of other images.
 """
 
 # %%
-# A classifier to be audited
-# --------------------------
-# Trained plainly, on digits with the patch.
+# A suspect
+# ---------
+# We train a classifier without the penalty, on digits with a patch whose position names the class.
 
 import torch
 from torch import nn
@@ -45,22 +45,23 @@ def trained_on(background):
 suspect = trained_on("biased")
 
 # %%
-# The audit
-# ---------
-# Images that it was not trained on, with their own biased backgrounds, as they would come from the same source. Test
-# accuracy alone would show nothing here.
+# How do I audit it?
+# ------------------
+# Use images that it was not trained on, with their own biased backgrounds, as they would come from the same source. The
+# accuracy on these images would not reveal the problem.
 
 images = Subset(BackgroundBias(split="test", source=digits), range(300))
 report = audit(suspect, images, classes=[str(digit) for digit in range(10)], progress=False)
 print(f"{report.verdict.outcome}: {report.verdict.reason}")
 
 # %%
-# The whole report, in Markdown. ``report.to_html()`` is a page with pictures, ``report.to_json()`` is for machines.
+# The whole report in Markdown. ``report.to_html()`` gives a page with images, ``report.to_json()`` the machine-readable
+# form.
 
 print(report.to_markdown())
 
 # %%
-# Where the relevance of each class lies. The diamonds are the shares that uniform relevance would have.
+# The share of relevance on the background, by class. The diamonds are the shares of uniform relevance.
 
 share_by_class(
     [image.share for image in report.images],
@@ -70,16 +71,16 @@ share_by_class(
 )
 
 # %%
-# The same for an innocent
-# ------------------------
-# Trained on images whose patch says nothing.
+# What does a good classifier look like?
+# --------------------------------------
+# This one was trained on images whose patch says nothing about the class.
 
 innocent = audit(trained_on("unbiased"), images, classes=[str(digit) for digit in range(10)], progress=False)
 print(f"{innocent.verdict.outcome}: {innocent.verdict.reason}")
 
 # %%
-# Images of your own
-# ------------------
+# How do I audit my own model?
+# ----------------------------
 # The command ``zennit-isnet audit`` writes the same report for a folder of images and one of masks:
 #
 # .. code-block:: bash
@@ -87,18 +88,18 @@ print(f"{innocent.verdict.outcome}: {innocent.verdict.reason}")
 #     zennit-isnet audit resnet50 photos/ masks/ --checkpoint resnet50.pth --imagenet
 #     zennit-isnet audit my_models:make scans.csv --grey --size 256
 #
-# What makes an audit worth its while:
+# An audit needs:
 #
-# - Images that the model was not trained on, with backgrounds like those it was trained on. On backgrounds that do not
-#   go with the classes, a swap costs no accuracy, whatever the model reads; the verdict is *undecided* then.
-# - Some hundreds of images, as many of each class. With fewer than about 40 no model can be cleared, for chance could
+# - Images that the model was not trained on, with backgrounds like those it was trained on. If the backgrounds do not
+#   correlate with the classes, a swap costs no accuracy whatever the model uses, and the verdict is *undecided*.
+# - A few hundred images, equally many per class. With fewer than about 40 no model can be cleared, because chance could
 #   hide a loss above the tolerance.
-# - Masks that hold the whole object. What is left of it outside of its mask counts as background.
+# - Masks that contain the whole object. Parts outside the mask count as background.
 #
-# A model with several labels is audited one label at a time, by the logit of that label alone:
+# A multi-label model is audited one label at a time, by the logit of that label alone:
 
-several = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 14))  # one logit a label
+several = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 14))  # one logit per label
 label = nn.Linear(14, 1, bias=False)
 with torch.no_grad():
     label.weight[:] = torch.eye(14)[5]
-of_one_label = nn.Sequential(several, label)  # to be audited on images with labels 0 and 1
+of_one_label = nn.Sequential(several, label)  # audit it on images with labels 0 and 1

@@ -2,14 +2,15 @@
 The bias benchmark, end to end
 ==============================
 
-Digits on black, with a white patch at the border whose place names the class. A classifier is trained twice on the same
-images: plainly, and with the heatmap loss. Three kinds of test background show what each of them learned.
+Digits on black, with a white patch at the border whose position names the class. We train a classifier twice on the
+same images: without and with the heatmap loss. Three kinds of test background show what each has learned.
 """
 
 # %%
 # The data
 # --------
-# No pixel under the mask carries the cue: the digit alone decides on the unbiased and the confounding test images.
+# The patch never lies under the mask. On biased test images it names the right class, on confounding ones a wrong
+# class, and on unbiased ones it says nothing.
 
 import matplotlib.pyplot as plt
 import torch
@@ -34,7 +35,7 @@ for name, test in tests.items():
     print(f"{name:12} labels {test.labels[one_of_each].tolist()}   patches {test.cues[one_of_each].tolist()}")
 
 # %%
-# The same digits on their three backgrounds. The patch moves; the mask is that of the digit.
+# The same digits on the three backgrounds. The patch moves; the mask is always the digit.
 
 figure, axes = plt.subplots(len(tests), 8, figsize=(8, 3.6), layout="constrained")
 for row, (name, test) in zip(axes, tests.items(), strict=True):
@@ -44,10 +45,10 @@ for row, (name, test) in zip(axes, tests.items(), strict=True):
         axis.set_axis_off()
 
 # %%
-# The classifier and the loop
-# ---------------------------
-# A small network, SGD with one cycle of the learning rate, gradients clipped to norm 1. The regularizer takes the place
-# of ``model(images)``, and ``balanced`` adds the two losses; everything else is as it was.
+# What changes in the training loop?
+# ----------------------------------
+# The call of the regularizer replaces ``model(images)``, and ``balanced`` adds the two losses. Everything else is
+# ordinary: a small network, SGD with one cycle of the learning rate, gradients clipped to norm 1.
 
 
 def block(channels_in, channels_out):
@@ -86,9 +87,9 @@ def accuracies(model):
 
 
 # %%
-# Plain training
-# --------------
-# Nearly perfect on images like those of the training, and useless where the patch names another class.
+# Without the heatmap loss
+# ------------------------
+# The classifier is nearly perfect on images like its training images, and useless if the patch names another class.
 
 torch.manual_seed(0)
 plain = make_model()
@@ -99,9 +100,9 @@ print("plain", {name: f"{value:.1%}" for name, value in plain_accuracies.items()
 # %%
 # With the heatmap loss
 # ---------------------
-# The loss needs the natural range of the relevance. It is measured on the plain classifier; then a fresh network is
-# trained with the penalty from its first step. What is explained is the default, Stochastic: one logit, drawn for each
-# image. It gets a generator here, so that the page comes out the same each time.
+# The loss needs the natural range of the relevance. We measure it on the plain classifier, then train a fresh network
+# with the penalty from the first step. The explained quantity is the default, Stochastic: one logit, drawn for each
+# image. We pass a generator only so that this page gives the same result at every build.
 
 formulation = Stochastic(torch.Generator().manual_seed(0))
 ranges = ISNetRegularizer(plain, formulation=formulation).calibrate(validation.images.split(125), progress=False)
@@ -116,9 +117,9 @@ isnet_accuracies = accuracies(model)
 print("ISNet", {name: f"{value:.1%}" for name, value in isnet_accuracies.items()})
 
 # %%
-# What they look at
-# -----------------
-# Heatmaps of the true class, on confounding backgrounds: red is evidence for it, blue against it.
+# Where do they look?
+# -------------------
+# Heatmaps of the true class on confounding backgrounds. Red speaks for the class, blue against it.
 
 test = tests["confounding"]
 images, masks, labels = test.images[one_of_each], test.masks[one_of_each], test.labels[one_of_each]
@@ -131,7 +132,7 @@ heatmap_panel(
 )
 
 # %%
-# The share of the relevance that lies on the background, over the first 250 test images.
+# The share of relevance on the background, over the first 250 test images.
 
 biased = tests["biased"]
 some, some_masks, some_labels = biased.images[:250], biased.masks[:250], biased.labels[:250]
@@ -142,15 +143,14 @@ shares = {
 share_histogram({name: share[share.isfinite()] for name, share in shares.items()})
 
 # %%
-# What counts
-# -----------
-# Not the heatmaps. **The evidence is the accuracy on changed backgrounds**: a classifier that ignores the background
-# has the same accuracy on all three test sets.
+# Does the classifier still use the background?
+# ---------------------------------------------
+# Heatmaps cannot tell. **The evidence is the accuracy on changed backgrounds**: a classifier that ignores the
+# background has the same accuracy on all three test sets.
 
 for name, result in (("plain", plain_accuracies), ("ISNet", isnet_accuracies)):
     print(f"{name:6} biased minus confounding: {100 * (result['biased'] - result['confounding']):5.1f} points")
 
 # %%
-# The network and the training are small, so the accuracy is below what a longer training reaches; ``make demo`` trains
-# a ResNet-18 on the same data to 97 % on all three. What to do when the difference stays is the subject of
-# :doc:`/how-to/choosing`.
+# The network and the training are small, so the accuracy is lower than after a longer training. ``make demo`` trains on
+# the same data and on photographs. If a difference remains, :doc:`/how-to/choosing` says what to do.

@@ -2,15 +2,15 @@
 Use it with Captum
 ==================
 
-If your explanations are written for Captum, keep them: :mod:`zennit_isnet.captum` has LRP with Captum's interface, for
-every model that :class:`~zennit_isnet.LRPFlex` covers, and takes Captum's own attributions into the loss.
+If your code is written for Captum, you can keep it. :mod:`zennit_isnet.captum` has LRP with Captum's interface, for
+every model that :class:`~zennit_isnet.LRPFlex` covers, and lets you penalise Captum's own attributions.
 """
 
 # %%
-# LRP with Captum's interface
-# ---------------------------
+# How do I compute LRP through Captum's interface?
+# ------------------------------------------------
 # ``captum.attr.LRP`` needs a rule for every module, refuses modules that are used twice, and does not know GELU or
-# attention. ``CompositeAttribution`` has the same ``attribute`` and none of these limits. A transformer:
+# attention. ``CompositeAttribution`` has the same ``attribute`` method without these limits. For a transformer:
 
 import torch
 from captum.attr import LayerGradientXActivation, Saliency
@@ -29,10 +29,11 @@ relevance, delta = attribution.attribute(images, target=1, return_convergence_de
 print(relevance.shape, "convergence delta:", delta)
 
 # %%
-# The convergence delta is what the biases took: relevance at the pixels is less than the logit by that.
+# The convergence delta is the relevance absorbed by the biases: the difference between the logit and the sum over the
+# pixels.
 #
-# Layers
-# ------
+# How do I explain an inner layer?
+# --------------------------------
 
 model = resnet18(num_classes=3).eval()
 images = torch.rand(4, 3, 64, 64)
@@ -41,9 +42,9 @@ inner = layers.attribute(images, target=torch.tensor([0, 1, 2, 0]))
 print(inner.shape, "up to the size of the images:", layers.interpolate(inner.sum(1, keepdim=True), (64, 64)).shape)
 
 # %%
-# Metrics
-# -------
-# Captum's metrics take the attribution as any other; so do ``NoiseTunnel`` and ``captum.attr.visualization``.
+# Do Captum's metrics work?
+# -------------------------
+# Yes, as with any other attribution. So do ``NoiseTunnel`` and ``captum.attr.visualization``.
 
 
 def perturb(inputs):
@@ -55,11 +56,11 @@ relevance = CompositeAttribution(model).attribute(images, target=1)
 print("infidelity:", infidelity(model, perturb, images, relevance, target=1).tolist())
 
 # %%
-# Captum's attributions in the loss
-# ---------------------------------
-# The regularizer can penalise another attribution than LRP; :doc:`/how-to/other-attributions` shows which there are.
-# Most of Captum's are not differentiable as they come; inside of :class:`~zennit_isnet.captum.CaptumAttribution` they
-# are. The first call compares the gradient with finite differences and refuses a method whose graph is cut.
+# Can I penalise one of Captum's attributions?
+# --------------------------------------------
+# Yes. The regularizer accepts other attributions than LRP (:doc:`/how-to/other-attributions`). Most of Captum's are not
+# differentiable by themselves; :class:`~zennit_isnet.captum.CaptumAttribution` makes them so. The first call compares
+# the gradient with finite differences and refuses a method that detaches part of its graph.
 
 masks = torch.zeros(4, 1, 64, 64)
 masks[..., 16:48, 16:48] = 1

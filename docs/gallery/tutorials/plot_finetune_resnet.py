@@ -2,11 +2,11 @@
 Fine-tune a trained ResNet
 ==========================
 
-The usual case in practice: a network that is trained already, and that may read the background. Measure it, calibrate
-on it, go on training it with the heatmap loss.
+The usual case in practice: you have a trained network that may rely on the background. Test it, calibrate on it, and
+continue training it with the heatmap loss.
 
-This page is built without a network, so it trains a small ResNet itself first, on digits whose background names the
-class. With yours, two lines take its place::
+So that this page can be built offline, it first trains a small ResNet itself, on digits whose background names the
+class. With a pretrained network, replace that by two lines::
 
     model = torchvision.models.resnet18(weights="IMAGENET1K_V1")
     model.fc = torch.nn.Linear(model.fc.in_features, len(classes))
@@ -15,7 +15,7 @@ class. With yours, two lines take its place::
 # %%
 # A trained network
 # -----------------
-# torchvision's ResNet with one block for each stage.
+# torchvision's ResNet with one block per stage.
 
 import copy
 
@@ -68,19 +68,19 @@ model = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10)
 train(model, epochs=2)
 
 # %%
-# Measure it first
-# ----------------
-# Accuracy on images like those of the training says that all is well. The other two say what it reads. For your own
-# images, :doc:`plot_audit` makes such tests from their masks.
+# Does it rely on the background?
+# -------------------------------
+# The accuracy on biased images, which are like the training images, looks fine. The other two show what the network
+# uses. :doc:`plot_audit` makes such tests from the masks of your own images.
 
 print("before", accuracies(model))
 before = copy.deepcopy(model)
 
 # %%
-# Calibrate and go on
-# -------------------
-# The network is trained, so its heatmaps have their natural range: it is its own reference. Had you given it a new last
-# layer, it would need some plain epochs first.
+# Calibrate and continue training
+# -------------------------------
+# The network is trained, so its relevance has its natural range and can be measured on the network itself. With a new
+# last layer it would first need a few epochs without the penalty.
 
 regularizer = ISNetRegularizer(model, formulation=Stochastic(torch.Generator().manual_seed(0)))
 print(regularizer.calibrate(training.images[:300].split(50), progress=False)["input"])
@@ -91,9 +91,9 @@ print(f"norms of the gradients: cross-entropy {norms.classification:.2f}, penalt
 print(f"factor of the penalty: {regularizer.balance.factor:.2f}")
 
 # %%
-# This short training cannot do more than begin, as the figures say; the direction is what matters here. It goes faster
-# from the start of a training than after it: :doc:`plot_bias_benchmark` trains a fresh network with the penalty from
-# its first step. If your network allows it, do that.
+# So short a training can only begin to change the network; the direction is what matters here. Penalising from the
+# start of a training works faster than after it: :doc:`plot_bias_benchmark` trains a fresh network with the penalty
+# from the first step. Do that if you can.
 
 test = tests["confounding"]
 images, masks, labels = test.images[:8], test.masks[:8], test.labels[:8]
@@ -108,13 +108,13 @@ heatmap_panel(
 )
 
 # %%
-# With your own data
-# ------------------
-# - The learning rate of fine-tuning, gradients clipped to norm 1, and SGD. On a deep pretrained network the gradient of
-#   the penalty can be many times that of cross-entropy; ``balanced`` keeps it within 5 times.
-# - Images normalised as the weights expect. ``weights.transforms()`` does not know about masks, so use
+# What should I watch for with my own data?
+# -----------------------------------------
+# - Use SGD, the learning rate of fine-tuning, and gradients clipped to norm 1. On a deep pretrained network the
+#   gradient of the penalty can be many times the gradient of the cross-entropy; ``balanced`` keeps it within 5 times.
+# - Normalise images as the weights expect. ``weights.transforms()`` does not know about masks, so use
 #   :func:`zennit_isnet.data.training_transform` with the same mean and standard deviation. Black borders carry no
 #   relevance, whatever the normalisation.
-# - BatchNorm in train mode is fine: the relevance uses the statistics of the batch.
-# - A frozen backbone leaves the heatmap loss little to change. Train all layers, the early ones too.
+# - BatchNorm in training mode is fine: the relevance uses the statistics of the batch.
+# - Train all layers, including the early ones. With a frozen backbone the heatmap loss can change little.
 # - 1000 classes cost the same as ten.

@@ -2,15 +2,15 @@
 Your own images and masks
 =========================
 
-From folders of files to a training step: how files are laid out, what is checked, which transforms keep image and mask
-together, and what to look at before you train.
+From folders of files to a training step: the layout of the files, the checks, the transforms that keep image and mask
+together, and what to look at before training.
 """
 
 # %%
-# Files
-# -----
-# One folder a class, and a parallel tree of masks: the same relative path, black and white, of the same size. Yours are
-# there already; here some digits on photographs stand in for them.
+# How should the files be laid out?
+# ---------------------------------
+# One folder per class, and a parallel tree of masks with the same relative paths, black and white, of the same size.
+# Here we write some digits on photographs as a stand-in for your files.
 
 import tempfile
 from pathlib import Path
@@ -39,24 +39,24 @@ for path in sorted(folder.glob("*/*/*.png"))[:3]:
     print(path.relative_to(folder))
 
 # %%
-# Reading them
-# ------------
-# :class:`~zennit_isnet.data.MaskedImageFolder` checks at once that each image has a mask, and when it reads a mask,
-# that it has the size of its image and only two values. Errors name the file. What should happen to images without a
-# mask, and to masks of other values, are options.
+# How do I read them?
+# -------------------
+# :class:`~zennit_isnet.data.MaskedImageFolder` checks immediately that each image has a mask and, when it reads a mask,
+# that it has the size of its image and only two values. Errors name the file. Options set what happens to images
+# without a mask and to masks with other values.
 #
-# The transform moves image and mask together, and draws its random crops such that some foreground stays in the image:
-# the heatmap loss is not defined for a mask without any.
+# The transform moves image and mask together. Its random crops always keep some foreground, because the heatmap loss is
+# not defined without any.
 
 transform = training_transform(size=40, mean=0.5, std=0.25, scale=(0.6, 1.0), flip=0.0)
 data = MaskedImageFolder(folder / "images", folder / "masks", transform=transform)
 print(len(data), "images of", data.classes)
 
 # %%
-# A batch, before you train
-# -------------------------
-# Look at the masks. An inverted mask, a mask of another image or an augmentation that moved only one of the two would
-# train the classifier to look at the wrong place, and no number would tell.
+# What should I look at before training?
+# --------------------------------------
+# The masks of a batch. An inverted mask, the mask of another image, or an augmentation that moved only one of the two
+# would train the classifier to look at the wrong place, and no number would show it.
 
 loader = DataLoader(data, batch_size=16, shuffle=True, generator=torch.Generator().manual_seed(0))
 images, masks, labels = next(iter(loader))
@@ -73,8 +73,8 @@ for image, mask, label, (above, below) in zip(images, masks, labels.tolist(), ax
 # %%
 # A training step
 # ---------------
-# From here on it is the loop of every other page. For evaluation there is a transform without chance. It also knows the
-# box of the values that an image can have, which the z^B rule would need.
+# From here on the loop is the same as on every other page. For evaluation, use the deterministic transform. It also
+# knows the range of possible pixel values, which the z^B rule would need.
 
 preset = evaluation_transform(size=40, mean=0.5, std=0.25)
 evaluation = MaskedImageFolder(folder / "images", folder / "masks", transform=preset)
@@ -95,6 +95,5 @@ for step, (images, masks, labels) in zip(range(3), loader, strict=False):
     print(f"step {step}: loss {loss.item():.3f}, penalty {penalty.item():.3f}")
 
 # %%
-# This model is untrained, as the warning says, so its range and its penalty mean nothing yet:
-# :doc:`plot_finetune_resnet` starts from a pretrained one. Where masks come from is a page of its own,
-# :doc:`/how-to/masks`.
+# This model is untrained, as the warning says, so its range and penalty mean nothing yet: :doc:`plot_finetune_resnet`
+# starts from a trained one. :doc:`/how-to/masks` says where to get masks.

@@ -2,14 +2,14 @@
 A rule for your own layer
 =========================
 
-A model that runs an operation without a rule is refused. This page takes such a model, reads the message, and gives its
-layer a rule: first in one word, then as a formula, with a check that the formula is right.
+A model that runs an operation without a rule is refused. This page takes such a model, reads the message, and gives the
+layer a rule: first with one word, then as a formula, and checks that the formula is right.
 """
 
 # %%
-# A model with an unknown layer
-# -----------------------------
-# ``SoftThreshold`` is an activation that nobody has a rule for.
+# What happens to an unknown layer?
+# ---------------------------------
+# ``SoftThreshold`` is an activation function without a rule.
 
 import matplotlib.pyplot as plt
 import torch
@@ -20,7 +20,7 @@ from zennit_isnet.errors import UncoveredOperationError
 
 
 class SoftThreshold(nn.Module):
-    """Takes a learned threshold off the magnitude of each value, by a smooth function of it."""
+    """Shrink each value smoothly towards zero, with a learned threshold."""
 
     def __init__(self, channels):
         super().__init__()
@@ -43,14 +43,14 @@ except UncoveredOperationError as error:
     print(error)
 
 # %%
-# ``check`` shows the same as a table, for a model before anything is trained:
+# ``check`` shows the same as a table, before you train anything:
 
 print(check(model, images))
 
 # %%
-# In one word
-# -----------
-# The layer is an elementwise activation with a(0) = 0. For these the rule is known: multiply the signal by the gate
+# How do I give it a rule with one word?
+# --------------------------------------
+# The layer is an elementwise activation with a(0) = 0. The rule for these is known: multiply the signal by the gate
 # a / (z + ε·sign z).
 
 in_a_word = LRPFlex(modules={SoftThreshold: "activation"})
@@ -60,11 +60,11 @@ print("covered:", check(model, images, in_a_word).ok)
 # The other words are ``"linear"`` (the plain gradient is right) and ``"gate"`` (the output is held constant, and may
 # only multiply something that carries the signal, as a sigmoid does).
 #
-# As a formula
-# ------------
-# A function of the module, its input, its output and the signal at the output. It returns the signal at the input. Use
-# differentiable operations only: that is what makes the relevance a function of the parameters. Here the gate is known
-# in closed form, and needs no ε at all.
+# How do I write a rule as a formula?
+# -----------------------------------
+# Write a function of the module, its input, its output and the signal at the output. It returns the signal at the
+# input. Use differentiable operations only: this makes the relevance a function of the parameters. Here the gate is
+# known in closed form and needs no ε.
 
 
 def soft_threshold_rule(module, features, output, signal):
@@ -85,9 +85,9 @@ axis.legend()
 # %%
 # Is it right?
 # ------------
-# Three checks, in the order of what they find.
+# Make three checks.
 #
-# *Conservation*: without biases and with a tiny ε, the relevance of the pixels is the logit.
+# *Conservation*: without biases and with a tiny ε, the relevance of the pixels sums to the logit.
 
 exact = LRPFlex(1e-12, modules={SoftThreshold: soft_threshold_rule})
 logits, conserved = LRPAttribution(exact)(model, images, Original())
@@ -95,15 +95,15 @@ difference = conserved["input"].flatten(2).sum(2) - logits
 print(f"conservation, largest difference from the logit: {difference.abs().max():.1e} of {logits.abs().max():.2f}")
 
 # %%
-# *Another way to the same value*: here, the word, with an ε too small to matter.
+# *A second way to the same value*: here the word, with an ε too small to matter.
 
 _, by_word = LRPAttribution(LRPFlex(1e-12, modules={SoftThreshold: "activation"}))(model, images, Original())
 difference = (conserved["input"] - by_word["input"]).abs().max() / conserved["input"].abs().max()
 print(f"formula against word: {difference:.1e}")
 
 # %%
-# *The parameter gradient*, along one direction, against a central difference. This is what finds a ``detach`` or a
-# ``.data`` that slipped into the formula.
+# *The parameter gradient*, along one direction, against a central difference. This finds a ``detach`` or ``.data`` in
+# the formula.
 
 
 def loss():
@@ -132,10 +132,9 @@ numeric = (moved(step) - moved(-step)) / (2 * step)
 print(f"gradient {analytic:.6g}, central difference {numeric:.6g}")
 
 # %%
-# Functions instead of modules
-# ----------------------------
-# An operation that your model calls as a function gets its rule by ``rules``, with the same words. ``LRPFlex`` then
-# treats every call of it alike.
+# What if my model calls a function instead of a module?
+# ------------------------------------------------------
+# Pass its rule in ``rules``, with the same words. ``LRPFlex`` then applies it to every call of the function.
 
 
 class Sine(nn.Module):
@@ -147,4 +146,4 @@ functional = nn.Sequential(nn.Conv2d(3, 8, 3), Sine(), nn.Flatten(), nn.Linear(2
 print(check(functional, images, LRPFlex(rules={torch.sin: "activation"})))
 
 # %%
-# The rule would be useful to others? :doc:`/contributing` shows how to add it to the package, with its test.
+# If the rule would be useful to others, :doc:`/contributing` shows how to add it to the package, with its test.

@@ -2,12 +2,14 @@
 Use a Zennit composite
 ======================
 
-Everything here is Zennit: composites, rules, attributors. What is new is that the relevance can be trained with.
+Composites (sets of rules), rules and attributors on this page are Zennit's. What this package adds: you can train with
+the relevance.
 """
 
 # %%
 # A trained classifier
 # --------------------
+# A small network, trained for one epoch on digits whose background is a photograph that names the class.
 
 import torch
 from torch import nn
@@ -41,16 +43,17 @@ images, masks, labels = data.images[:6], data.masks[:6], data.labels[:6]
 target = Target(labels)
 
 # %%
-# Two ways to explain
-# -------------------
-# :class:`~zennit_isnet.LRPFlex` is a composite like any other. It propagates the *signal*, which
-# starts with the one-hot vector of the class. :func:`~zennit_isnet.differentiable` turns any composite of Zennit, or of
-# your own, into one with the same relevance. It propagates *relevance*, which starts with the logit of the class, as
-# usual in Zennit. ``composite.seed(formulation)`` is the ``attr_output`` for either.
+# How do I make the relevance differentiable?
+# -------------------------------------------
+# There are two ways. :class:`~zennit_isnet.LRPFlex` is a composite like any other. It propagates the *signal*
+# (relevance divided by activation), which starts from the one-hot vector of the class.
+# :func:`~zennit_isnet.differentiable` turns any composite, Zennit's or your own, into one with the same relevance. It
+# propagates *relevance*, which starts from the logit of the class, as usual in Zennit. ``composite.seed(formulation)``
+# gives the ``attr_output`` for either.
 #
-# Relevance rules need a canonizer for BatchNorm. Those of Zennit write to the weights;
-# :class:`~zennit_isnet.lrp.FuseBatchNorm` writes nothing, and fuses by the statistics of the forward pass. (Where a
-# composite brings Zennit's merging canonizers along, ``differentiable`` replaces them by the same fusion.)
+# Relevance rules need a canonizer for BatchNorm. Zennit's canonizers write to the weights.
+# :class:`~zennit_isnet.lrp.FuseBatchNorm` writes nothing, and fuses with the statistics of the forward pass. If a
+# composite brings Zennit's merging canonizers, ``differentiable`` replaces them by this fusion.
 
 gates = LRPFlex()
 with Gradient(model, gates, attr_output=gates.seed(target)) as attributor:
@@ -61,7 +64,7 @@ with Gradient(model, epsilon_plus, attr_output=epsilon_plus.seed(target)) as att
     _, plus = attributor(images)
 
 # %%
-# A composite of your own: γ rule in the convolutions, ε behind them, and another ε for one layer by its name.
+# Your own composite: the γ rule in the convolutions, ε after them, and a different ε for one layer, by name.
 
 layers = LayerMapComposite([(Activation, Pass()), (Convolution, Gamma(0.25)), (Linear, Epsilon(1e-2))])
 own = MixedComposite([NameMapComposite([(["0"], Epsilon(1e-1))]), layers])
@@ -77,9 +80,9 @@ heatmap_panel(
 )
 
 # %%
-# Train with it
-# -------------
-# Any of them can be the regularizer's composite.
+# How do I train with it?
+# -----------------------
+# Pass any of them to the regularizer.
 
 regularizer = ISNetRegularizer(model, composite=epsilon_plus)
 print(regularizer.calibrate(data.images[:256].split(64), progress=False)["input"])
@@ -91,10 +94,10 @@ print("penalty", round(penalty.item(), 3), "and every parameter has a gradient:"
 print(all(parameter.grad is not None for parameter in model.parameters()))
 
 # %%
-# By hand
-# -------
-# Outside of a regularizer, ask the attributor for a graph, and call ``backward`` *after* leaving its context: inside of
-# it every backward pass is one of relevance.
+# How do I use it without the regularizer?
+# ----------------------------------------
+# Ask the attributor for a graph, and call ``backward`` *after* leaving its context: inside it, every backward pass is a
+# relevance pass.
 
 model.zero_grad()
 with Gradient(model, gates, attr_output=gates.seed(target), create_graph=True) as attributor:
