@@ -20,7 +20,9 @@ class Page(HTMLParser):
         self.targets: set[str] = set()
         self.feed(text)
 
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(
+        self, tag: str, attributes: list[tuple[str, str | None]]
+    ) -> None:
         for name, value in attributes:
             if value and name in ("id", "name"):
                 self.anchors.add(value)
@@ -30,7 +32,10 @@ class Page(HTMLParser):
 
 def broken_links(root: Path) -> list[str]:
     """Return a line for each reference inside of `root` that leads nowhere."""
-    pages = {path.resolve(): Page(path.read_text(encoding="utf-8")) for path in sorted(root.rglob("*.html"))}
+    pages = {
+        path.resolve(): Page(path.read_text(encoding="utf-8"))
+        for path in sorted(root.rglob("*.html"))
+    }
     if not pages:
         return [f"{root} has no pages"]
     broken = []
@@ -42,7 +47,11 @@ def broken_links(root: Path) -> list[str]:
             file = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             if not file.exists():
                 broken.append(f"{path.relative_to(root.resolve())}: no file {target}")
-            elif parts.fragment and file in pages and unquote(parts.fragment) not in pages[file].anchors:
+            elif (
+                parts.fragment
+                and file in pages
+                and unquote(parts.fragment) not in pages[file].anchors
+            ):
                 broken.append(f"{path.relative_to(root.resolve())}: no anchor {target}")
     return broken
 

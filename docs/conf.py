@@ -93,7 +93,9 @@ def inventory(name: str) -> Path | None:
     """Fetch the inventory of another project, or return None where it cannot be had."""
     kept = HERE / "_build" / "inventories" / f"{name}.inv"
     try:
-        with urllib.request.urlopen(f"{INVENTORIES[name]}objects.inv", timeout=PATIENCE) as answer:
+        with urllib.request.urlopen(
+            f"{INVENTORIES[name]}objects.inv", timeout=PATIENCE
+        ) as answer:
             content = answer.read()
     except OSError:
         return None
@@ -106,12 +108,22 @@ def inventory(name: str) -> Path | None:
 
 with ThreadPoolExecutor() as pool:
     found = dict(zip(INVENTORIES, pool.map(inventory, INVENTORIES), strict=True))
-intersphinx_mapping = {name: (INVENTORIES[name], str(file)) for name, file in found.items() if file is not None}
+intersphinx_mapping = {
+    name: (INVENTORIES[name], str(file))
+    for name, file in found.items()
+    if file is not None
+}
 nitpick_ignore_regex = [
     # names of others, as their code calls them: only some are in their inventories, and none without a network
     ("py:.*", r"(?!zennit_isnet\b).*"),
     ("py:.*", r"zennit_isnet\.lrp\.taps\.T"),  # a type variable
     # bases that are nobody's business
-    ("py:class", r"zennit_isnet\.(.*\._\w+|data\.files\.\w+|metrics\.(Separate|Localization)Metric)"),
-    ("py:class", r"zennit_isnet\.(checks\.(Described|Drawing)|swap\.backgrounds\.RandomBackgrounds)"),
+    (
+        "py:class",
+        r"zennit_isnet\.(.*\._\w+|data\.files\.\w+|metrics\.(Separate|Localization)Metric)",
+    ),
+    (
+        "py:class",
+        r"zennit_isnet\.(checks\.(Described|Drawing)|swap\.backgrounds\.RandomBackgrounds)",
+    ),
 ]

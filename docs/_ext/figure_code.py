@@ -24,12 +24,16 @@ def figure_of(code: str) -> Figure:
     module = ast.parse(code)
     last = module.body.pop()
     if not isinstance(last, ast.Expr):
-        raise TypeError(f"the last line of a figure-code block must be an expression, got: {ast.unparse(last)}")
+        raise TypeError(
+            f"the last line of a figure-code block must be an expression, got: {ast.unparse(last)}"
+        )
     names: dict[str, object] = {}
     exec(compile(module, "<figure-code>", "exec"), names)
     figure = eval(compile(ast.Expression(last.value), "<figure-code>", "eval"), names)
     if not isinstance(figure, Figure):
-        raise TypeError(f"the last line of a figure-code block must be a matplotlib Figure, got {figure!r}")
+        raise TypeError(
+            f"the last line of a figure-code block must be a matplotlib Figure, got {figure!r}"
+        )
     return figure
 
 
@@ -37,7 +41,10 @@ class FigureCode(SphinxDirective):
     """Shows the code and the picture."""
 
     has_content = True
-    option_spec: ClassVar = {"alt": directives.unchanged_required, "figure-only": directives.flag}
+    option_spec: ClassVar = {
+        "alt": directives.unchanged_required,
+        "figure-only": directives.flag,
+    }
 
     def run(self) -> list[nodes.Node]:
         code = "\n".join(self.content)
@@ -47,8 +54,14 @@ class FigureCode(SphinxDirective):
         figure_of(code).savefig(folder / name, dpi=150)
         # relative to the page, as in an image directive
         depth = self.env.docname.count("/")
-        picture = nodes.image(uri="../" * depth + f"{FOLDER}/{name}", alt=self.options["alt"])
-        shown = [] if "figure-only" in self.options else [nodes.literal_block(code, code, language="python")]
+        picture = nodes.image(
+            uri="../" * depth + f"{FOLDER}/{name}", alt=self.options["alt"]
+        )
+        shown = (
+            []
+            if "figure-only" in self.options
+            else [nodes.literal_block(code, code, language="python")]
+        )
         return [*shown, picture]
 
 

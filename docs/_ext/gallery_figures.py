@@ -11,7 +11,9 @@ LAST_VALUE = "___"
 """The name under which sphinx-gallery keeps the value of a block's last line."""
 
 
-def last_figure(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any], **_: Any) -> str:
+def last_figure(
+    block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any], **_: Any
+) -> str:
     """Save the figure and return the reStructuredText that shows it."""
     names = block_vars["example_globals"]
     figure = names.get(LAST_VALUE)

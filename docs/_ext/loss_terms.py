@@ -29,26 +29,48 @@ def background_term(scales: Sequence[float], highest: float) -> Figure:
     by_share.plot(share, _background_loss(share / (1 - share), 1.0), color=COLOURS[0])
     by_share.set(xlabel="b", ylabel="background term  −log(1 − b)")
     background = torch.linspace(0, highest, POINTS)
-    for scale, colour, style in zip(scales, cycle(COLOURS), cycle(LINE_STYLES), strict=False):
+    for scale, colour, style in zip(
+        scales, cycle(COLOURS), cycle(LINE_STYLES), strict=False
+    ):
         loss = _background_loss(background, scale)
-        by_background.plot(background, loss, color=colour, linestyle=style, label=f"E = {scale:g}")
-    by_background.set(xlabel="pooled background / mean of the foreground", ylabel="background term")
+        by_background.plot(
+            background, loss, color=colour, linestyle=style, label=f"E = {scale:g}"
+        )
+    by_background.set(
+        xlabel="pooled background / mean of the foreground", ylabel="background term"
+    )
     by_background.legend(fontsize=8)
     for axis in (by_share, by_background):
         axis.grid(alpha=0.3)
     return figure
 
 
-def rank_weights(decays: Sequence[float] = (0.5, 0.9, 0.996, 1.0), ranks: int = 1024) -> Figure:
+def rank_weights(
+    decays: Sequence[float] = (0.5, 0.9, 0.996, 1.0), ranks: int = 1024
+) -> Figure:
     """Draw the weights of global weighted rank pooling, the first of the hottest background pixel."""
     figure = empty_figure(5.6, 3.4)
     axis = figure.subplots()
-    for decay, colour, style in zip(decays, cycle(COLOURS), cycle(LINE_STYLES), strict=False):
+    for decay, colour, style in zip(
+        decays, cycle(COLOURS), cycle(LINE_STYLES), strict=False
+    ):
         values = torch.linspace(1, 0, ranks, dtype=torch.float64).requires_grad_()
         # the pooling is linear in the sorted values, so its gradient holds their weights
         (weights,) = torch.autograd.grad(gwrp(values, decay), values)
-        axis.plot(range(1, ranks + 1), weights, color=colour, linestyle=style, label=f"d = {decay:g}")
-    axis.set(xscale="log", yscale="log", ylim=(1e-6, 1.5), xlabel="rank of the pixel", ylabel="weight")
+        axis.plot(
+            range(1, ranks + 1),
+            weights,
+            color=colour,
+            linestyle=style,
+            label=f"d = {decay:g}",
+        )
+    axis.set(
+        xscale="log",
+        yscale="log",
+        ylim=(1e-6, 1.5),
+        xlabel="rank of the pixel",
+        ylabel="weight",
+    )
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
     return figure
@@ -61,7 +83,9 @@ def foreground_term(c1: float = 1.0, c2: float = 5.0) -> Figure:
     axis = figure.subplots()
     axis.axvspan(c1, c2, color=COLOURS[2], alpha=0.15, label="C₁ to C₂")
     heatmaps, foreground = total.reshape(-1, 1, 1, 1, 1), torch.ones(POINTS, 1, 1)
-    for variant, colour, style in zip(get_args(ForegroundVariant), COLOURS, LINE_STYLES, strict=False):
+    for variant, colour, style in zip(
+        get_args(ForegroundVariant), COLOURS, LINE_STYLES, strict=False
+    ):
         loss = foreground_loss(heatmaps, foreground, c1, c2, variant=variant)
         axis.plot(total, loss, linestyle=style, color=colour, label=variant)
     axis.set(xlabel="total |relevance| on the foreground", ylabel="foreground term")
@@ -75,4 +99,6 @@ def _background_loss(background: torch.Tensor, scale: float) -> torch.Tensor:
     heatmaps = torch.stack([torch.ones_like(background), background], dim=1)
     foreground = torch.tensor([1.0, 0.0]).expand(len(background), 1, 2)
     # the smallest decay takes the maximum, which is the background pixel itself
-    return background_loss(heatmaps[:, None, None, None], foreground, decay=1e-30, background_scale=scale)
+    return background_loss(
+        heatmaps[:, None, None, None], foreground, decay=1e-30, background_scale=scale
+    )

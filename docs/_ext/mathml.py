@@ -10,7 +10,9 @@ BAR = "<mo>&#x0007C;</mo>"
 
 
 def mathml(formula: str, display: str = "inline") -> str:
-    return convert(formula, display=display).replace(BAR, BAR.replace("<mo>", '<mo lspace="0" rspace="0">'))
+    return convert(formula, display=display).replace(
+        BAR, BAR.replace("<mo>", '<mo lspace="0" rspace="0">')
+    )
 
 
 def visit_math(self: HTML5Translator, node: nodes.math) -> None:

@@ -9,7 +9,9 @@ LITERAL = re.compile(r"(``.+?``|:math:`.+?`)")
 CODE = re.compile(r"\s*(>>>|\.\.\. )")
 
 
-def escape(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+def escape(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
     """Escape ``*spatial`` in shapes, and absolute values such as ``|relevance|``, outside of formulas and code."""
     formula: int | None = None
     for number, line in enumerate(lines):
@@ -22,7 +24,9 @@ def escape(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: lis
             lines[number] = "".join(
                 part
                 if LITERAL.fullmatch(part)
-                else re.sub(r"(?<=, )\*(?=\w)|(?<!\w)\|(?=\w+\|)|(?<=\w)\|", r"\\\g<0>", part)
+                else re.sub(
+                    r"(?<=, )\*(?=\w)|(?<!\w)\|(?=\w+\|)|(?<=\w)\|", r"\\\g<0>", part
+                )
                 for part in LITERAL.split(line)
             )
 

@@ -21,13 +21,18 @@ INTERNAL = {substitute}
 """Not an operation of PyTorch."""
 
 
-def names_by_handler(handlers: Mapping[Any, Callable[..., Any]]) -> dict[Callable[..., Any], list[str]]:
+def names_by_handler(
+    handlers: Mapping[Any, Callable[..., Any]],
+) -> dict[Callable[..., Any], list[str]]:
     """Return the operations of each handler; functions, methods, operators and in-place variants share one name."""
     found: dict[Callable[..., Any], set[str]] = {}
     for operation, handler in handlers.items():
         if operation not in INTERNAL:
             found.setdefault(handler, set()).add(operation.__name__)
-    return {handler: sorted({name.strip("_") for name in _plain(names)}) for handler, names in found.items()}
+    return {
+        handler: sorted({name.strip("_") for name in _plain(names)})
+        for handler, names in found.items()
+    }
 
 
 def _plain(names: set[str]) -> set[str]:
@@ -41,10 +46,24 @@ class RuleTable(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        lines = [".. list-table::", "   :header-rows: 1", "   :widths: 45 55", "", "   * - Rule", "     - Operations"]
+        lines = [
+            ".. list-table::",
+            "   :header-rows: 1",
+            "   :widths: 45 55",
+            "",
+            "   * - Rule",
+            "     - Operations",
+        ]
         for handler, names in names_by_handler(TABLES[self.arguments[0]]).items():
-            summary = (inspect.getdoc(handler) or handler.__name__).split("\n\n")[0].replace("\n", " ")
-            lines += [f"   * - {summary}", "     - " + ", ".join(f"``{name}``" for name in names)]
+            summary = (
+                (inspect.getdoc(handler) or handler.__name__)
+                .split("\n\n")[0]
+                .replace("\n", " ")
+            )
+            lines += [
+                f"   * - {summary}",
+                "     - " + ", ".join(f"``{name}``" for name in names),
+            ]
         container = nodes.container()
         self.state.nested_parse(StringList(lines, source=__file__), 0, container)
         return container.children

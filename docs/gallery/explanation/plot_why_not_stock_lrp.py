@@ -44,7 +44,9 @@ def second_logit(logits):
 
 def relevance_by(composite):
     def explain(network):
-        with Gradient(network, composite(), attr_output=second_logit, create_graph=True) as attributor:
+        with Gradient(
+            network, composite(), attr_output=second_logit, create_graph=True
+        ) as attributor:
             return attributor(inputs.clone())[1]
 
     return explain
@@ -52,7 +54,9 @@ def relevance_by(composite):
 
 def flex(network):
     seed = torch.eye(3, dtype=torch.float64)[1].expand(4, 3)
-    with Gradient(network, LRPFlex(EPSILON), attr_output=seed, create_graph=True) as attributor:
+    with Gradient(
+        network, LRPFlex(EPSILON), attr_output=seed, create_graph=True
+    ) as attributor:
         return attributor(inputs.clone())[1]
 
 
@@ -72,8 +76,13 @@ def true_gradient(explain, step=1e-6):
 def computed_gradient(explain):
     network = copy.deepcopy(model)
     parameters = list(network.parameters())
-    gradients = torch.autograd.grad(explain(network).square().sum(), parameters, allow_unused=True)
-    flat = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+    gradients = torch.autograd.grad(
+        explain(network).square().sum(), parameters, allow_unused=True
+    )
+    flat = [
+        torch.zeros_like(p) if g is None else g
+        for p, g in zip(parameters, gradients, strict=True)
+    ]
     return torch.cat([g.flatten() for g in flat]).detach()
 
 
@@ -85,7 +94,9 @@ def computed_gradient(explain):
 
 ways = {
     f"Zennit {version('zennit')}": relevance_by(epsilon_rules),
-    "differentiable(the same rules)": relevance_by(lambda: differentiable(epsilon_rules())),
+    "differentiable(the same rules)": relevance_by(
+        lambda: differentiable(epsilon_rules())
+    ),
     "LRPFlex": flex,
 }
 truth = {name: true_gradient(explain) for name, explain in ways.items()}
@@ -118,7 +129,9 @@ def descend(explain, steps=60, rate=2e-2):
         loss = explain(network).square().sum()
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         with torch.no_grad():
-            for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+            for parameter, gradient in zip(
+                network.parameters(), gradients, strict=True
+            ):
                 if gradient is not None:
                     parameter -= rate * gradient / (1 + gradient.norm())
         losses.append(loss.item())
@@ -153,11 +166,19 @@ except RuntimeError as error:
 
 from zennit.canonizers import SequentialMergeBatchNorm
 
-with_norm = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)).double().train()
-nn.init.uniform_(with_norm[1].weight, 0.5, 2)  # as in a network that has been trained for a while
+with_norm = (
+    nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
+    .double()
+    .train()
+)
+nn.init.uniform_(
+    with_norm[1].weight, 0.5, 2
+)  # as in a network that has been trained for a while
 nn.init.normal_(with_norm[1].bias)
 own = copy.deepcopy(with_norm)(inputs)
-composite = LayerMapComposite([(Linear, Epsilon(EPSILON))], canonizers=[SequentialMergeBatchNorm()])
+composite = LayerMapComposite(
+    [(Linear, Epsilon(EPSILON))], canonizers=[SequentialMergeBatchNorm()]
+)
 with Gradient(copy.deepcopy(with_norm), composite) as attributor:
     merged, _ = attributor(inputs.clone(), torch.ones(4, 3, dtype=torch.float64))
 with Gradient(copy.deepcopy(with_norm), differentiable(composite)) as attributor:
@@ -165,7 +186,9 @@ with Gradient(copy.deepcopy(with_norm), differentiable(composite)) as attributor
 
 for name, logits in (("Zennit", merged), ("differentiable", fused)):
     difference = (logits - own).abs().max() / own.abs().max()
-    print(f"{name:15} largest difference of the logits, in units of the largest logit: {difference:.2g}")
+    print(
+        f"{name:15} largest difference of the logits, in units of the largest logit: {difference:.2g}"
+    )
 
 # %%
 # The tests of this repository make the first and the last comparison for more networks, with Zennit 0.5.1 and 1.0.0,

@@ -24,18 +24,24 @@ digits = load_digits()
 
 
 def block(channels_in, channels_out):
-    convolution = nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1, bias=False)
+    convolution = nn.Conv2d(
+        channels_in, channels_out, 3, stride=2, padding=1, bias=False
+    )
     return [convolution, nn.BatchNorm2d(channels_out), nn.ReLU()]
 
 
 def trained_on(background):
     torch.manual_seed(0)
-    model = nn.Sequential(*block(3, 16), *block(16, 32), *block(32, 64), nn.Flatten(), nn.Linear(1024, 10))
+    model = nn.Sequential(
+        *block(3, 16), *block(16, 32), *block(32, 64), nn.Flatten(), nn.Linear(1024, 10)
+    )
     data = BackgroundBias(background=background, source=digits)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     for _ in range(3):
         for chosen in torch.randperm(len(data)).split(64):
-            loss = nn.functional.cross_entropy(model(data.images[chosen]), data.labels[chosen])
+            loss = nn.functional.cross_entropy(
+                model(data.images[chosen]), data.labels[chosen]
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -51,7 +57,9 @@ suspect = trained_on("biased")
 # accuracy on these images would not reveal the problem.
 
 images = Subset(BackgroundBias(split="test", source=digits), range(300))
-report = audit(suspect, images, classes=[str(digit) for digit in range(10)], progress=False)
+report = audit(
+    suspect, images, classes=[str(digit) for digit in range(10)], progress=False
+)
 print(f"{report.verdict.outcome}: {report.verdict.reason}")
 
 # %%
@@ -75,7 +83,12 @@ share_by_class(
 # --------------------------------------
 # This one was trained on images whose patch says nothing about the class.
 
-innocent = audit(trained_on("unbiased"), images, classes=[str(digit) for digit in range(10)], progress=False)
+innocent = audit(
+    trained_on("unbiased"),
+    images,
+    classes=[str(digit) for digit in range(10)],
+    progress=False,
+)
 print(f"{innocent.verdict.outcome}: {innocent.verdict.reason}")
 
 # %%

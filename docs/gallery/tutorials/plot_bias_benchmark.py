@@ -30,9 +30,13 @@ tests = {
     background: BackgroundBias(split="test", background=background, source=digits)
     for background in ("biased", "unbiased", "confounding")
 }
-one_of_each = [int((tests["biased"].labels == digit).nonzero()[0]) for digit in range(8)]
+one_of_each = [
+    int((tests["biased"].labels == digit).nonzero()[0]) for digit in range(8)
+]
 for name, test in tests.items():
-    print(f"{name:12} labels {test.labels[one_of_each].tolist()}   patches {test.cues[one_of_each].tolist()}")
+    print(
+        f"{name:12} labels {test.labels[one_of_each].tolist()}   patches {test.cues[one_of_each].tolist()}"
+    )
 
 # %%
 # The same digits on the three backgrounds. The patch moves; the mask is always the digit.
@@ -52,19 +56,29 @@ for row, (name, test) in zip(axes, tests.items(), strict=True):
 
 
 def block(channels_in, channels_out):
-    convolution = nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1, bias=False)
+    convolution = nn.Conv2d(
+        channels_in, channels_out, 3, stride=2, padding=1, bias=False
+    )
     return [convolution, nn.BatchNorm2d(channels_out), nn.ReLU()]
 
 
 def make_model():
-    return nn.Sequential(*block(3, 16), *block(16, 32), *block(32, 64), nn.Flatten(), nn.Linear(1024, 10))
+    return nn.Sequential(
+        *block(3, 16), *block(16, 32), *block(32, 64), nn.Flatten(), nn.Linear(1024, 10)
+    )
 
 
 def train(model, epochs, regularizer=None):
     generator = torch.Generator().manual_seed(0)
-    batches = DataLoader(training, batch_size=64, shuffle=True, drop_last=True, generator=generator)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=epochs * len(batches))
+    batches = DataLoader(
+        training, batch_size=64, shuffle=True, drop_last=True, generator=generator
+    )
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.05, total_steps=epochs * len(batches)
+    )
     model.train()
     for _ in range(epochs):
         for images, masks, labels in batches:
@@ -83,7 +97,10 @@ def train(model, epochs, regularizer=None):
 @torch.no_grad()
 def accuracies(model):
     model.eval()
-    return {name: (model(test.images).argmax(1) == test.labels).float().mean().item() for name, test in tests.items()}
+    return {
+        name: (model(test.images).argmax(1) == test.labels).float().mean().item()
+        for name, test in tests.items()
+    }
 
 
 # %%
@@ -105,7 +122,9 @@ print("plain", {name: f"{value:.1%}" for name, value in plain_accuracies.items()
 # image. We pass a generator only so that this page gives the same result at every build.
 
 formulation = Stochastic(torch.Generator().manual_seed(0))
-ranges = ISNetRegularizer(plain, formulation=formulation).calibrate(validation.images.split(125), progress=False)
+ranges = ISNetRegularizer(plain, formulation=formulation).calibrate(
+    validation.images.split(125), progress=False
+)
 for layer, measured in ranges.items():
     print(f"{layer:14} {measured.c1:.2f} to {measured.c2:.2f}")
 
@@ -119,10 +138,14 @@ print("ISNet", {name: f"{value:.1%}" for name, value in isnet_accuracies.items()
 # %%
 # Where do they look?
 # -------------------
-# Heatmaps of the true class on confounding backgrounds. Red speaks for the class, blue against it.
+# Heatmaps of the true class on confounding backgrounds. Red is evidence for the class, blue against it.
 
 test = tests["confounding"]
-images, masks, labels = test.images[one_of_each], test.masks[one_of_each], test.labels[one_of_each]
+images, masks, labels = (
+    test.images[one_of_each],
+    test.masks[one_of_each],
+    test.labels[one_of_each],
+)
 explain = {"plain": ISNetRegularizer(plain).heatmap, "ISNet": regularizer.heatmap}
 heatmap_panel(
     images,
@@ -135,9 +158,15 @@ heatmap_panel(
 # The share of relevance on the background, over the first 250 test images.
 
 biased = tests["biased"]
-some, some_masks, some_labels = biased.images[:250], biased.masks[:250], biased.labels[:250]
+some, some_masks, some_labels = (
+    biased.images[:250],
+    biased.masks[:250],
+    biased.labels[:250],
+)
 shares = {
-    name: background_share(heatmap(some, some_labels)[:, 0], some_masks, undefined="skip")
+    name: background_share(
+        heatmap(some, some_labels)[:, 0], some_masks, undefined="skip"
+    )
     for name, heatmap in explain.items()
 }
 share_histogram({name: share[share.isfinite()] for name, share in shares.items()})
@@ -149,7 +178,9 @@ share_histogram({name: share[share.isfinite()] for name, share in shares.items()
 # background has the same accuracy on all three test sets.
 
 for name, result in (("plain", plain_accuracies), ("ISNet", isnet_accuracies)):
-    print(f"{name:6} biased minus confounding: {100 * (result['biased'] - result['confounding']):5.1f} points")
+    print(
+        f"{name:6} biased minus confounding: {100 * (result['biased'] - result['confounding']):5.1f} points"
+    )
 
 # %%
 # The network and the training are small, so the accuracy is lower than after a longer training. ``make demo`` trains on

@@ -18,14 +18,20 @@ from captum.metrics import infidelity
 from torchvision.models import resnet18, swin_t
 
 from zennit_isnet import ISNetRegularizer
-from zennit_isnet.captum import CaptumAttribution, CompositeAttribution, LayerCompositeAttribution
+from zennit_isnet.captum import (
+    CaptumAttribution,
+    CompositeAttribution,
+    LayerCompositeAttribution,
+)
 
 torch.manual_seed(0)
 transformer = swin_t(num_classes=3).eval()
 images = torch.rand(2, 3, 64, 64)
 
 attribution = CompositeAttribution(transformer)
-relevance, delta = attribution.attribute(images, target=1, return_convergence_delta=True)
+relevance, delta = attribution.attribute(
+    images, target=1, return_convergence_delta=True
+)
 print(relevance.shape, "convergence delta:", delta)
 
 # %%
@@ -39,7 +45,11 @@ model = resnet18(num_classes=3).eval()
 images = torch.rand(4, 3, 64, 64)
 layers = LayerCompositeAttribution(model, model.layer3)
 inner = layers.attribute(images, target=torch.tensor([0, 1, 2, 0]))
-print(inner.shape, "up to the size of the images:", layers.interpolate(inner.sum(1, keepdim=True), (64, 64)).shape)
+print(
+    inner.shape,
+    "up to the size of the images:",
+    layers.interpolate(inner.sum(1, keepdim=True), (64, 64)).shape,
+)
 
 # %%
 # Do Captum's metrics work?
@@ -71,4 +81,6 @@ for method, layer in ((Saliency, None), (LayerGradientXActivation, "layer2")):
     logits, penalty = regularizer(images, masks)
     model.zero_grad()
     penalty.backward()
-    print(f"{method.__name__:25} penalty {penalty.item():.3f}, gradient {model.conv1.weight.grad.norm():.3f}")
+    print(
+        f"{method.__name__:25} penalty {penalty.item():.3f}, gradient {model.conv1.weight.grad.norm():.3f}"
+    )

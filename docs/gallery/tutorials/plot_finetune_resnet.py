@@ -31,19 +31,28 @@ from zennit_isnet.plotting import heatmap_panel
 digits = load_digits()
 training = BackgroundBias(source=digits)
 tests = {
-    name: BackgroundBias(split="test", background=name, source=digits) for name in ("biased", "unbiased", "confounding")
+    name: BackgroundBias(split="test", background=name, source=digits)
+    for name in ("biased", "unbiased", "confounding")
 }
 COUNT = 1000
 
 
 def train(model, epochs, regularizer=None):
-    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=epochs * COUNT // 50)
+    optimizer = torch.optim.SGD(
+        model.parameters(), 0.05, momentum=0.9, weight_decay=1e-4
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.05, total_steps=epochs * COUNT // 50
+    )
     generator = torch.Generator().manual_seed(0)
     model.train()
     for _ in range(epochs):
         for chosen in torch.randperm(COUNT, generator=generator).split(50):
-            images, masks, labels = training.images[chosen], training.masks[chosen], training.labels[chosen]
+            images, masks, labels = (
+                training.images[chosen],
+                training.masks[chosen],
+                training.labels[chosen],
+            )
             if regularizer is None:
                 loss = F.cross_entropy(model(images), labels)
             else:
@@ -59,8 +68,13 @@ def train(model, epochs, regularizer=None):
 @torch.no_grad()
 def accuracies(model):
     model.eval()
-    correct = {name: (model(test.images[:500]).argmax(1) == test.labels[:500]) for name, test in tests.items()}
-    return {name: f"{right.float().mean().item():.0%}" for name, right in correct.items()}
+    correct = {
+        name: (model(test.images[:500]).argmax(1) == test.labels[:500])
+        for name, test in tests.items()
+    }
+    return {
+        name: f"{right.float().mean().item():.0%}" for name, right in correct.items()
+    }
 
 
 torch.manual_seed(0)
@@ -82,12 +96,16 @@ before = copy.deepcopy(model)
 # The network is trained, so its relevance has its natural range and can be measured on the network itself. With a new
 # last layer it would first need a few epochs without the penalty.
 
-regularizer = ISNetRegularizer(model, formulation=Stochastic(torch.Generator().manual_seed(0)))
+regularizer = ISNetRegularizer(
+    model, formulation=Stochastic(torch.Generator().manual_seed(0))
+)
 print(regularizer.calibrate(training.images[:300].split(50), progress=False)["input"])
 train(model, epochs=3, regularizer=regularizer)
 print("after ", accuracies(model))
 norms = regularizer.balance.norms
-print(f"norms of the gradients: cross-entropy {norms.classification:.2f}, penalty {norms.penalty:.2f}")
+print(
+    f"norms of the gradients: cross-entropy {norms.classification:.2f}, penalty {norms.penalty:.2f}"
+)
 print(f"factor of the penalty: {regularizer.balance.factor:.2f}")
 
 # %%

@@ -22,13 +22,20 @@ from torchvision.models import resnet18
 from torchvision.transforms.functional import to_pil_image
 
 from zennit_isnet import ISNetRegularizer
-from zennit_isnet.data import BackgroundBias, MaskedImageFolder, evaluation_transform, training_transform
+from zennit_isnet.data import (
+    BackgroundBias,
+    MaskedImageFolder,
+    evaluation_transform,
+    training_transform,
+)
 
 temporary = tempfile.TemporaryDirectory()
 folder = Path(temporary.name)
 names = {3: "three", 8: "eight"}
 digits = BackgroundBias(split="validation", bias="texture", size=48)
-for number, (image, mask, label) in enumerate(zip(digits.images, digits.masks, digits.labels.tolist(), strict=True)):
+for number, (image, mask, label) in enumerate(
+    zip(digits.images, digits.masks, digits.labels.tolist(), strict=True)
+):
     if label in names:
         for kind, pixels in (("images", image), ("masks", mask.float())):
             path = folder / kind / names[label] / f"{number:03}.png"
@@ -58,12 +65,16 @@ print(len(data), "images of", data.classes)
 # The masks of a batch. An inverted mask, the mask of another image, or an augmentation that moved only one of the two
 # would train the classifier to look at the wrong place, and no number would show it.
 
-loader = DataLoader(data, batch_size=16, shuffle=True, generator=torch.Generator().manual_seed(0))
+loader = DataLoader(
+    data, batch_size=16, shuffle=True, generator=torch.Generator().manual_seed(0)
+)
 images, masks, labels = next(iter(loader))
 print(images.shape, images.dtype, masks.shape, masks.dtype)
 
 figure, axes = plt.subplots(2, 8, figsize=(8, 2.4), layout="constrained")
-for image, mask, label, (above, below) in zip(images, masks, labels.tolist(), axes.T, strict=False):
+for image, mask, label, (above, below) in zip(
+    images, masks, labels.tolist(), axes.T, strict=False
+):
     above.imshow((image * 0.25 + 0.5).permute(1, 2, 0).clamp(0, 1))
     above.set_title(data.classes[label], fontsize=9)
     below.imshow(mask[0], cmap="gray")
@@ -82,12 +93,18 @@ evaluation = MaskedImageFolder(folder / "images", folder / "masks", transform=pr
 torch.manual_seed(0)
 model = resnet18(num_classes=len(data.classes))
 regularizer = ISNetRegularizer(model)
-print(regularizer.calibrate(DataLoader(evaluation, batch_size=32), progress=False)["input"])
+print(
+    regularizer.calibrate(DataLoader(evaluation, batch_size=32), progress=False)[
+        "input"
+    ]
+)
 
 optimizer = torch.optim.SGD(model.parameters(), lr=1e-2, momentum=0.9)
 for step, (images, masks, labels) in zip(range(3), loader, strict=False):
     logits, penalty = regularizer(images, masks)
-    loss = regularizer.balanced(torch.nn.functional.cross_entropy(logits, labels), penalty)
+    loss = regularizer.balanced(
+        torch.nn.functional.cross_entropy(logits, labels), penalty
+    )
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -33,7 +33,12 @@ class SoftThreshold(nn.Module):
 torch.manual_seed(0)
 model = nn.Sequential(
     *(nn.Conv2d(3, 8, 3, bias=False), SoftThreshold(8)),
-    *(nn.Conv2d(8, 8, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4, bias=False)),
+    *(
+        nn.Conv2d(8, 8, 3, bias=False),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(128, 4, bias=False),
+    ),
 ).double()
 images = torch.randn(5, 3, 8, 8, dtype=torch.float64)
 
@@ -92,13 +97,19 @@ axis.legend()
 exact = LRPFlex(1e-12, modules={SoftThreshold: soft_threshold_rule})
 logits, conserved = LRPAttribution(exact)(model, images, Original())
 difference = conserved["input"].flatten(2).sum(2) - logits
-print(f"conservation, largest difference from the logit: {difference.abs().max():.1e} of {logits.abs().max():.2f}")
+print(
+    f"conservation, largest difference from the logit: {difference.abs().max():.1e} of {logits.abs().max():.2f}"
+)
 
 # %%
 # *A second way to the same value*: here the word, with an ε too small to matter.
 
-_, by_word = LRPAttribution(LRPFlex(1e-12, modules={SoftThreshold: "activation"}))(model, images, Original())
-difference = (conserved["input"] - by_word["input"]).abs().max() / conserved["input"].abs().max()
+_, by_word = LRPAttribution(LRPFlex(1e-12, modules={SoftThreshold: "activation"}))(
+    model, images, Original()
+)
+difference = (conserved["input"] - by_word["input"]).abs().max() / conserved[
+    "input"
+].abs().max()
 print(f"formula against word: {difference:.1e}")
 
 # %%
@@ -107,7 +118,9 @@ print(f"formula against word: {difference:.1e}")
 
 
 def loss():
-    return LRPAttribution(composite)(model, images, Original())[1]["input"].square().sum()
+    return (
+        LRPAttribution(composite)(model, images, Original())[1]["input"].square().sum()
+    )
 
 
 parameters = list(model.parameters())
@@ -142,7 +155,9 @@ class Sine(nn.Module):
         return torch.sin(features)
 
 
-functional = nn.Sequential(nn.Conv2d(3, 8, 3), Sine(), nn.Flatten(), nn.Linear(288, 4)).double()
+functional = nn.Sequential(
+    nn.Conv2d(3, 8, 3), Sine(), nn.Flatten(), nn.Linear(288, 4)
+).double()
 print(check(functional, images, LRPFlex(rules={torch.sin: "activation"})))
 
 # %%

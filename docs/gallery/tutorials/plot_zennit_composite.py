@@ -14,7 +14,12 @@ the relevance.
 import torch
 from torch import nn
 from zennit.attribution import Gradient
-from zennit.composites import EpsilonPlus, LayerMapComposite, MixedComposite, NameMapComposite
+from zennit.composites import (
+    EpsilonPlus,
+    LayerMapComposite,
+    MixedComposite,
+    NameMapComposite,
+)
 from zennit.rules import Epsilon, Gamma, Pass
 from zennit.types import Activation, Convolution, Linear
 
@@ -66,7 +71,9 @@ with Gradient(model, epsilon_plus, attr_output=epsilon_plus.seed(target)) as att
 # %%
 # Your own composite: the γ rule in the convolutions, ε after them, and a different ε for one layer, by name.
 
-layers = LayerMapComposite([(Activation, Pass()), (Convolution, Gamma(0.25)), (Linear, Epsilon(1e-2))])
+layers = LayerMapComposite(
+    [(Activation, Pass()), (Convolution, Gamma(0.25)), (Linear, Epsilon(1e-2))]
+)
 own = MixedComposite([NameMapComposite([(["0"], Epsilon(1e-1))]), layers])
 own = differentiable(own, canonizers=[FuseBatchNorm()])
 with Gradient(model, own, attr_output=own.seed(target)) as attributor:
@@ -90,7 +97,9 @@ print(regularizer.calibrate(data.images[:256].split(64), progress=False)["input"
 model.train()
 logits, penalty = regularizer(images, masks)
 penalty.backward()
-print("penalty", round(penalty.item(), 3), "and every parameter has a gradient:", end=" ")
+print(
+    "penalty", round(penalty.item(), 3), "and every parameter has a gradient:", end=" "
+)
 print(all(parameter.grad is not None for parameter in model.parameters()))
 
 # %%
@@ -100,7 +109,9 @@ print(all(parameter.grad is not None for parameter in model.parameters()))
 # relevance pass.
 
 model.zero_grad()
-with Gradient(model, gates, attr_output=gates.seed(target), create_graph=True) as attributor:
+with Gradient(
+    model, gates, attr_output=gates.seed(target), create_graph=True
+) as attributor:
     _, relevance = attributor(images)
 (relevance.abs() * ~masks).sum().backward()
 print(model[0].weight.grad.norm())
