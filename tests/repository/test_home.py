@@ -102,6 +102,16 @@ def test_every_supported_python_and_zennit_is_tested() -> None:
     assert {row["zennit"] for row in matrix() if row["target"] == "test-oldest"} == {oldest[1]}
 
 
+def test_pre_commit_runs_the_tools_of_make_lint() -> None:
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", MAKEFILE, flags=re.MULTILINE)
+    assert recipe is not None
+    in_lint = re.findall(r"\$\(BIN\)/([\w-]+(?: (?:check|format|-m \w+))?)", recipe[1])
+    (local,) = (repo for repo in content(ROOT / ".pre-commit-config.yaml")["repos"] if repo["repo"] == "local")
+    entries = [hook["entry"].removeprefix(".venv/bin/") for hook in local["hooks"]]
+    assert [tool for tool in in_lint if not any(f"{entry} ".startswith(f"{tool} ") for entry in entries)] == []
+    assert len(in_lint) == len(entries)
+
+
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
 def test_workflows_have_few_rights_and_fixed_majors(workflow: Path) -> None:
     settings = content(workflow)
