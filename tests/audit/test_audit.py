@@ -208,7 +208,12 @@ def test_refuses_what_it_cannot_audit(background_reader: nn.Module, data: Cued) 
         ([(image.byte(), mask, label)], {}, InvalidTypeError, "floating point"),
         ([(image * torch.nan, mask, label)], {}, InvalidValueError, "NaN"),
         ([(image[:2], mask, label)], {}, InvalidValueError, r"\(N, 3, H, W\) or \(N, 1, H, W\)"),
-        ([(image, torch.ones_like(mask), label)], {}, InvalidValueError, "none of the 1 images has a mask and some"),
+        (
+            [(image, torch.ones_like(mask), label)],
+            {},
+            InvalidValueError,
+            "none of the 1 images has a mask with background",
+        ),
         ([], {}, InvalidValueError, "at least one image"),
         (torch.rand(3, 3, 6, 6), {}, InvalidTypeError, "data must be a data set"),
         (iter([]), {}, InvalidTypeError, "data must be a data set"),
@@ -247,5 +252,5 @@ def test_objects_of_one_class_that_are_larger_are_named_for_no_background_test_s
     report = run(foreground_reader, data, classes=["cat", "dog"])
     assert [row.size_auc for row in report.by_class] == [0, 1]
     for text in (report.to_markdown(), report.to_html()):
-        assert "Objects of class dog are larger than those of the others" in text
+        assert "Objects of class dog are larger than those of other classes" in text
         assert "AUC of 1.00" in text

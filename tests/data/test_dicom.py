@@ -119,7 +119,7 @@ def test_colours_of_eight_bits_stay(file: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"colours": "PALETTE COLOR"}, "16 bits of PALETTE COLOR; must be MONOCHROME1, MONOCHROME2 or"),
+        ({"colours": "PALETTE COLOR"}, "16 bits of PALETTE COLOR; it must be MONOCHROME1, MONOCHROME2 or"),
         ({"NumberOfFrames": 3}, "3 frames"),
         ({"WindowCenter": 5, "WindowWidth": -2}, "width"),
         ({"WindowCenter": 5, "WindowWidth": 2, "VOILUTFunction": "CUBIC"}, "function CUBIC"),

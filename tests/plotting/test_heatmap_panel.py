@@ -122,8 +122,8 @@ def test_refuses_what_cannot_be_drawn(images: Tensor, masks: Tensor, relevance: 
         ((images, 255 * masks, maps), InvalidValueError, "1 on the foreground"),
         ((2 * images, masks, maps), InvalidValueError, r"\[0, 1\]; got .* normalisation"),
         ((images[:, :2], masks, maps), InvalidValueError, r"images must have shape .* got \(2, 2, 6, 8\)"),
-        (("cat.png", masks, maps), InvalidTypeError, "images must be made of numbers; got str"),
-        ((images, masks, maps, ["cat"]), InvalidValueError, "titles must have one entry for each image, 2; got 1"),
+        (("cat.png", masks, maps), InvalidTypeError, "images must consist of numbers; got str"),
+        ((images, masks, maps, ["cat"]), InvalidValueError, "titles must have one entry for each of 2 images; got 1"),
     ]
     for arguments, error, message in refused:
         with pytest.raises(error, match=message):

@@ -57,13 +57,13 @@ class Operation(nn.Module):
 UNCOVERED = {
     "a product of two signals in place": (lambda x: (x + 0).mul_(x), r"torch\.Tensor\.mul_", "out of place"),
     "an inverse": (lambda x: x**-1, r"torch\.Tensor\.__pow__", "positive exponent"),
-    "softplus": (F.softplus, r"torch\.nn\.functional\.softplus", "register"),
-    "exp": (torch.exp, r"torch\.exp", "register"),
-    "a custom autograd function": (lambda x: Cube.apply(x) + 0, r"torch\.Tensor\.add", r"CubeBackward.*register"),
+    "softplus": (F.softplus, r"torch\.nn\.functional\.softplus", "declare"),
+    "exp": (torch.exp, r"torch\.exp", "declare"),
+    "a custom autograd function": (lambda x: Cube.apply(x) + 0, r"torch\.Tensor\.add", r"CubeBackward.*declare"),
     "a custom autograd function of covered operations": (
         lambda x: Reversed.apply(x) + 0,
         r"torch\.Tensor\.add",
-        r"ReversedBackward.*register",
+        r"ReversedBackward.*declare",
     ),
     "a sigmoid gate added to a signal": (lambda x: x + x.sigmoid(), r"torch\.Tensor\.add", "gate may only multiply"),
     "a sigmoid gate beside a signal": (
@@ -71,16 +71,16 @@ UNCOVERED = {
         r"torch\.cat",
         "gate may only multiply",
     ),
-    "division by a signal": (lambda x: x / (x + 1), r"torch\.Tensor\.div", "divides.*register"),
+    "division by a signal": (lambda x: x / (x + 1), r"torch\.Tensor\.div", "divides.*declare"),
     "division of a number by a signal": (
         lambda x: 1 / (x + 1),
         r"torch\.Tensor\.(__rdiv__|__rtruediv__)",
-        "divides.*register",
+        "divides.*declare",
     ),
     "weights that depend on the images": (
         lambda x: F.conv2d(x, x[:1, :8].mean((2, 3), keepdim=True).expand(8, 8, 1, 1)),
         r"torch\.nn\.functional\.conv2d",
-        "weight.*register",
+        "weight.*declare",
     ),
     "hardtanh away from zero": (
         lambda x: F.hardtanh(x, 0.5, 1.0),

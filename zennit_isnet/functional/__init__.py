@@ -1,5 +1,7 @@
 """The heatmap loss and heatmap measures as pure functions, one formula each.
 
+The loss is that of the ISNet papers [1]_ [2]_.
+
 Index letters: N images, K heatmaps per image, C channels, then the spatial axes, ``(H, W)`` or ``(T, H, W)``. All
 functions compute at least in float32, regardless of autocast and the dtype of the relevance. The loss functions are
 differentiable with respect to the relevance and never synchronise an accelerator; a NaN in the relevance gives a NaN

@@ -157,7 +157,7 @@ def _accuracies(correct: Tensor, total: Tensor, undefined: Undefined, names: Seq
     check_choice("undefined", undefined, Undefined)
     empty = [str(name) for name, count in zip(names, total.tolist(), strict=True) if count == 0]
     if undefined == "error" and empty:
-        problem = f"accuracy is undefined for groups without images, here {', '.join(empty)}"
+        problem = f"accuracy is undefined without images, as in the groups {', '.join(empty)}"
         remedy = 'pass undefined="skip" to leave them out, or call update() on all images before compute()'
         raise InvalidValueError(f"{problem}; {remedy}")
     return correct / total
