@@ -110,7 +110,7 @@ gpu: $(READY) ## on a machine with a CUDA device, ten minutes: the tests that ne
 
 docs: $(DOCS_READY) ## the documentation with its gallery, in docs/_build/html; warnings are errors
 	rm -rf docs/reference/generated
-	$(ONE_THREAD) $(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going docs docs/_build/html
+	$(ONE_THREAD) $(BIN)/python -m sphinx --builder html --fresh-env --fail-on-warning --keep-going docs docs/_build/html
 	$(BIN)/python docs/check_links.py docs/_build/html
 
 $(DOCS_READY): $(READY)
