@@ -171,9 +171,8 @@ with_norm = (
     .double()
     .train()
 )
-nn.init.uniform_(
-    with_norm[1].weight, 0.5, 2
-)  # as in a network that has been trained for a while
+# as in a network that has been trained for a while
+nn.init.uniform_(with_norm[1].weight, 0.5, 2)
 nn.init.normal_(with_norm[1].bias)
 own = copy.deepcopy(with_norm)(inputs)
 composite = LayerMapComposite(
