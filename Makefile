@@ -90,7 +90,7 @@ doctest: $(READY) ## the examples in the docstrings alone
 lint: $(READY) ## ruff: rules and format; spelling and prose; import-linter: no part imports one above it
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	git ls-files -z | xargs -0 $(BIN)/codespell
+	$(BIN)/codespell *.md *.py *.toml Makefile .ci .github benchmarks docs examples tests zennit_isnet
 	$(BIN)/python -m pytest --quiet --noconftest tests/docs/test_prose.py
 	$(BIN)/lint-imports
 
