@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
         parser.error(f"no results in {options.results}; run study.py first")
     parts = [
         "Balanced accuracy in %, mean of the seeds, with the worst in brackets. The checkpoint and the threshold are "
-        "chosen on validation films with the same shortcut and on backgrounds of the other class."
+        "chosen on validation images with the same shortcut and on backgrounds of the other class."
     ]
     for setting, ways in settings.items():
         parts += [f"**{setting}**", summary(ways)]

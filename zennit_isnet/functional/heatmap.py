@@ -16,6 +16,9 @@ from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 
 _NAMED_IMAGES = 16
 
+_BLOCK = 2**16
+"""Values that are ranked at once, so that the memory for it stays small."""
+
 
 def resize_foreground(foreground: Tensor, size: Sequence[int]) -> Tensor:
     """Resize a foreground mask without ever turning foreground into background.
@@ -232,32 +235,40 @@ def gwrp(values: Tensor, decay: float, dim: int = -1) -> Tensor:
 
 
 def _highest(values: Tensor, count: int) -> Tensor:
-    """Indices of the highest values along the last axis, from the highest down."""
+    """Indices of the highest values along the last axis, in descending order."""
     if values.dtype != torch.float32 or not values.is_cpu:
         return values.topk(count, dim=-1).indices
-    # NumPy sorts integers several times as fast as PyTorch sorts values together with their places, so that one integer
-    # holds both: the value in the upper half, the place in the lower. The bits of a float are in the order of the
-    # values once those of negative ones are turned round.
-    bits = values.detach().contiguous().view(torch.int32)
     size = values.shape[-1]
-    lower = torch.arange(size, dtype=torch.int32).expand_as(bits)
-    upper = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).masked_fill_(values.isnan(), 0x7FFFFFFF)  # NaN may have a sign
-    halves = torch.stack((lower, upper), dim=-1)
-    keys = halves.view(-1, size, 2).numpy().view("<i8")[..., 0]
+    rows = values.detach().reshape(-1, size).numpy()
+    places = np.empty((len(rows), count), np.int64)
+    step = max(1, _BLOCK // size)
 
-    def sort(rows: Any) -> None:
+    def rank(start: int) -> None:
+        # NumPy sorts integers several times as fast as PyTorch sorts values together with their indices. So one integer
+        # holds both: the value in its upper half, the index in its lower half. The bits of a float are in the order of
+        # the values once those of negative values are inverted.
+        block = rows[start : start + step]
+        bits = block.view(np.int32)
+        halves = np.empty((*bits.shape, 2), np.int32)
+        halves[..., 0] = np.arange(size)
+        halves[..., 1] = np.where(np.isnan(block), 0x7FFFFFFF, bits ^ ((bits >> 31) & 0x7FFFFFFF))
+        keys = halves.view("<i8")[..., 0]
         if count < size:
-            rows.partition(size - count, axis=-1)
-        rows[:, size - count :].sort(axis=-1)
+            keys.partition(size - count, axis=-1)
+        highest = keys[:, size - count :]
+        highest.sort(axis=-1)
+        places[start : start + step] = highest[:, ::-1] & 0xFFFFFFFF
 
-    threads = torch.get_num_threads()
+    starts = range(0, len(rows), step)
+    threads = min(torch.get_num_threads(), len(starts))
     if threads == 1:
-        sort(keys)
+        for start in starts:
+            rank(start)
     else:
-        with ThreadPoolExecutor(threads) as pool:  # sorting lets other threads run
-            tuple(pool.map(sort, np.array_split(keys, threads)))
-    places = torch.from_numpy(keys[:, size - count :] & 0xFFFFFFFF).flip(-1)
-    return places.view(*values.shape[:-1], count)
+        with ThreadPoolExecutor(threads) as pool:  # NumPy releases the interpreter's lock
+            for _ in pool.map(rank, starts):
+                pass
+    return torch.from_numpy(places).view(*values.shape[:-1], count)
 
 
 def normalized_background(

@@ -94,7 +94,7 @@ print(f"{innocent.verdict.outcome}: {innocent.verdict.reason}")
 # %%
 # How do I audit my own model?
 # ----------------------------
-# The command ``zennit-isnet audit`` writes the same report for a folder of images and one of masks:
+# The command ``zennit-isnet audit`` (extra ``audit``) writes the same report for a folder of images and one of masks:
 #
 # .. code-block:: bash
 #
@@ -104,9 +104,11 @@ print(f"{innocent.verdict.outcome}: {innocent.verdict.reason}")
 # An audit needs:
 #
 # - Images that the model was not trained on, with backgrounds like those it was trained on. If the backgrounds do not
-#   correlate with the classes, a swap costs no accuracy whatever the model uses, and the verdict is *undecided*.
+#   correlate with the classes, a swap costs no accuracy whatever the model uses, and *no reliance found* means nothing.
 # - A few hundred images, equally many per class. With fewer than about 40 no model can be cleared, because chance could
 #   hide a loss above the tolerance.
+# - The whole image, if a marker in a corner may be the shortcut. By default images are cropped to their centre;
+#   ``--fit whole`` keeps the corners. A checkpoint of ``zennit-isnet train`` brings the setting that it was trained with.
 # - Masks that contain the whole object. Parts outside the mask count as background.
 #
 # A multi-label model is audited one label at a time, by the logit of that label alone:
