@@ -108,7 +108,7 @@ print(f"{innocent.verdict.outcome}: {innocent.verdict.reason}")
 # - A few hundred images, equally many per class. With fewer than about 40 no model can be cleared, because chance could
 #   hide a loss above the tolerance.
 # - The whole image, if a marker in a corner may be the shortcut. By default images are cropped to their centre;
-#   ``--fit whole`` keeps the corners. A checkpoint of ``zennit-isnet train`` brings the setting that it was trained with.
+#   ``--fit whole`` keeps the corners. A checkpoint of ``zennit-isnet train`` brings the setting of its training.
 # - Masks that contain the whole object. Parts outside the mask count as background.
 #
 # A multi-label model is audited one label at a time, by the logit of that label alone:
