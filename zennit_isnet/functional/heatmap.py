@@ -261,7 +261,7 @@ def _highest(values: Tensor, count: int) -> Tensor:
 
     starts = range(0, len(rows), step)
     threads = min(torch.get_num_threads(), len(starts))
-    if threads == 1:
+    if threads < 2:
         for start in starts:
             rank(start)
     else:
