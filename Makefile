@@ -46,11 +46,13 @@ $(DEMO_READY): pyproject.toml
 	@touch $@
 
 # PyPI's torch for Linux brings gigabytes of CUDA. Without an NVIDIA driver, PyTorch's own index has a build without it;
-# where that cannot be reached, the next installation takes what there is.
+# where that cannot be reached, the next installation takes what there is. Nothing else is searched, because builds of
+# torch and torchvision from two places do not fit each other.
 define TORCH
 if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
-	$(BIN)/python -m pip install --retries 1 --timeout 15 --index-url https://download.pytorch.org/whl/cpu \
-		torch torchvision || echo "no build of torch for the CPU alone could be had; going on with another"; \
+	PIP_CONFIG_FILE=/dev/null $(BIN)/python -m pip install --isolated --retries 1 --timeout 15 \
+		--index-url https://download.pytorch.org/whl/cpu torch torchvision \
+		|| echo "PyTorch's index of CPU builds cannot be reached; the next step installs another build"; \
 fi
 endef
 
