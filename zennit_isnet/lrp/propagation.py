@@ -125,7 +125,9 @@ def propagate(
                 found = [_relevance_at(activations, composite, main, s, taps, create_graph) for s in start]
             starts.append(torch.stack(start, 1))
             for place in found[0]:
-                maps = torch.stack([maps[place] for maps in found], dim=1)
+                # stacking would copy a single heatmap
+                each = [maps[place] for maps in found]
+                maps = each[0].unsqueeze(1) if len(each) == 1 else torch.stack(each, dim=1)
                 maps = maps if create_graph else maps.detach()
                 relevance[place._replace(composite=index)] = taps.channels_first(place, maps, axis=2)
         return Propagation(output, Places(relevance), starts)

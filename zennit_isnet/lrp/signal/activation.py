@@ -101,10 +101,13 @@ class Epsilon(NamedTuple):
         epsilon = (norm * (self.value / math.sqrt(max(rows.shape[1], 1)))).clamp(min=1e-30)
         return epsilon.to(computed(output).dtype).view(_one_an_image(output))
 
-    def gradient(self, output: Tensor, epsilon: Tensor | float, grad_epsilon: Tensor) -> Tensor:
-        """Gradient at ``a`` from the gradient at a relative ``ε``, one per image: ``∂ε/∂a = value² a / (n ε)``."""
+    def slope(self, output: Tensor, epsilon: Tensor | float, grad_epsilon: Tensor) -> Tensor:
+        """Return ``s`` of the gradient ``s·a`` at the outputs, for a gradient at a relative ``ε`` ``(N,)``.
+
+        ``∂ε/∂a = value² a / (n ε)``.
+        """
         count = output[:1].numel() if output.ndim > 1 else output.numel()
-        return computed(output) * (grad_epsilon.view(_one_an_image(output)) * (self.value**2 / count) / epsilon)
+        return grad_epsilon.view(_one_an_image(output)) * (self.value**2 / count) / epsilon
 
 
 def _one_an_image(output: Tensor) -> tuple[int, ...]:
@@ -149,7 +152,8 @@ class Gate(Function):
         if ctx.epsilon.relative:
             sign = torch.copysign(torch.ones_like(input), input.detach() + 0.0)
             grad_epsilon = (grad_input * sign).sum(tuple(range(input.ndim > 1, input.ndim)))
-            grad_output = grad_output + ctx.epsilon.gradient(output, ctx.epsilon.of(output), grad_epsilon)
+            slope = ctx.epsilon.slope(output, ctx.epsilon.of(output), grad_epsilon)
+            grad_output = grad_output + computed(output) * slope
         grad_signal = times(gate, grad)
         return grad_signal.to(signal.dtype), grad_output.to(output.dtype), grad_input.to(input.dtype), None
 
@@ -163,32 +167,32 @@ def _inverse(input: Tensor, output: Tensor, epsilon: Epsilon) -> Tensor:
 class ReLUGate(Function):
     """``G_z = G_a · a/(a + ε)``: a ReLU's gate only needs its output, so an in-place ReLU stays in place.
 
-    Keeps ``G_a/(a + ε)``, a factor of both the result and the derivatives.
+    Keeps ``a`` and its result ``G_z``, which the layer before the ReLU keeps as well. ``G_a/(a + ε) = G_z/a`` where
+    ``a > 0``; elsewhere the gradient at ``a`` is not needed, because the ReLU stops it.
     """
 
     @staticmethod
     def forward(ctx: Any, signal: Tensor, output: Tensor, epsilon: Epsilon) -> Tensor:
         ctx.epsilon, ctx.value = epsilon, epsilon.of(output)
         shifted = computed(output) + ctx.value
-        share = torch.div(signal, shifted, out=shifted)
-        ctx.save_for_backward(share.to(signal.dtype), output)
-        return (share * output).to(signal.dtype)
+        result = torch.div(signal, shifted, out=shifted).mul_(output)
+        ctx.save_for_backward(result, output)
+        return result.to(signal.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        share, output = ctx.saved_tensors
-        epsilon = ctx.value
-        shifted = computed(output) + epsilon
+        result, output = ctx.saved_tensors
+        epsilon, activation = ctx.value, computed(output)
+        shifted, divisor = activation + epsilon, activation.clamp(min=torch.finfo(activation.dtype).tiny)
         quotient = torch.div(grad, shifted, out=shifted)
-        grad_signal = quotient * output
         # ∂/∂a of a/(a + ε) is ε/(a + ε)², ∂/∂ε is −a/(a + ε)²
-        slope = quotient.mul_(share)
-        if not ctx.epsilon.relative:
-            return grad_signal.to(grad.dtype), slope.mul_(epsilon).to(output.dtype), None
-        through_epsilon = ctx.epsilon.gradient(output, epsilon, -_products(slope, computed(output)))
-        grad_output = slope.mul_(epsilon).add_(through_epsilon)
-        return grad_signal.to(grad.dtype), grad_output.to(output.dtype), None
+        slope = torch.div(result, divisor, out=divisor).mul_(quotient)
+        through_epsilon = -_products(slope, activation) if ctx.epsilon.relative else None
+        grad_output = slope.mul_(epsilon)
+        if through_epsilon is not None:
+            grad_output.addcmul_(activation, ctx.epsilon.slope(output, epsilon, through_epsilon))
+        return quotient.mul_(activation).to(grad.dtype), grad_output.to(output.dtype), None
 
 
 class SmoothActivation(NamedTuple):
