@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None, digits: Digits | None = None) -
     set_seed(0)
     model = small_net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    batches, *tests = (loader("train", "biased", digits), *(loader("test", k, digits, 250) for k in TESTS))
+    batches, *tests = (loader("train", "biased", digits), *(loader("test", k, digits) for k in TESTS))
     model, optimizer, batches, *tests = accelerator.prepare(model, optimizer, batches, *tests)
 
     # after `prepare`, so that the forward pass uses the wrapped model

@@ -21,7 +21,6 @@ training loss on validation images, which have the shortcut too.
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import multiprocessing
 import platform
@@ -36,19 +35,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from matplotlib.figure import Figure
-from small_benchmark import Digits, small_net
+from small_benchmark import Digits, batches, small_net
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from zennit_isnet import ISNetRegularizer
+from zennit_isnet.architectures import make_model
 from zennit_isnet.data import BackgroundBias, load_digits
 from zennit_isnet.data.background_bias import Background, Bias, Split
-from zennit_isnet.errors import RelevanceRangeWarning
+from zennit_isnet.errors import InvalidValueError, RelevanceRangeWarning
 from zennit_isnet.functional import background_share
+from zennit_isnet.model import main_head
 
 PLAIN, ISNET, CEILING = "plain", "heatmap loss", "ceiling"
 BIASES: dict[Bias, str] = {
@@ -62,6 +61,9 @@ TESTS: dict[Background, str] = {
 }
 """Backgrounds of the test images, with their column titles in the table."""
 
+WEIGHT = 0.7
+"""P: weight of the penalty."""
+
 SHOWN = (3, 5, 7)
 """Digits in the picture: the first test image of each."""
 
@@ -73,7 +75,6 @@ class Result:
     accuracy: dict[str, float]
     background_share: float
     chosen_epoch: int
-    seconds_per_step: float
     ranges: dict[str, dict[str, float]]
     curves: dict[str, list[float]]
 
@@ -100,23 +101,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("epochs", "plain_epochs", "batch_size", "threads"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1; got {getattr(options, name)}")
-    known = torchvision.models.list_models(module=torchvision.models)
-    if options.model not in ("small", *known):
-        close = ", ".join(difflib.get_close_matches(options.model, known, n=5, cutoff=0.3)) or "none"
-        parser.error(f"--model must be small or a classifier of torchvision; got {options.model}; similar: {close}")
+    try:
+        network(options.model)
+    except InvalidValueError as error:
+        parser.error(f"--model: {error}")
     return options
 
 
-def make_model(name: str) -> nn.Module:
+def network(name: str) -> nn.Module:
     """Return an untrained classifier with ten classes."""
-    model: nn.Module = small_net() if name == "small" else torchvision.models.get_model(name, num_classes=10)
-    return model
-
-
-def logits_of(output: Any) -> Tensor:
-    """Return the logits, without those of auxiliary heads."""
-    logits: Tensor = output[0] if isinstance(output, tuple) else output
-    return logits
+    return small_net() if name == "small" else make_model(name, 10)
 
 
 @dataclass(frozen=True)
@@ -139,7 +133,7 @@ class Comparison:
 
     def saved(self, name: str) -> nn.Module:
         """Return a trained network."""
-        model = make_model(self.options.model)
+        model = network(self.options.model)
         model.load_state_dict(torch.load(self.weights(name), weights_only=True))
         return model
 
@@ -156,33 +150,31 @@ class Comparison:
     def train(self, name: str, background: Background, epochs: int, ranges: Any = None) -> tuple[nn.Module, Result]:
         """Train one network, with the heatmap loss if ranges are given, and test it."""
         torch.manual_seed(self.options.seed)
-        model = make_model(self.options.model)
+        model = network(self.options.model)
         regularizer = None if ranges is None else ISNetRegularizer(model, ranges=ranges)
         training, validation = (self.data(split, background) for split in ("train", "validation"))
         shuffled = batches(training, self.options.batch_size, torch.Generator().manual_seed(self.options.seed))
         optimizer = torch.optim.SGD(model.parameters(), self.options.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.options.lr, total_steps=epochs * len(shuffled))
         curves: dict[str, list[float]] = {"training loss": [], "validation loss": []}
-        lowest, chosen, kept, seconds = float("inf"), 0, {}, []
+        lowest, chosen, kept = float("inf"), 0, {}
         where = {"position": self.options.bias.index(self.bias), "leave": False, "unit": "step"}
         for epoch in range(1, epochs + 1):
             model.train()
             losses = []
             bar = tqdm(shuffled, f"{self.bias}: {name}, epoch {epoch} of {epochs}", **where)
             for images, masks, labels in bar:
-                start = time.perf_counter()
                 if regularizer is None:
-                    loss = cross_entropy(logits_of(model(images)), labels)
+                    loss = cross_entropy(main_head(model(images)), labels)
                 else:
                     logits, penalty = regularizer(images, masks)
-                    loss = regularizer.balanced(cross_entropy(logits_of(logits), labels), penalty)
+                    loss = regularizer.balanced(cross_entropy(main_head(logits), labels), penalty, WEIGHT)
                 optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
                 losses.append(loss.item())
-                seconds.append(time.perf_counter() - start)
             curves["training loss"].append(statistics.fmean(losses))
             curves["validation loss"].append(validation_loss(model, regularizer, validation))
             if curves["validation loss"][-1] < lowest:
@@ -196,17 +188,11 @@ class Comparison:
             accuracy={kind: accuracy(model, self.data("test", kind)) for kind in (*TESTS, "unbiased")},
             background_share=share_on_background(model, self.data("test")),
             chosen_epoch=chosen,
-            seconds_per_step=statistics.median(seconds),
             ranges={str(place): asdict(found) for place, found in (ranges or {}).items()},
             curves=curves,
         )
         tqdm.write(f"{self.bias}: {name}: {result.drop} right when the background names another digit")
         return model, result
-
-
-def batches(data: BackgroundBias, size: int, generator: torch.Generator | None = None) -> DataLoader[Any]:
-    """Return batches of images, masks and labels, shuffled where a generator is given."""
-    return DataLoader(data, size, shuffle=generator is not None, generator=generator, drop_last=generator is not None)
 
 
 @torch.no_grad()
@@ -219,10 +205,10 @@ def validation_loss(model: nn.Module, regularizer: ISNetRegularizer | None, data
     total = 0.0
     for images, masks, labels in batches(data, 125):
         if regularizer is None:
-            loss = cross_entropy(logits_of(model(images)), labels)
+            loss = cross_entropy(main_head(model(images)), labels)
         else:
             logits, penalty = regularizer(images, masks)
-            loss = 0.3 * cross_entropy(logits_of(logits), labels) + 0.7 * penalty
+            loss = (1 - WEIGHT) * cross_entropy(main_head(logits), labels) + WEIGHT * penalty
         total += loss.item() * len(labels)
     return total / len(data)
 
@@ -231,7 +217,7 @@ def validation_loss(model: nn.Module, regularizer: ISNetRegularizer | None, data
 def answers(model: nn.Module, images: Tensor) -> Tensor:
     """Return the predicted class of each image."""
     model.eval()
-    return logits_of(model(images)).argmax(1)
+    return main_head(model(images)).argmax(1)
 
 
 def accuracy(model: nn.Module, data: BackgroundBias) -> float:
@@ -251,17 +237,17 @@ def expected_seconds(comparison: Comparison) -> float:
     """Return the estimated time of the trainings with one shortcut, from a few steps of each kind."""
     options = comparison.options
     torch.set_num_threads(options.threads)
-    model = make_model(options.model)
+    model = network(options.model)
     regularizer = ISNetRegularizer(model)
     data = comparison.data("train")
     images, masks, labels = next(iter(batches(data, options.batch_size)))
 
     def plain() -> Tensor:
-        return cross_entropy(logits_of(model(images)), labels)
+        return cross_entropy(main_head(model(images)), labels)
 
     def penalised() -> Tensor:
         logits, penalty = regularizer(images, masks)
-        return cross_entropy(logits_of(logits), labels) + penalty
+        return cross_entropy(main_head(logits), labels) + penalty
 
     def seconds(loss: Callable[[], Tensor]) -> float:
         times = []

@@ -27,9 +27,12 @@ def small_net() -> nn.Module:
     return nn.Sequential(*stem, BasicBlock(16, 16), block(16, 32), block(32, 64), *head)
 
 
-def loader(split: Split, background: Background, digits: Digits | None = None, batch_size: int = 64) -> DataLoader[Any]:
-    """Return batches of images, masks and labels; training batches are shuffled."""
+def batches(data: BackgroundBias, size: int, generator: torch.Generator | None = None) -> DataLoader[Any]:
+    """Return batches of images, masks and labels; with a generator, shuffled and all of the same size."""
+    return DataLoader(data, size, shuffle=generator is not None, generator=generator, drop_last=generator is not None)
+
+
+def loader(split: Split, background: Background, digits: Digits | None = None) -> DataLoader[Any]:
+    """Return batches of 64 digits of a split; training batches are shuffled."""
     data = BackgroundBias(split=split, background=background, source=load_digits() if digits is None else digits)
-    training = split == "train"
-    generator = torch.Generator().manual_seed(0)
-    return DataLoader(data, batch_size, shuffle=training, generator=generator, drop_last=training)
+    return batches(data, 64, torch.Generator().manual_seed(0) if split == "train" else None)

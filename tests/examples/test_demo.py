@@ -66,7 +66,7 @@ def test_other_networks(tmp_path: Path) -> None:
     [
         (["--epochs", "0"], "--epochs must be at least 1; got 0"),
         (["--bias", "colour"], "--bias"),
-        (["--model", "resnet19"], "got resnet19; similar: resnet18"),
+        (["--model", "resnet19"], "got 'resnet19'; close matches: resnet18"),
     ],
 )
 def test_bad_options_end_with_a_usage_message(

@@ -43,6 +43,15 @@ def test_gradients_of_the_foreground_agree_with_finite_differences(variant, c1, 
     assert torch.autograd.gradcheck(lambda r: foreground_loss(r, left_half(), c1, c2, variant=variant), (small,))
 
 
+@pytest.mark.parametrize("decay", [1.0, 0.9])
+def test_first_and_second_derivatives_of_the_whole_agree_with_finite_differences(decay, small):
+    def loss(relevance):
+        return heatmap_loss(relevance, left_half(), 10.0, 12.0, decay=decay)
+
+    assert torch.autograd.gradcheck(loss, (small,))
+    assert torch.autograd.gradgradcheck(loss, (small,))
+
+
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("scale", [2.0**-100, 2.0**-10, -1.0, 2.0**60])
 def test_the_background_loss_is_blind_to_the_scale(scale, normalization, generator):

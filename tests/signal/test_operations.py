@@ -128,7 +128,7 @@ ACTIVATIONS = {
     "sqrt": lambda h: torch.sqrt(h.clamp(min=0.01)),
     "sqrt_": lambda h: torch.sqrt_(h.clamp(min=0.01)),
     "hardtanh": lambda h: F.hardtanh(h, -0.2, 0.3),
-    "hardtanh_": lambda h: F.hardtanh_(h * 1, -0.2, 0.3),
+    "hardtanh_": lambda h: F.hardtanh_(h * 1, 0.0, 0.3),
     "clamp": lambda h: h.clamp(-0.2, 0.3),
     "clamp_": lambda h: (h * 1).clamp_(max=0.3),
     "clip": lambda h: h.clip(min=-0.2),

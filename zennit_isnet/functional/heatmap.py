@@ -314,7 +314,9 @@ class _Pooling(Function):
         if places is None:
             grad = sign * (each + (1 - inside) * grad_pooled / inside.shape[-1])
         else:
-            grad = sign.mul_(each).scatter_add_(-1, places, slope * grad_pooled)
+            # a second derivative needs the sign
+            grad = sign * each if torch.is_grad_enabled() else sign.mul_(each)
+            grad.scatter_add_(-1, places, slope * grad_pooled)
         return grad.view(relevance.shape), None, None
 
 

@@ -184,7 +184,7 @@ class ReLUGate(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         result, output = ctx.saved_tensors
         epsilon, activation = ctx.value, computed(output)
-        shifted, divisor = activation + epsilon, activation.clamp(min=torch.finfo(activation.dtype).tiny)
+        shifted, divisor = activation + epsilon, _positive(activation)
         quotient = torch.div(grad, shifted, out=shifted)
         # ∂/∂a of a/(a + ε) is ε/(a + ε)², ∂/∂ε is −a/(a + ε)²
         slope = torch.div(result, divisor, out=divisor).mul_(quotient)
@@ -193,6 +193,45 @@ class ReLUGate(Function):
         if through_epsilon is not None:
             grad_output.addcmul_(activation, ctx.epsilon.slope(output, epsilon, through_epsilon))
         return quotient.mul_(activation).to(grad.dtype), grad_output.to(output.dtype), None
+
+
+class BoundedReLUGate(Function):
+    """``G_z = G_a · a/(z + ε)`` of a ReLU with an upper bound, ``a = min(z, bound)`` for ``z > 0`` and 0 elsewhere.
+
+    Differentiable with respect to ``G_a`` and ``z``. Keeps ``z`` and, like `ReLUGate`, its result: ``G_a/(z + ε) =
+    G_z/a``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, input: Tensor, bound: float, epsilon: Epsilon) -> Tensor:
+        z = computed(input)
+        output = z.clamp(0, bound)
+        ctx.bound, ctx.epsilon, ctx.value = bound, epsilon, epsilon.of(output)
+        result = output.div_(_positive(z).add_(ctx.value)).mul_(signal)
+        ctx.save_for_backward(result, input)
+        return result.to(signal.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        result, input = ctx.saved_tensors
+        z, epsilon = computed(input), ctx.value
+        output = z.clamp(0, ctx.bound)
+        gate = output / _positive(z).add_(epsilon)
+        divisor = _positive(output)
+        quotient = torch.div(result, divisor, out=divisor).mul_(grad)
+        below = (z < ctx.bound).to(z.dtype)
+        # ∂/∂z of a/(z + ε) is (∂a/∂z − gate)/(z + ε), ∂/∂ε is −gate/(z + ε)
+        through_epsilon = -_products(quotient, gate) if ctx.epsilon.relative else None
+        grad_input = quotient.mul_(below - gate)
+        if through_epsilon is not None:
+            grad_input.addcmul_(output.mul_(below), ctx.epsilon.slope(output, epsilon, through_epsilon))
+        return gate.mul_(grad).to(grad.dtype), grad_input.to(input.dtype), None, None
+
+
+def _positive(values: Tensor) -> Tensor:
+    """Return a copy with the smallest normal number in place of values that are not positive."""
+    return values.clamp(min=torch.finfo(values.dtype).tiny)
 
 
 class SmoothActivation(NamedTuple):
@@ -318,12 +357,15 @@ def activation(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwa
         return output
 
     smooth, options = SMOOTH.get(func), dict(zip(("approximate",), args, strict=False)) | kwargs
+    bound = 6.0 if func is F.relu6 else args[1] if func is F.hardtanh and args[0] == 0 else None
     # recomputed instead of kept, unless random: the model may modify the output in place later
     kept = output if func is F.rrelu else None
 
     def signal_function(signal: Tensor, preactivation: Tensor, kept: Tensor | None) -> tuple[Tensor, None]:
         if smooth is not None:
             return SmoothGate.apply(signal, preactivation, smooth, options, epsilon), None
+        if bound is not None:
+            return BoundedReLUGate.apply(signal, preactivation, bound, epsilon), None
         output = func(preactivation, *args, **kwargs) if kept is None else kept
         return Gate.apply(signal, output, preactivation, epsilon), None
 
