@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -307,7 +306,8 @@ class ISNetClassifier(LightningModule):
                 rows["score"] = self._score(rows)
             self.results[name] = done
             where = prefix or f"{name}/"
-            self.log_dict({f"{where}{key}": value for key, value in rows.items() if math.isfinite(value)})
+            # an undefined share is logged as NaN, because Lightning would repeat the last epoch's
+            self.log_dict({f"{where}{key}": value for key, value in rows.items()})
 
     def _score(self, rows: Mapping[str, float]) -> float:
         """Log the criterion for the best epoch; a clean heatmap alone would not be evidence."""
