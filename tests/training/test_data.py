@@ -93,6 +93,15 @@ def test_numbers_of_classes_stand_for_their_names_and_a_test_may_lack_a_class(tm
     assert [data.tests["abroad"][index][2] for index in range(2)] == [1, 1]
 
 
+def test_a_test_table_may_have_a_folder_of_its_own(table, tmp_path):
+    (tmp_path / "tables").mkdir()
+    moved = str(Path(table).rename(tmp_path / "tables" / "films.csv"))
+    (tmp_path / "home.csv").write_text(Path(moved).read_text())
+    data = opened(str(tmp_path / "home.csv"), val=[moved, str(tmp_path)], tests={"abroad": [moved, str(tmp_path)]})
+    assert (len(data.val), len(data.tests["abroad"])) == (12, 12)
+    assert torch.equal(data.val[3][0], data.tests["abroad"][3][0])
+
+
 def test_a_test_table_has_as_many_labels_an_image_as_the_training_has(table, tmp_path):
     (tmp_path / "several.csv").write_text("image,mask,label\nimage0.png,mask0.png,normal|covid\n")
     with pytest.raises(InvalidValueError, match="must have one label"):
