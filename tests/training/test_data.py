@@ -167,6 +167,7 @@ def test_the_benchmark_is_tested_on_four_backgrounds():
         ({"split": "part", "group": "patient"}, "'patient' must not be split; 'p1' is in val and in test"),
         ({"benchmark": "patch", "images": None, "channels": 1}, "channels=3; got channels=1"),
         ({"split": "part", "tests": {"test": ["films.csv"]}}, "must not be named 'test'"),
+        ({"classes": ["covid"]}, "at least two classes; got only 'covid'"),
         ({"classes": ["cat"]}, "must have images of the classes cat"),
         ({"classes": ["normal", "covdi"]}, "must have a training image; got none for covdi"),
         ({"columns": {"image": "picture"}}, "image, mask"),

@@ -269,6 +269,10 @@ class MaskedImages(MaskedData):
             source = [part for part in (images, masks) if part is not None]
             first = {**how, "empty": empty, "missing": missing, "transform": v2.Compose([*grey, moved])}
             train = _opened(source, {**first, "classes": classes})
+            if not train.multi_label and len(train.classes) < 2:
+                raise InvalidValueError(
+                    f"{images} must have images of at least two classes; got only {train.classes[0]!r}"
+                )
             # test images do not need a mask, and a crop may lose the object
             how |= {"empty": "skip-penalty", "missing": "skip-penalty", "transform": v2.Compose([*grey, still])}
             how |= {"classes": train.classes, "multi_label": train.multi_label}
