@@ -138,6 +138,8 @@ def test_an_epoch_without_relevance_has_no_background_share(net, data, trainer, 
 
 def test_a_formulation_can_explain_the_labels(net, data, trainer):
     classifier = classifier_of(net, formulation=Label())
+    calibrate(classifier, data(), None)
+    assert {found.count for found in classifier.regularizer.ranges.values()} == {7}
     trainer(1).fit(classifier, data())
     assert classifier.regularizer.schedule.calls == 4
 
