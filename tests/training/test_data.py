@@ -160,6 +160,7 @@ def test_the_benchmark_is_tested_on_four_backgrounds():
     ("options", "says"),
     [
         ({"images": None}, "pass either images or benchmark"),
+        ({"images": "."}, "a folder of images needs a folder of masks; got only '.'"),
         ({"mean": [0.5]}, "mean and std"),
         ({"split": "part", "val": ["x.csv"]}, "pass either val or split"),
         ({"split": "nowhere"}, r"one of .*part.*'nowhere'"),

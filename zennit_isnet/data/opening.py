@@ -48,6 +48,8 @@ def open_masked(
     if masks is None and is_annotated(images):
         options |= {"classes": classes, "multi_label": multi_label}
         return AnnotatedImages(images, root, labels=labels or "category", **options)
+    if masks is None and os.path.isdir(images):
+        raise InvalidValueError(f"a folder of images needs a folder of masks; got only {os.fspath(images)!r}")
     if masks is None:
         options |= {"classes": classes, "multi_label": multi_label, "other_labels": "drop"}
         return MaskedImageTable(images, root, columns=columns, binarize=binarize, **options)
