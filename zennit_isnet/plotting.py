@@ -120,7 +120,11 @@ def heatmap_panel(
     for label, axis in zip(rows, axes[:, 0], strict=True):
         axis.set_ylabel(label, fontsize=9, parse_math=False)
     if colour_bar:
-        bar = figure.colorbar(drawn, ax=axes[-len(maps) :].ravel().tolist(), shrink=0.8, ticks=[-limit, 0, limit])
+        # beside the heatmaps, but taking its space from all rows, so that images and heatmaps stay aligned
+        share = len(maps) / len(rows)
+        anchor = (0.0, 0.1 * share / (1 - 0.8 * share))
+        every = axes.ravel().tolist()
+        bar = figure.colorbar(drawn, ax=every, shrink=0.8 * share, anchor=anchor, ticks=[-limit, 0, limit])
         bar.ax.set_yticklabels(["against the class", "0", "for the class"], fontsize=8)
     return figure
 

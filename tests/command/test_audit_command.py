@@ -80,6 +80,12 @@ def test_audits_the_images_of_a_table(folder: Path, capsys: pytest.CaptureFixtur
     assert main(["audit", "audited_models:linear", str(table), *options]) == 0
     report = json.loads((folder / "audit" / "report.json").read_text(encoding="utf-8"))
     assert [row["label"] for row in report["images"]] == [0, 0, 1, 1]
+    table.write_text(table.read_text().replace(",dog", ",fox", 1))
+    (folder / "names.txt").write_text("dog\ncat\n")
+    assert main(["audit", "audited_models:linear", str(table), *options, "--classes", "names.txt"]) == 0
+    assert "1 of 4 images have other labels and are left out" in capsys.readouterr().err
+    report = json.loads((folder / "audit" / "report.json").read_text(encoding="utf-8"))
+    assert [row["label"] for row in report["images"]] == [1, 1, 0]
     table.write_text(table.read_text().replace(",dog", ",cat|dog"))
     assert main(["audit", "audited_models:linear", str(table), *options]) == USAGE
     assert "one label at a time" in capsys.readouterr().err
@@ -116,7 +122,7 @@ def test_audits_a_part_of_the_built_in_digits_with_weights_from_a_file(
         (["resnet18", "images", "masks", "--checkpoint", "none.pt"], "none.pt cannot be read"),
         (["audited_models:linear", "masks", "images"], "images/cat/0.png"),
         (["audited_models:grey", "images", "masks", "--classes", "none.txt"], "none.txt"),
-        (["audited_models:grey", "images", "masks", "--classes", "audited_models.py"], "missing: cat, dog"),
+        (["audited_models:grey", "images", "masks", "--classes", "audited_models.py"], "got cat, dog"),
         (["audited_models:grey", "images", "masks", "--classes", "twice.txt"], "a class occurs twice"),
         (["audited_models:digits", "images", "masks", "--size", "32"], "must name the model's 10 classes; got 2"),
     ],

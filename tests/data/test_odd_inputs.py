@@ -383,7 +383,7 @@ FOLDERS: list[Case] = [
     ),
     # other folders
     ("swapped", swapped, {}, "refused", ["mask", "has the values"]),
-    ("swapped, checked", swapped, {}, "reported", ["1 problem:", "look swapped", "(4 in all)"]),
+    ("swapped, checked", swapped, {}, "reported", ["–    –    –    –", "1 problem:", "look swapped", "(4 in all)"]),
     ("parts as classes", split, {}, "refused", ["each class", "train, val", "folder below"]),
     # differences between classes
     ("size of the object", larger_ones, {}, "reported", ["mask size alone", "digit0 0.", "digit1 0.", "AUC"]),

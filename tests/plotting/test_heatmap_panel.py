@@ -86,6 +86,16 @@ def test_map_of_an_inner_layer_covers_the_picture_and_sums_its_channels(
         np.testing.assert_allclose(picture.get_array(), relevance[column].sum(0), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_images_and_heatmaps_are_aligned_beside_the_colour_bar(images: Tensor, relevance: Tensor, count: int) -> None:
+    figure = heatmap_panel(images[:count], None, {"cat\n90 %": relevance[:count], "dog\n10 %": relevance[:count]})
+    figure.draw_without_rendering()
+    for column in zip(*grid(figure, 3), strict=True):
+        np.testing.assert_allclose([axis.get_position().x0 for axis in column], column[0].get_position().x0, atol=1e-6)
+    bar, rows = figure.axes[-1].get_position(), [row[0].get_position() for row in grid(figure, 3)]
+    assert rows[2].y0 <= bar.y0 < bar.y1 <= rows[1].y1
+
+
 def test_grey_images_and_masks_of_booleans_are_drawn(masks: Tensor, relevance: Tensor) -> None:
     figure = heatmap_panel(torch.rand(2, 1, 6, 8), masks.bool(), {"plain": relevance.bfloat16()})
     picture = np.asarray(figure.axes[0].images[0].get_array())

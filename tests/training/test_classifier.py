@@ -1,5 +1,7 @@
 """`ISNetClassifier`: its loss is the regularizer's, its figures are those of the images, and it resumes exactly."""
 
+import math
+
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -123,8 +125,21 @@ def test_where_no_background_can_be_swapped_the_choice_of_the_epoch_is_doubtful(
         trainer(1, callbacks=checkpoints(tmp_path)).fit(classifier_of(net, weight=0.0), made)
 
 
+def test_an_epoch_without_relevance_has_no_background_share(net, data, trainer, tmp_path):
+    class Die(Callback):
+        def on_validation_start(self, trainer, classifier):
+            if trainer.current_epoch == 1:
+                torch.nn.init.zeros_(classifier.model[-1].weight)
+
+    history = History(tmp_path)
+    trainer(2, callbacks=[Die(), history]).fit(classifier_of(net), data())
+    assert [math.isfinite(row["val_background_share"]) for row in history.rows] == [True, False]
+
+
 def test_a_formulation_can_explain_the_labels(net, data, trainer):
     classifier = classifier_of(net, formulation=Label())
+    calibrate(classifier, data(), None)
+    assert {found.count for found in classifier.regularizer.ranges.values()} == {7}
     trainer(1).fit(classifier, data())
     assert classifier.regularizer.schedule.calls == 4
 

@@ -93,6 +93,15 @@ def test_numbers_of_classes_stand_for_their_names_and_a_test_may_lack_a_class(tm
     assert [data.tests["abroad"][index][2] for index in range(2)] == [1, 1]
 
 
+def test_a_test_table_may_have_a_folder_of_its_own(table, tmp_path):
+    (tmp_path / "tables").mkdir()
+    moved = str(Path(table).rename(tmp_path / "tables" / "films.csv"))
+    (tmp_path / "home.csv").write_text(Path(moved).read_text())
+    data = opened(str(tmp_path / "home.csv"), val=[moved, str(tmp_path)], tests={"abroad": [moved, str(tmp_path)]})
+    assert (len(data.val), len(data.tests["abroad"])) == (12, 12)
+    assert torch.equal(data.val[3][0], data.tests["abroad"][3][0])
+
+
 def test_a_test_table_has_as_many_labels_an_image_as_the_training_has(table, tmp_path):
     (tmp_path / "several.csv").write_text("image,mask,label\nimage0.png,mask0.png,normal|covid\n")
     with pytest.raises(InvalidValueError, match="must have one label"):
@@ -151,6 +160,7 @@ def test_the_benchmark_is_tested_on_four_backgrounds():
     ("options", "says"),
     [
         ({"images": None}, "pass either images or benchmark"),
+        ({"images": "."}, "a folder of images needs a folder of masks; got only '.'"),
         ({"mean": [0.5]}, "mean and std"),
         ({"split": "part", "val": ["x.csv"]}, "pass either val or split"),
         ({"split": "nowhere"}, r"one of .*part.*'nowhere'"),
@@ -158,6 +168,7 @@ def test_the_benchmark_is_tested_on_four_backgrounds():
         ({"split": "part", "group": "patient"}, "'patient' must not be split; 'p1' is in val and in test"),
         ({"benchmark": "patch", "images": None, "channels": 1}, "channels=3; got channels=1"),
         ({"split": "part", "tests": {"test": ["films.csv"]}}, "must not be named 'test'"),
+        ({"classes": ["covid"]}, "at least two classes; got only 'covid'"),
         ({"classes": ["cat"]}, "must have images of the classes cat"),
         ({"classes": ["normal", "covdi"]}, "must have a training image; got none for covdi"),
         ({"columns": {"image": "picture"}}, "image, mask"),

@@ -32,7 +32,7 @@ from zennit_isnet.command.classifier import (
 )
 from zennit_isnet.data import BackgroundBias
 from zennit_isnet.data.background_bias import Background, Bias
-from zennit_isnet.data.opening import renumbered
+from zennit_isnet.data.opening import is_annotated, renumbered
 from zennit_isnet.errors import ISNetError
 
 
@@ -101,6 +101,10 @@ def _data(options: argparse.Namespace, classes: list[str] | None) -> Any:
         size, bias, background = options.size or 32, options.benchmark, options.background
         return BackgroundBias(split="test", bias=bias, background=background, size=size, seed=options.seed)
     # images whose crop has lost the object are left out of the audit, like those without a mask
-    data = open_source(options, transform=transform_of(options), empty="skip-penalty")
+    # and so are a table's images with other labels, as in training
+    is_table = options.masks is None and not is_annotated(options.images)
+    known = {"classes": classes} if is_table else {}
+    data = open_source(options, transform=transform_of(options), empty="skip-penalty", **known)
+    sys.stderr.write("".join(f"{options.images}: {note}\n" for note in data.notes))
     where = f"the classes of the images, for {options.classes or options.checkpoint},"
     return data if classes is None else renumbered(data, classes, where)

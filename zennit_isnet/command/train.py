@@ -124,7 +124,9 @@ def main(arguments: Sequence[str], *, testing: bool = False) -> int:
     try:
         with warnings.catch_warnings():
             # Lightning's messages about its own internals
-            for text in ("LightningCLI's args parameter", "Checkpoint directory .* is not empty", ".*LeafSpec"):
+            internal = ("LightningCLI's args parameter", "Checkpoint directory .* is not empty", ".*LeafSpec")
+            # the figures are already those of all processes
+            for text in (*internal, r"It is recommended to use `self\.log\(.*sync_dist=True"):
                 warnings.filterwarnings("ignore", text)
             _run(arguments, testing)
     except (SIGTERMException, KeyboardInterrupt):

@@ -126,8 +126,8 @@ class MaskReport:
         rows = [["class", "images", "missing", "empty", "full", "mean", "min", "max", "AUC"]]
         for row in (*self.classes, self.total):
             *values, auc = astuple(row)
-            cells = [f"{value:.1%}" if isinstance(value, float) else str(value) for value in values]
-            rows.append([*cells, "–" if math.isnan(auc) else f"{auc:.2f}"])
+            cells = [_shown(value, ".1%") if isinstance(value, float) else str(value) for value in values]
+            rows.append([*cells, _shown(auc, ".2f")])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in rows]
         notes = [f"note: {note}" for note in self.notes]
@@ -144,6 +144,10 @@ class MaskReport:
             details = [problem.detail for problem in self.problems if problem.kind == kind]
             told.append(f"  - {kind}: {listed(details, EXAMPLES)}")
         return told
+
+
+def _shown(value: float, form: str) -> str:
+    return "–" if math.isnan(value) else format(value, form)
 
 
 def check_masks(dataset: MaskedDataset, *, workers: int | None = None, progress: bool = True) -> MaskReport:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from zennit_isnet.data.annotations import AnnotatedImages, LabelSource
-from zennit_isnet.data.decoding import Binarize, Path
+from zennit_isnet.data.decoding import Binarize, Path, listed
 from zennit_isnet.data.files import MaskedFiles, MaskedImageFolder, MaskedImageTable, files_below
 from zennit_isnet.errors import InvalidValueError
 
@@ -48,6 +48,8 @@ def open_masked(
     if masks is None and is_annotated(images):
         options |= {"classes": classes, "multi_label": multi_label}
         return AnnotatedImages(images, root, labels=labels or "category", **options)
+    if masks is None and os.path.isdir(images):
+        raise InvalidValueError(f"a folder of images needs a folder of masks; got only {os.fspath(images)!r}")
     if masks is None:
         options |= {"classes": classes, "multi_label": multi_label, "other_labels": "drop"}
         return MaskedImageTable(images, root, columns=columns, binarize=binarize, **options)
@@ -59,8 +61,8 @@ def renumbered(data: MaskedFiles, classes: Sequence[str], where: str) -> Any:
     """Number the classes of a data set in the order of a list of names, which must contain them all."""
     unknown = sorted(set(data.classes) - set(classes))
     if unknown or len(set(classes)) < len(classes):
-        problem = f"missing: {', '.join(unknown)}" if unknown else "a class occurs twice"
-        raise InvalidValueError(f"{where} must be among the classes {', '.join(classes)}; {problem}")
+        problem = f"got {listed(unknown)}" if unknown else "a class occurs twice"
+        raise InvalidValueError(f"{where} must be among the classes {listed(list(classes))}; {problem}")
     if data.multi_label:
         raise InvalidValueError(f"{where} must be one per image; got an image with several")
     numbers = torch.tensor([list(classes).index(name) for name in data.classes])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -307,7 +307,8 @@ class ISNetClassifier(LightningModule):
                 rows["score"] = self._score(rows)
             self.results[name] = done
             where = prefix or f"{name}/"
-            self.log_dict({f"{where}{key}": value for key, value in rows.items() if math.isfinite(value)})
+            # an undefined share is logged as NaN, because Lightning would repeat the last epoch's
+            self.log_dict({f"{where}{key}": value for key, value in rows.items()})
 
     def _score(self, rows: Mapping[str, float]) -> float:
         """Log the criterion for the best epoch; a clean heatmap alone would not be evidence."""
@@ -363,7 +364,22 @@ def calibrate(classifier: ISNetClassifier, data: MaskedData, plain: Trainer | No
         plain.fit(measured, data, ckpt_path=ckpt_path)
         measured.to(plain.strategy.root_device)
     measured.seed_draws(0)  # the same in all processes
-    classifier.regularizer.ranges = dict(measured.regularizer.calibrate(data.calibration_dataloader()))
+    regularizer, formulation = measured.regularizer, measured.regularizer.formulation
+    batches: Iterable[Any] = data.calibration_dataloader()
+    if getattr(formulation, "needs_labels", False):
+        batches = _with_labels(regularizer, batches)
+    try:
+        classifier.regularizer.ranges = dict(regularizer.calibrate(batches))
+    finally:
+        regularizer.formulation = formulation
+
+
+def _with_labels(regularizer: Any, batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield batches, and let the regularizer explain the labels of each one."""
+    formulation = regularizer.formulation
+    for batch in batches:
+        regularizer.formulation = partial(formulation, labels=batch[2])
+        yield batch
 
 
 def labels_of(labels: Tensor) -> Callable[[Tensor], Tensor]:

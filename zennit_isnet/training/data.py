@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -153,13 +154,14 @@ class MaskedImages(MaskedData):
     masks : str, optional
         The parallel folder of masks; CSV files and annotations define masks themselves.
     val : sequence of str, default=()
-        The same for validation: ``[images]`` or ``[images, masks]``. If empty, part of the training images.
+        The same for validation: ``[images]`` or ``[images, masks]``, or ``[file, root]`` for a CSV file or annotations
+        with a root of its own. If empty, part of the training images.
     tests : mapping of str to sequence of str, optional
         The same for each test set, by name, such as other hospitals.
     benchmark : {"patch", "texture"}, optional
         Use the built-in digits, whose background gives the class away, instead of files.
     root : str, optional
-        Folder that paths in CSV files are relative to. If None, the file's folder.
+        Folder that paths in CSV files and annotations are relative to. If None, the file's folder.
     columns : mapping of str to str, optional
         Names of the columns ``image``, ``mask`` and ``label`` in a CSV file, such as ``{image: file}``.
     split : str, optional
@@ -267,16 +269,20 @@ class MaskedImages(MaskedData):
             source = [part for part in (images, masks) if part is not None]
             first = {**how, "empty": empty, "missing": missing, "transform": v2.Compose([*grey, moved])}
             train = _opened(source, {**first, "classes": classes})
+            if not train.multi_label and len(train.classes) < 2:
+                raise InvalidValueError(
+                    f"{images} must have images of at least two classes; got only {train.classes[0]!r}"
+                )
             # test images do not need a mask, and a crop may lose the object
             how |= {"empty": "skip-penalty", "missing": "skip-penalty", "transform": v2.Compose([*grey, still])}
             how |= {"classes": train.classes, "multi_label": train.multi_label}
             if val:
-                parts: dict[str, Any] = {"train": train, "val": _opened(val, how)}
+                parts: dict[str, Any] = {"train": train, "val": _opened(*_rooted(val, how))}
             else:
                 # the same images in the same order
                 again = {**how, "missing": "drop"} if missing == "drop" else how
-                parts = _divided(train, _opened(source, again), split, group, val_share, seed)
-            others = {name: _opened(part, how) for name, part in (tests or {}).items()}
+                parts = _divided(train, open_masked(*source, **again), split, group, val_share, seed)
+            others = {name: _opened(*_rooted(part, how)) for name, part in (tests or {}).items()}
             if both := sorted(parts.keys() & others):
                 raise InvalidValueError(
                     f"a test set must not be named {both[0]!r}: the column split already defines it"
@@ -326,6 +332,13 @@ def _opened(source: Sequence[str], options: Mapping[str, Any]) -> MaskedFiles:
         kinds = ("one label", "several labels")
         raise InvalidValueError(f"{source[0]} must have {kinds[wanted]} per image, like the training images")
     return data
+
+
+def _rooted(source: Sequence[str], options: Mapping[str, Any]) -> tuple[Sequence[str], Mapping[str, Any]]:
+    """Take the folder after a CSV file or annotations as their root."""
+    if len(source) == 2 and os.path.isfile(source[0]):
+        return source[:1], {**options, "root": source[1]}
+    return source, options
 
 
 def _divided(
