@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 from unittest import mock
 
 from docutils import nodes
@@ -67,9 +67,9 @@ def actions_of(name: str) -> Iterator[argparse.Action]:
     for action in parser_of(name)._actions:
         texts = action.option_strings
         linked = "applied on" in str(action.metavar)
-        if not (action.help == argparse.SUPPRESS or linked or texts[:1] == ["-h"]):
-            if not texts or not texts[0].endswith(".help"):
-                yield action
+        about = texts[:1] == ["-h"] or bool(texts and texts[0].endswith(".help"))
+        if not (action.help == argparse.SUPPRESS or linked or about):
+            yield action
 
 
 def names_of(action: argparse.Action) -> list[str]:
@@ -84,7 +84,10 @@ def choices_of(action: argparse.Action) -> list[str]:
     kind = getattr(action, "_typehint", None)
     kinds = [kind, *get_args(kind)]
     return [
-        str(value) for one in kinds if get_origin(one) is Literal for value in get_args(one)
+        str(value)
+        for one in kinds
+        if get_origin(one) is Literal
+        for value in get_args(one)
     ]
 
 
@@ -116,16 +119,17 @@ def described(action: argparse.Action) -> str:
     part = PARTS.get(name.partition(".")[0])
     text = linked(action.help or (f"See :py:class:`~{part}`." if part else ""))
     text = f"{text[:1].upper()}{text[1:]}".rstrip(".") + "."
-    if choices := choices_of(action):
-        if not all(choice in text for choice in choices):
-            text += " One of " + ", ".join(f"``{choice}``" for choice in choices) + "."
+    choices = choices_of(action)
+    if not all(choice in text for choice in choices):
+        text += " One of " + ", ".join(f"``{choice}``" for choice in choices) + "."
     default = default_of(action)
     return text if default is None else f"{text} Default: ``{default}``."
 
 
 def value_of(action: argparse.Action) -> str:
     """Return the placeholder of an option's value."""
-    metavar = action.metavar if isinstance(action.metavar, str) else ""
+    # jsonargparse writes "\b[=flags]"
+    metavar = action.metavar.strip("\b") if isinstance(action.metavar, str) else ""
     if action.nargs == 0 or metavar.startswith("[="):
         return metavar
     if isinstance(action.default, bool):

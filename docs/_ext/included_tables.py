@@ -43,7 +43,8 @@ def by_family(text: str) -> str:
         return text
     head, rule, *rows = table[0].splitlines()
     families = {
-        family: list(group) for family, group in groupby(sorted(rows, key=_family), _family)
+        family: list(group)
+        for family, group in groupby(sorted(rows, key=_family), _family)
     }
     links = " · ".join(f"[{family}](#models-{family})" for family in families)
     parts = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from itertools import groupby
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -57,7 +57,7 @@ class RuleTable(SphinxDirective):
     """
 
     required_arguments = 1
-    option_spec = {"handlers": str.split}
+    option_spec: ClassVar = {"handlers": str.split}
 
     def run(self) -> list[nodes.Node]:
         (kind,) = self.arguments

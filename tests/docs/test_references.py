@@ -24,7 +24,9 @@ FILES = {file: file.read_text(encoding="utf-8") for file in sorted(ROOT.glob("ze
 
 @pytest.mark.parametrize(
     ("file", "title"),
-    sorted({(file.relative_to(ROOT).as_posix(), plain(t)) for file, text in FILES.items() for t in CITED.findall(text)}),
+    sorted(
+        {(file.relative_to(ROOT).as_posix(), plain(t)) for file, text in FILES.items() for t in CITED.findall(text)}
+    ),
 )
 def test_a_cited_work_is_in_the_bibliography(file: str, title: str) -> None:
     assert title in KNOWN

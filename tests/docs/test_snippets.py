@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -78,10 +78,11 @@ def few_digits() -> tuple[Tensor, Tensor]:
 class FourteenStructures:
     """In place of TorchXRayVision's network, which downloads its weights: its interface."""
 
-    targets = [*(f"structure {number}" for number in range(12)), "Left Lung", "Right Lung"]
+    targets: ClassVar = [*(f"structure {number}" for number in range(12)), "Left Lung", "Right Lung"]
 
     def __call__(self, images: Tensor) -> Tensor:
-        assert images.shape[1] == 1 and -1024 <= images.min() <= images.max() <= 1024
+        assert images.shape[1] == 1
+        assert -1024 <= images.min() <= images.max() <= 1024
         return torch.randn(len(images), len(self.targets), 512, 512)
 
 

@@ -126,23 +126,23 @@ print(f"{innocent.verdict.outcome}: {innocent.verdict.reason}")
 # ``my_models:make``                  ``mine.pth``, or none            what your function returns
 # ==================================  ===============================  =====================================
 #
-# - **A checkpoint of** ``zennit-isnet train`` is a Lightning checkpoint that also holds the architecture, the classes in
-#   the order of the logits, the size, the normalisation, the number of channels and the crop. Nothing else is needed.
-#   ``zennit-isnet test`` reads ``best.ckpt`` and ``config.yaml`` of such a run, and nothing else.
+# - **A checkpoint of** ``zennit-isnet train`` is a Lightning checkpoint that also holds the architecture, the classes
+#   in the order of the logits, the size, the normalisation, the number of channels and the crop. Nothing else is
+#   needed. ``zennit-isnet test`` reads ``best.ckpt`` and ``config.yaml`` of such a run, and nothing else.
 # - **A model that was trained elsewhere** needs its weights in a file, written by
 #   ``torch.save(model.state_dict(), "resnet50.pth")``. A dictionary that holds the state dict under ``model``,
 #   ``state_dict`` or ``model_state_dict``, as many training scripts and Lightning write it, is read too. The prefixes
-#   ``module.``, ``_orig_mod.`` and ``model.`` of DistributedDataParallel, ``torch.compile`` and Lightning are removed. The
-#   weights must fit exactly, including the number of classes. A pickled model (``torch.save(model, …)``) is refused,
-#   because reading it would run code.
+#   ``module.``, ``_orig_mod.`` and ``model.`` of DistributedDataParallel, ``torch.compile`` and Lightning are removed.
+#   The weights must fit exactly, including the number of classes. A pickled model (``torch.save(model, …)``) is
+#   refused, because reading it would run code.
 # - **Your own architecture** comes from a function in a Python file of the current folder. It is called with
 #   ``num_classes=…`` if it accepts that argument. Without ``--checkpoint`` it must load the weights itself.
 # - **The command cannot know how the images were prepared.** Except for a checkpoint of ``zennit-isnet train``, say so:
 #   ``--imagenet`` or ``--mean`` and ``--std``, ``--size``, ``--fit``, ``--grey``, and ``--classes`` if the order of the
 #   logits is not that of the sorted class folders.
 #
-# :func:`~zennit_isnet.architectures.make_model` does the same in Python, for a model by name or from a function. Here is
-# the suspect, saved and read again:
+# :func:`~zennit_isnet.architectures.make_model` does the same in Python, for a model by name or from a function. Here
+# is the suspect, saved and read again:
 
 import sys
 import tempfile

@@ -62,8 +62,8 @@ target = Target(labels)
 #
 # **ResNets and other models with branches** need
 # ``canonizers=[FuseBatchNorm(), MakeFunctionsVisible()]``. They add their branches in ``forward``, where Zennit's rules
-# see no module; :class:`~zennit_isnet.lrp.MakeFunctionsVisible` gives such calls the rules of the corresponding modules.
-# Without it, relevance passes a sum as an ordinary gradient does, and nothing warns you.
+# see no module; :class:`~zennit_isnet.lrp.MakeFunctionsVisible` gives such calls the rules of the corresponding
+# modules. Without it, relevance passes a sum as an ordinary gradient does, and nothing warns you.
 
 gates = LRPFlex()
 with Gradient(model, gates, attr_output=gates.seed(target)) as attributor:
