@@ -1,4 +1,4 @@
-"""Metrics of background reliance and background bias, based on torchmetrics (``pip install "zennit-isnet[metrics]"``).
+"""Metrics of background reliance and background bias, based on torchmetrics (extra ``metrics``).
 
 The formulas are pure functions in `zennit_isnet.functional`; these classes average them over batches and processes. The
 location of relevance is not evidence that a model ignores the background: also report `WorstGroupAccuracy`, `BiasGap`

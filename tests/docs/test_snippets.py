@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import doctest
 import io
+import os
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
 import torchvision
-from torch import Tensor, distributed
+from torch import Tensor, distributed, multiprocessing
 
 import zennit_isnet.data
 
@@ -24,6 +27,7 @@ PAGES = [
     *(page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts),
 ]
 SLOW = {"docs/how-to/lightning.md", "docs/how-to/video.md"}  # a second training framework; convolutions in 3D
+PORT = 29511
 SNIPPET = re.compile(
     r"^(?P<indent> *)```(?P<kind>python|pycon)\n(?P<block>.*?)^(?P=indent)```$", flags=re.MULTILINE | re.DOTALL
 )
@@ -71,6 +75,17 @@ def few_digits() -> tuple[Tensor, Tensor]:
     return torch.randint(256, (200, 28, 28), dtype=torch.uint8), torch.arange(10).repeat(20)
 
 
+class FourteenStructures:
+    """In place of TorchXRayVision's network, which downloads its weights: its interface."""
+
+    targets: ClassVar = [*(f"structure {number}" for number in range(12)), "Left Lung", "Right Lung"]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        assert images.shape[1] == 1
+        assert -1024 <= images.min() <= images.max() <= 1024
+        return torch.randn(len(images), len(self.targets), 512, 512)
+
+
 @pytest.fixture
 def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """An empty folder, no downloads, small networks and data, and what ``torchrun`` tells the first of one process."""
@@ -78,6 +93,8 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[No
     monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", random_weights)
     monkeypatch.setattr(torchvision.models, "resnet50", torchvision.models.resnet18)
     monkeypatch.setattr(zennit_isnet.data, "load_digits", few_digits)
+    xrays = SimpleNamespace(baseline_models=SimpleNamespace(chestx_det=SimpleNamespace(PSPNet=FourteenStructures)))
+    monkeypatch.setitem(sys.modules, "torchxrayvision", xrays)
     environment = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
@@ -101,6 +118,26 @@ def test_snippets_run(page: Path) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         for kind, code, line in snippets(page):
             run(kind, code, page, line, names)
+
+
+def run_script(rank: int, world: int, code: str, folder: str) -> None:
+    """What ``torchrun`` does in each process, with few digits."""
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "localhost", "MASTER_PORT": PORT}
+    os.environ.update({name: str(value) for name, value in places.items()})
+    vars(zennit_isnet.data)["load_digits"] = few_digits
+    exec(compile(code, "train.py", "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="would ask for a GPU for each process")
+def test_the_script_for_several_processes_trains_one_model(tmp_path: Path) -> None:
+    (code, *_) = (code for _, code, _ in snippets(ROOT / "docs" / "how-to" / "distributed.md"))
+    code = re.sub(r"PLAIN_EPOCHS, EPOCHS = \d+, \d+", "PLAIN_EPOCHS, EPOCHS = 1, 1", code, count=1)
+    multiprocessing.spawn(run_script, args=(2, code, str(tmp_path)), nprocs=2)
+    trained = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert all(values.isfinite().all() for values in trained.values())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

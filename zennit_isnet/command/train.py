@@ -1,7 +1,7 @@
 """Train a classifier with foreground masks so that it does not rely on backgrounds, and test it.
 
   zennit-isnet train --data.images photos --data.masks masks --model.architecture resnet50 --model.weights DEFAULT
-  zennit-isnet train --data.images films.csv --data.group patient --output results/films --config films.yaml
+  zennit-isnet train --data.images xrays.csv --data.group patient --output results/xrays --config xrays.yaml
   zennit-isnet train --data.benchmark patch --trainer.max_epochs 10
   zennit-isnet train --config results/train/config.yaml --resume
   zennit-isnet test --config results/train/config.yaml --data.tests '{other hospital: [other.csv]}'

@@ -111,6 +111,69 @@ print(f"{innocent.verdict.outcome}: {innocent.verdict.reason}")
 #   ``--fit whole`` keeps the corners. A checkpoint of ``zennit-isnet train`` brings the setting of its training.
 # - Masks that contain the whole object. Parts outside the mask count as background.
 #
+# .. _checkpoints:
+#
+# Which models can the command read?
+# ----------------------------------
+# ``zennit-isnet audit`` and ``explain`` take the model as a name and a file of weights:
+#
+# ==================================  ===============================  =====================================
+# MODEL                               ``--checkpoint``                 the model is
+# ==================================  ===============================  =====================================
+# ``results/train/best.ckpt``         not needed                       the one of ``zennit-isnet train``
+# ``resnet50``                        ``resnet50.pth``                 torchvision's, with your weights
+# ``timm:convnextv2_nano``            ``convnext.pth``                 timm's, with your weights (extra ``timm``)
+# ``my_models:make``                  ``mine.pth``, or none            what your function returns
+# ==================================  ===============================  =====================================
+#
+# - **A checkpoint of** ``zennit-isnet train`` is a Lightning checkpoint that also holds the architecture, the classes
+#   in the order of the logits, the size, the normalisation, the number of channels and the crop. Nothing else is
+#   needed. ``zennit-isnet test`` reads ``best.ckpt`` and ``config.yaml`` of such a run, and nothing else.
+# - **A model that was trained elsewhere** needs its weights in a file, written by
+#   ``torch.save(model.state_dict(), "resnet50.pth")``. A dictionary that holds the state dict under ``model``,
+#   ``state_dict`` or ``model_state_dict``, as many training scripts and Lightning write it, is read too. The prefixes
+#   ``module.``, ``_orig_mod.`` and ``model.`` of DistributedDataParallel, ``torch.compile`` and Lightning are removed.
+#   The weights must fit exactly, including the number of classes. A pickled model (``torch.save(model, …)``) is
+#   refused, because reading it would run code.
+# - **Your own architecture** comes from a function in a Python file of the current folder. It is called with
+#   ``num_classes=…`` if it accepts that argument. Without ``--checkpoint`` it must load the weights itself.
+# - **The command cannot know how the images were prepared.** Except for a checkpoint of ``zennit-isnet train``, say so:
+#   ``--imagenet`` or ``--mean`` and ``--std``, ``--size``, ``--fit``, ``--grey``, and ``--classes`` if the order of the
+#   logits is not that of the sorted class folders.
+#
+# :func:`~zennit_isnet.architectures.make_model` does the same in Python, for a model by name or from a function. Here
+# is the suspect, saved and read again:
+
+import sys
+import tempfile
+from pathlib import Path
+
+from zennit_isnet.architectures import make_model
+
+SOURCE = """
+from torch import nn
+
+
+def make(num_classes):
+    layers = []
+    for before, after in ((3, 16), (16, 32), (32, 64)):
+        convolution = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(1024, num_classes))
+"""
+
+with tempfile.TemporaryDirectory() as folder:
+    Path(folder, "my_models.py").write_text(SOURCE)
+    torch.save(suspect.state_dict(), Path(folder, "mine.pth"))
+    sys.path.append(folder)
+    again = make_model("my_models:make", classes=10, weights=f"{folder}/mine.pth")
+
+example = images[0][0].unsqueeze(0)
+print(torch.equal(suspect.eval()(example), again.eval()(example)))
+
+# %%
+# Several labels
+# --------------
 # A multi-label model is audited one label at a time, by the logit of that label alone:
 
 several = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 14))  # one logit per label

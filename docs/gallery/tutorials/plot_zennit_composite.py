@@ -59,6 +59,11 @@ target = Target(labels)
 # Relevance rules need a canonizer for BatchNorm. Zennit's canonizers write to the weights.
 # :class:`~zennit_isnet.lrp.FuseBatchNorm` writes nothing, and fuses with the statistics of the forward pass. If a
 # composite brings Zennit's merging canonizers, ``differentiable`` replaces them by this fusion.
+#
+# **ResNets and other models with branches** need
+# ``canonizers=[FuseBatchNorm(), MakeFunctionsVisible()]``. They add their branches in ``forward``, where Zennit's rules
+# see no module; :class:`~zennit_isnet.lrp.MakeFunctionsVisible` gives such calls the rules of the corresponding
+# modules. Without it, relevance passes a sum as an ordinary gradient does, and nothing warns you.
 
 gates = LRPFlex()
 with Gradient(model, gates, attr_output=gates.seed(target)) as attributor:
@@ -110,7 +115,7 @@ print(all(parameter.grad is not None for parameter in model.parameters()))
 
 model.zero_grad()
 with Gradient(
-    model, gates, attr_output=gates.seed(target), create_graph=True
+    model, epsilon_plus, attr_output=epsilon_plus.seed(target), create_graph=True
 ) as attributor:
     _, relevance = attributor(images)
 (relevance.abs() * ~masks).sum().backward()

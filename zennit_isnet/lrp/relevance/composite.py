@@ -210,7 +210,8 @@ def differentiable(composite: Composite, *, canonizers: Sequence[Canonizer] | No
         Any composite from Zennit or your own: layer maps, name maps, mixed maps, subclassed rules.
     canonizers : sequence of zennit.canonizers.Canonizer, optional
         Replace the composite's canonizers. Canonizers that merge BatchNorm are replaced by a fusion with the statistics
-        of the forward pass, which is also correct in train mode and does not change parameters.
+        of the forward pass, which is also correct in train mode and does not change parameters. A model with BatchNorm
+        whose branches are added in ``forward``, such as a ResNet, needs ``[FuseBatchNorm(), MakeFunctionsVisible()]``.
 
     Returns
     -------
