@@ -437,7 +437,8 @@ class ISNetRegularizer:
         Parameters
         ----------
         loader : iterable
-            Batches of images, or tuples that begin with images. They are moved to the model's device.
+            Batches of images, or tuples that begin with images; ``(images, masks, labels, …)`` if the formulation needs
+            labels. They are moved to the model's device.
         progress : bool, default=True
             Whether to show a progress bar.
 
@@ -462,9 +463,11 @@ class ISNetRegularizer:
         maturity = Maturity()
 
         def totals(batch: Any) -> dict[Place, Tensor]:
-            images = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
-            images = self._checked_images(images, values=True).to(device)
-            output, relevance = self._explained(images, self._formulation_of())
+            entries = batch if isinstance(batch, (list, tuple)) and batch else (batch,)
+            images = self._checked_images(entries[0], values=True).to(device)
+            needs_labels = getattr(self.formulation, "needs_labels", False)
+            labels = entries[2] if needs_labels and len(entries) > 2 else None
+            output, relevance = self._explained(images, self._formulation_of(labels))
             maturity.see(output)
             return {place: total_relevance(heatmaps) for place, heatmaps in relevance.items()}
 

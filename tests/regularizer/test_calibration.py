@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from zennit_isnet import HeatmapLoss, ISNetRegularizer, LRPAttribution, LRPFlex, Original, Selective, Stochastic, Target
 from zennit_isnet.calibration import RelevanceRange, measured_ranges
 from zennit_isnet.errors import CalibrationError, InvalidValueError, RelevanceRangeWarning, VanishedRelevanceWarning
+from zennit_isnet.formulations import Label
 from zennit_isnet.lrp import INPUT, Place
 
 
@@ -116,6 +117,13 @@ class TestCalibrate:
         expected = totals(model.eval(), images, regularizer.formulation)
         measured = regularizer.calibrate(loader(images), progress=False)["input"]
         assert measured.count == 8
+        assert measured.mean == pytest.approx(expected.mean(), rel=1e-5)
+
+    def test_labels_are_the_third_entry_if_the_formulation_explains_them(self):
+        model, (images, masks) = tiny_net(), batch(8, size=8)
+        labels = torch.tensor([0, 1] * 4)
+        expected = totals(model.eval(), images, Target(labels))
+        measured = on_images(model, formulation=Label()).calibrate([(images, masks, labels)], progress=False)["input"]
         assert measured.mean == pytest.approx(expected.mean(), rel=1e-5)
 
     @pytest.mark.parametrize("progress", [True, False])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -364,22 +363,7 @@ def calibrate(classifier: ISNetClassifier, data: MaskedData, plain: Trainer | No
         plain.fit(measured, data, ckpt_path=ckpt_path)
         measured.to(plain.strategy.root_device)
     measured.seed_draws(0)  # the same in all processes
-    regularizer, formulation = measured.regularizer, measured.regularizer.formulation
-    batches: Iterable[Any] = data.calibration_dataloader()
-    if getattr(formulation, "needs_labels", False):
-        batches = _with_labels(regularizer, batches)
-    try:
-        classifier.regularizer.ranges = dict(regularizer.calibrate(batches))
-    finally:
-        regularizer.formulation = formulation
-
-
-def _with_labels(regularizer: Any, batches: Iterable[Any]) -> Iterator[Any]:
-    """Yield batches, and let the regularizer explain the labels of each one."""
-    formulation = regularizer.formulation
-    for batch in batches:
-        regularizer.formulation = partial(formulation, labels=batch[2])
-        yield batch
+    classifier.regularizer.ranges = dict(measured.regularizer.calibrate(data.calibration_dataloader()))
 
 
 def labels_of(labels: Tensor) -> Callable[[Tensor], Tensor]:
