@@ -49,7 +49,8 @@ def gradient_norms(
 ) -> GradientNorms:
     """Measure the norm of each loss's gradient; see `ISNetRegularizer.gradient_norms`.
 
-    With `everywhere`, all processes call this although the model is not wrapped, as in Lightning.
+    With several processes, of the gradient averaged over them, which is the one that the optimizer gets. With
+    `everywhere`, all processes call this although the model is not wrapped, as in Lightning.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     for name, loss in (("classification", classification), ("penalty", penalty)):
@@ -57,25 +58,32 @@ def gradient_norms(
             raise InvalidTypeError(f"{name} must be a scalar Tensor; got {type(loss).__name__}")
         if loss.numel() != 1:
             raise InvalidValueError(f"{name} must be a scalar; got shape {tuple(loss.shape)}; reduce it to its mean")
-    squares = torch.stack([_squared_norm(loss, parameters) for loss in (classification, penalty)])
-    if everywhere or isinstance(model, DistributedDataParallel):
-        group = model.process_group if isinstance(model, DistributedDataParallel) else None
-        # the root mean square over the processes, so that all see the same figures
-        distributed.all_reduce(squares, group=group)
-        squares /= distributed.get_world_size(group)
-    return GradientNorms(*squares.sqrt().tolist())
+    norms = []
+    for loss in (classification, penalty):
+        gradient = _gradient(loss, parameters)
+        if everywhere or isinstance(model, DistributedDataParallel):
+            group = model.process_group if isinstance(model, DistributedDataParallel) else None
+            distributed.all_reduce(gradient, group=group)
+            gradient /= distributed.get_world_size(group)
+        norms.append(torch.linalg.vector_norm(gradient) / _POWER)
+    return GradientNorms(*torch.stack(norms).tolist())
 
 
-def _squared_norm(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+def _gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """Return the gradient of a loss times `_POWER` as one vector, with zeros for parameters that it does not depend on.
+
+    All processes need the same parameters in it, even if one has no mask in its batch.
+    """
+    found: Sequence[Tensor | None] = [None] * len(parameters)
+    if loss.requires_grad:
+        found = torch.autograd.grad(loss.sum() * _POWER, parameters, retain_graph=True, allow_unused=True)
     # not every accelerator supports float64
-    square = torch.zeros((), dtype=torch.promote_types(loss.dtype, torch.float32), device=loss.device)
-    if not loss.requires_grad:
-        return square
-    for gradient in torch.autograd.grad(loss.sum() * _POWER, parameters, retain_graph=True, allow_unused=True):
-        if gradient is not None:
-            norm = torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32))
-            square = square + (norm / _POWER).to(square).square()
-    return square
+    dtype = torch.promote_types(loss.dtype, torch.float32)
+    parts = [
+        loss.new_zeros(p.numel(), dtype=dtype) if gradient is None else gradient.flatten().to(loss.device, dtype)
+        for p, gradient in zip(parameters, found, strict=True)
+    ]
+    return torch.cat(parts) if parts else loss.new_zeros(1, dtype=dtype)
 
 
 class LossBalance:

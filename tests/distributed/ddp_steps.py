@@ -164,7 +164,7 @@ def balanced_unwrapped(rank: int, world: int) -> tuple[tuple[float, ...], float,
 
 
 def balanced_by_hand(world: int) -> tuple[list[float], float, list[Tensor]]:
-    """The same from the gradients of each shard by itself."""
+    """The same from the gradients of the shards, averaged by hand."""
     of_shards: list[list[list[Tensor]]] = []
     for shard in range(world):
         model, data = model_and_data(world)
@@ -177,9 +177,10 @@ def balanced_by_hand(world: int) -> tuple[list[float], float, list[Tensor]]:
                 for loss in losses
             ]
         )
-    norms = [
-        (sum(g.square().sum() for shard in of_shards for g in shard[loss]) / world).sqrt().item() for loss in (0, 1)
-    ]
+    averages = (
+        [torch.stack(parts).mean(0) for parts in zip(*of_loss, strict=True)] for of_loss in zip(*of_shards, strict=True)
+    )
+    norms = [torch.cat([g.flatten() for g in average]).norm().item() for average in averages]
     factor = min(1.0, 5 * norms[0] / norms[1])
     mixed = [[0.3 * c + 0.7 * factor * p for c, p in zip(*shard, strict=True)] for shard in of_shards]
     return norms, factor, [torch.stack(parts).mean(0) for parts in zip(*mixed, strict=True)]
