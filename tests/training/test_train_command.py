@@ -26,6 +26,11 @@ def net(num_classes):
         nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3, padding=1),
         nn.ReLU(), nn.Dropout(0.2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes),
     )
+
+def each_image_by_itself(num_classes):
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes)
+    )
 """
 
 pytestmark = [
@@ -137,10 +142,15 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(options: list[str], how: s
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_same_model(options: list[str]):
-    several = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.max_epochs", "2"]
-    command = [sys.executable, "-m", "zennit_isnet", "train", *options, *several, "--output", "run"]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
-    assert done.returncode == 0
-    assert json.loads(Path("run/tests.json").read_text())["abroad"]["images"] == 16
-    assert len(Path("run/log.csv").read_text().splitlines()) == 3
+def test_two_processes_train_the_same_model_as_one(options: list[str]):
+    net = ["--model.architecture", "trained_nets:each_image_by_itself", "--model.fade", "0"]
+    same = [*options, *net, "--model.formulation", "Selective", "--trainer.max_epochs", "2"]
+    several = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
+    for output, more in (("one", ["--data.batch_size", "8"]), ("two", several)):
+        command = [sys.executable, "-m", "zennit_isnet", "train", *same, *more, "--output", output]
+        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+        assert done.returncode == 0
+    assert json.loads(Path("two/tests.json").read_text())["abroad"]["images"] == 16
+    assert len(Path("two/log.csv").read_text().splitlines()) == 3
+    for name, weight in weights("one").items():
+        torch.testing.assert_close(weights("two")[name], weight, rtol=1e-3, atol=1e-5)
