@@ -160,7 +160,7 @@ class RatioWatch:
             remedy = "combine them with regularizer.balanced(…), or use a smaller weight P"
         else:
             loud, quiet, factor = "classification loss", "penalty", 1 / ratio if ratio else math.inf
-            remedy = "use a larger weight P, and check whether the relevance has vanished"
-        found = f"for {span} the gradient norm of the {loud} has been over {FAR:g} times the {quiet}'s"
+            remedy = "use a larger weight P, and look for a VanishedRelevanceWarning"
+        found = f"for {span} the gradient of the {loud} has had over {FAR:g} times the norm of the {quiet}'s gradient"
         message = f"{found} ({factor:.3g} times now), so the {quiet} has almost no effect: {remedy}"
         warnings.warn(message, GradientRatioWarning, stacklevel=stacklevel + 1)

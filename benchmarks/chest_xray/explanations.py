@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the runs' files")
     parser.add_argument("--network", default="lite0", help="lite0, or a classifier of torchvision")
     parser.add_argument("--size", type=int, default=112, help="height and width in pixels")
-    parser.add_argument("--films", type=int, default=64, help="largest number of test films")
+    parser.add_argument("--films", type=int, default=64, help="largest number of test X-rays")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results", help="folder to write to")
     options = parser.parse_args(arguments)
     weights = [path for path in sorted(options.results.glob(f"*-{options.network}-*/*.pt")) if not _blanked(path)]
@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
         network = make_network(options.network)
         network.load_state_dict(torch.load(path, weights_only=True))
         explained.append(explain(f"{path.parent.name.split('-')[0]}, {path.stem}", network, films))
-    text = f"Mean share of the relevance on the tag, in %, on {len(films)} test films that all carry the tag.\n\n"
+    text = f"Mean share of the relevance on the tag, in %, on {len(films)} test X-rays that all carry the tag.\n\n"
     text += table(explained) + "\n"
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "chest_xray_explanations.md").write_text(text)
