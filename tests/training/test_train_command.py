@@ -99,6 +99,7 @@ def test_one_command_trains_and_tests(options: list[str], capsys: pytest.Capture
 
 
 def test_an_earlier_run_is_not_overwritten_and_can_be_extended(options: list[str], capsys: pytest.CaptureFixture[str]):
+    options = [*options, "--model.one_cycle", "false"]
     assert main(["train", *options, "--trainer.max_epochs", "1", "--output", "run"]) == 0
     assert main(["train", *options, "--trainer.max_epochs", "2", "--output", "run"]) == 2
     assert "run contains an earlier run: add --resume" in capsys.readouterr().err
@@ -108,6 +109,9 @@ def test_an_earlier_run_is_not_overwritten_and_can_be_extended(options: list[str
     assert "model.weight was 0.7 and is 0.2" in capsys.readouterr().err
     assert main([*again, "--resume"]) == 0
     assert len(Path("run/log.csv").read_text().splitlines()) == 3
+    assert main(["train", *options, "--trainer.max_epochs", "2", "--output", "whole"]) == 0
+    whole, extended = weights("whole"), weights("run")
+    assert all(torch.equal(whole[name], extended[name]) for name in whole)
 
 
 def test_wrong_data_end_with_two_and_our_message(options: list[str], capsys: pytest.CaptureFixture[str]):

@@ -67,8 +67,10 @@ class ISNetClassifier(LightningModule):
         Weights of the classes in the cross-entropy, such as their inverse frequencies.
     optimizer : callable, optional
         ``optimizer(parameters) -> Optimizer``. If None, SGD with learning rate 0.05, Nesterov momentum 0.9 and weight
-        decay 5e-4. The learning rate is the maximum of a one-cycle schedule, in which momentum goes from 0.95 to 0.85
-        and back (`OneCycleLR`).
+        decay 5e-4.
+    one_cycle : bool, default=True
+        Whether the learning rate is the maximum of a one-cycle schedule, in which momentum goes from 0.95 to 0.85 and
+        back (`OneCycleLR`). If False, it is constant, and a run that is extended ends like a longer one.
     seed : int, default=0
         Seed of all random draws in training.
 
@@ -120,6 +122,7 @@ class ISNetClassifier(LightningModule):
         optimizer: OptimizerCallable = lambda parameters: SGD(
             parameters, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True
         ),
+        one_cycle: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -127,7 +130,7 @@ class ISNetClassifier(LightningModule):
         if not isinstance(model, nn.Module):
             raise InvalidTypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
         self.model = model
-        self.weight, self.optimizer, self.seed = weight, optimizer, seed
+        self.weight, self.optimizer, self.one_cycle, self.seed = weight, optimizer, one_cycle, seed
         self.regularizer = ISNetRegularizer(
             model,
             composite=composite,
@@ -234,8 +237,10 @@ class ISNetClassifier(LightningModule):
         self._log_results("")
 
     def configure_optimizers(self) -> Any:
-        """Return the optimizer with a one-cycle schedule of the learning rate and, if it has one, the momentum."""
+        """Return the optimizer, with a one-cycle schedule of the learning rate and, if it has one, the momentum."""
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        if not self.one_cycle:
+            return optimizer
         rates = [group["lr"] for group in optimizer.param_groups]
         steps = int(self.trainer.estimated_stepping_batches)
         with_momentum = all(group.get("momentum") or "betas" in group for group in optimizer.param_groups)
