@@ -7,6 +7,7 @@ import doctest
 import io
 import os
 import re
+import socket
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -27,7 +28,6 @@ PAGES = [
     *(page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts),
 ]
 SLOW = {"docs/how-to/lightning.md", "docs/how-to/video.md"}  # a second training framework; convolutions in 3D
-PORT = 29511
 SNIPPET = re.compile(
     r"^(?P<indent> *)```(?P<kind>python|pycon)\n(?P<block>.*?)^(?P=indent)```$", flags=re.MULTILINE | re.DOTALL
 )
@@ -120,11 +120,11 @@ def test_snippets_run(page: Path) -> None:
             run(kind, code, page, line, names)
 
 
-def run_script(rank: int, world: int, code: str, folder: str) -> None:
+def run_script(rank: int, world: int, code: str, folder: str, port: int) -> None:
     """What ``torchrun`` does in each process, with few digits."""
     os.chdir(folder)
     torch.set_num_threads(1)
-    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "localhost", "MASTER_PORT": PORT}
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in places.items()})
     vars(zennit_isnet.data)["load_digits"] = few_digits
     exec(compile(code, "train.py", "exec"), {"__name__": "__main__"})
@@ -135,7 +135,10 @@ def run_script(rank: int, world: int, code: str, folder: str) -> None:
 def test_the_script_for_several_processes_trains_one_model(tmp_path: Path) -> None:
     (code, *_) = (code for _, code, _ in snippets(ROOT / "docs" / "how-to" / "distributed.md"))
     code = re.sub(r"PLAIN_EPOCHS, EPOCHS = \d+, \d+", "PLAIN_EPOCHS, EPOCHS = 1, 1", code, count=1)
-    multiprocessing.spawn(run_script, args=(2, code, str(tmp_path)), nprocs=2)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(run_script, args=(2, code, str(tmp_path), port), nprocs=2)
     trained = torch.load(tmp_path / "model.pt", weights_only=True)
     assert all(values.isfinite().all() for values in trained.values())
 

@@ -386,6 +386,7 @@ def normalized_background(
     check_number("stabilizer", stabilizer, include_low=True)
     if not ceiling > 0:
         check_number("ceiling", ceiling)
+    check_number("decay", decay, high=1.0)
     pooled, mean, _ = _pooled(relevance, foreground, decay, normalization)
     return _saturating_ratio(pooled, mean + stabilizer, ceiling)
 
@@ -394,7 +395,6 @@ def _pooled(
     relevance: Tensor, foreground: Tensor, decay: float, normalization: Normalization
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the pooled background ``(N, K, C)``, and mean ``(N, K, 1)`` and total ``(N, K)`` of the foreground."""
-    check_number("decay", decay, high=1.0)
     relevance, foreground = align(relevance, foreground)
     background, total = _Pooling.apply(relevance, foreground, decay)
     reference = total if normalization == "absolute_first" else (relevance * foreground).flatten(2).sum(-1).abs()
@@ -457,6 +457,7 @@ def background_loss(
     check_choice("normalization", normalization, Normalization)
     check_number("background_scale", background_scale)
     check_number("stabilizer", stabilizer, include_low=True)
+    check_number("decay", decay, high=1.0)
     pooled, mean, _ = _pooled(relevance, foreground, decay, normalization)
     return _background_loss(pooled, mean + stabilizer, background_scale)
 
