@@ -13,7 +13,7 @@ from zennit_isnet.formulations import AllLogits, SoftmaxGradient
 from zennit_isnet.functional import gwrp, heatmap_loss
 from zennit_isnet.gradients import GradientTimesInput
 from zennit_isnet.lrp import FuseBatchNorm
-from zennit_isnet.lrp.signal.activation import Epsilon, Gate, ReLUGate
+from zennit_isnet.lrp.signal.activation import SMOOTH, Epsilon, Gate, ReLUGate, SmoothGate
 
 
 def batch(size=64, count=4):
@@ -167,15 +167,34 @@ def test_gates_stay_finite_and_right_for_small_and_large_activations(dtype, epsi
         result = ReLUGate.apply(*operands, epsilon)
         return [result, *torch.autograd.grad(result, operands, grad.to(dtype))]
 
-    def smooth_gate(dtype):
+    def any_gate(dtype):
         operands = [t.to(dtype).requires_grad_() for t in (signal, values, values)]
         result = Gate.apply(*operands, epsilon)
         return [result, *torch.autograd.grad(result, operands, grad.to(dtype))]
 
-    for gate in (relu_gate, smooth_gate):
+    for gate in (relu_gate, any_gate):
         for value, expected in zip(gate(dtype), gate(torch.float64), strict=True):
             assert value.dtype == dtype
             torch.testing.assert_close(value.double(), expected, rtol=0.03, atol=1e-6)
+
+
+@pytest.mark.parametrize("epsilon", [Epsilon(0), Epsilon(1e-2), Epsilon(0.3, relative=True)], ids=str)
+@pytest.mark.parametrize("func", SMOOTH, ids=lambda func: func.__name__)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_smooth_gates_stay_finite_and_right_far_from_zero(dtype, func, epsilon):
+    values = torch.tensor([0.0, 1e-3, 1.0, 30.0, 2e4])
+    values = torch.cat([-values, values, torch.linspace(-8, 8, 65)]).to(dtype)
+    signal = torch.full_like(values, 0.5)
+
+    def gate(dtype):
+        operands = [t.to(dtype).requires_grad_() for t in (signal, values)]
+        result = SmoothGate.apply(*operands, SMOOTH[func], {}, epsilon)
+        return [result, *torch.autograd.grad(result, operands, torch.ones_like(result))]
+
+    rounding = torch.finfo(dtype).eps
+    for value, expected in zip(gate(dtype), gate(torch.float64), strict=True):
+        assert value.dtype == dtype
+        torch.testing.assert_close(value.double(), expected, rtol=4 * rounding, atol=4 * rounding)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
