@@ -187,7 +187,7 @@ class ReLUGate(Function):
         # ∂/∂a of a/(a + ε) is ε/(a + ε)², ∂/∂ε is −a/(a + ε)²
         product = result * quotient
         through_epsilon = -_per_image(product) if ctx.epsilon.relative else None
-        grad_output = product.div_(_positive(activation)).mul_(epsilon)
+        grad_output = _where_positive(activation, product.div_(activation)).mul_(epsilon)
         if through_epsilon is not None:
             grad_output.addcmul_(activation, ctx.epsilon.slope(output, epsilon, through_epsilon))
         return quotient.mul_(activation).to(grad.dtype), grad_output.to(output.dtype), None
@@ -214,18 +214,26 @@ class BoundedReLUGate(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         result, input = ctx.saved_tensors
         z, epsilon = computed(input), ctx.value
-        output = z.clamp(0, ctx.bound)
-        gate = output / _positive(z).add_(epsilon)
-        divisor = _positive(output)
-        quotient = torch.div(result, divisor, out=divisor).mul_(grad)
-        below = (z < ctx.bound).to(z.dtype)
+        output, shifted = z.clamp(0, ctx.bound), _positive(z).add_(epsilon)
+        gate = torch.div(output, shifted, out=shifted)
+        product = _where_positive(z, (result * grad).div_(output))
         # ∂/∂z of a/(z + ε) is (∂a/∂z − gate)/(z + ε), ∂/∂ε is −gate/(z + ε)
-        through_gate = quotient * gate
-        grad_input = quotient.mul_(below).sub_(through_gate)
+        through_gate = product * gate
+        grad_input = _where_within(z, ctx.bound, product).sub_(through_gate)
         if ctx.epsilon.relative:
             slope = ctx.epsilon.slope(output, epsilon, -_per_image(through_gate))
-            grad_input.addcmul_(output.mul_(below), slope)
+            grad_input.addcmul_(_where_within(z, ctx.bound, output), slope)
         return gate.mul_(grad).to(grad.dtype), grad_input.to(input.dtype), None, None
+
+
+def _where_positive(condition: Tensor, values: Tensor) -> Tensor:
+    """Put 0, in place, where a tensor is not positive. A mask and `torch.where` would cost several passes."""
+    return torch.ops.aten.threshold_backward.grad_input(values, condition, 0, grad_input=values)
+
+
+def _where_within(condition: Tensor, bound: float, values: Tensor) -> Tensor:
+    """Put 0, in place, where a tensor is not between 0 and a bound."""
+    return torch.ops.aten.hardtanh_backward.grad_input(values, condition, 0, bound, grad_input=values)
 
 
 def _positive(values: Tensor, out: Tensor | None = None) -> Tensor:

@@ -38,6 +38,39 @@ def _check_sum(mode: FrozenGateMode, func: Any, terms: Iterable[Any]) -> None:
         )
 
 
+def concatenate(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Tensor:
+    """Plain gradient of a concatenation, whose parts get their signals in one step."""
+    output: Tensor = linear(mode, func, *args, **kwargs)
+    call = dict(zip(("tensors", "dim"), args, strict=False)) | kwargs
+    tensors, dim = call["tensors"], call.get("axis", call.get("dim", 0))
+    # PyTorch also takes mixed types, and empty tensors of another shape
+    alike = all(t.ndim == output.ndim and t.dtype == output.dtype for t in tensors)
+    if not alike or not output.requires_grad or call.get("out") is not None:
+        return output
+    joined: Tensor = Concatenation.apply(mode.settings, output, dim, *tensors)
+    return joined
+
+
+class Concatenation(Function):
+    """Identity on a concatenation; its signal is split in one step.
+
+    PyTorch takes each part's gradient as a slice. The derivative of a slice is a tensor of the full size, so the
+    derivative of the signals would cost one such tensor for each part.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, switch: Switch, output: Tensor, dim: int, *tensors: Tensor) -> Tensor:
+        ctx.switch, ctx.dim, ctx.sizes = switch, dim, [t.shape[dim] for t in tensors]
+        ctx.set_materialize_grads(False)
+        return output.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None or not ctx.switch.active:
+            return None, grad, None, *(None for _ in ctx.sizes)
+        return None, None, None, *grad.split(ctx.sizes, ctx.dim)
+
+
 def select(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Plain gradient of a selection of a signal's values, by indices that may depend on the images."""
     _check_sum(mode, func, _floating((*args, *kwargs.values())))

@@ -28,7 +28,8 @@ NAMES: tuple[tuple[Handler, str], ...] = (
     (linear.linear, "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle"),
     (linear.lerp, "lerp lerp_"),
     # shapes and types
-    (linear.linear, "cat concat concatenate stack hstack vstack dstack chunk split tensor_split split_with_sizes"),
+    (linear.concatenate, "cat concat concatenate"),
+    (linear.linear, "stack hstack vstack dstack chunk split tensor_split split_with_sizes"),
     (linear.linear, "unbind narrow select diagonal flip fliplr flipud"),
     (linear.linear, "rot90 roll flatten unflatten reshape view ravel squeeze squeeze_ unsqueeze unsqueeze_ permute"),
     (linear.linear, "transpose transpose_ swapaxes swapaxes_ swapdims swapdims_ movedim moveaxis t t_ adjoint"),
