@@ -43,8 +43,8 @@ def concatenate(mode: FrozenGateMode, func: Any, /, *args: Any, **kwargs: Any) -
     output: Tensor = linear(mode, func, *args, **kwargs)
     call = dict(zip(("tensors", "dim"), args, strict=False)) | kwargs
     tensors, dim = call["tensors"], call.get("axis", call.get("dim", 0))
-    # PyTorch also takes mixed types, and empty tensors of another shape
-    alike = all(t.ndim == output.ndim and t.dtype == output.dtype for t in tensors)
+    # PyTorch also takes mixed types, empty tensors of another shape, and names of dimensions
+    alike = isinstance(dim, int) and all(t.ndim == output.ndim and t.dtype == output.dtype for t in tensors)
     if not alike or not output.requires_grad or call.get("out") is not None:
         return output
     joined: Tensor = Concatenation.apply(mode.settings, output, dim, *tensors)
