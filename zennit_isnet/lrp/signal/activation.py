@@ -244,8 +244,8 @@ def _positive(values: Tensor, out: Tensor | None = None) -> Tensor:
 class SmoothActivation(NamedTuple):
     """Exact gate ``g₀ = a/z`` of an activation and its integral ``u`` from −∞, a smooth ReLU, with their derivatives.
 
-    ``gate(z)`` is ``g₀``, ``slope(z, g₀)`` the derivative of its logarithm, and ``height(z, g₀)`` the pair of ``u``,
-    which must be positive, and ``u'``. All are new tensors, except that ``u'`` may be ``g₀`` itself.
+    ``gate(z)`` is ``g₀``, ``slope(z, g₀)`` the derivative of its logarithm, and ``height(z, g₀)`` the pair of ``u`` and
+    ``u'``. All are new tensors, except that ``u'`` may be ``g₀`` itself.
     """
 
     gate: Callable[..., Tensor]
@@ -278,18 +278,7 @@ def _gelu_height(z: Tensor, gate: Tensor, approximate: str = "none") -> tuple[Te
     # of the exact gate in either case, from which the approximation differs by less than 3e-4
     distribution = gate if approximate == "none" else _normal_distribution(z)
     # ∫ Φ = z Φ + φ; far below zero the two cancel
-    height = _normal_density(z).addcmul_(z, distribution)
-    return _positive(height, out=height), distribution
-
-
-def _softplus(z: Tensor) -> Tensor:
-    height = F.softplus(z)
-    return _positive(height, out=height)
-
-
-def _hardswish_height(z: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
-    height = F.relu(z - 3).addcmul_(gate, gate, value=3)
-    return _positive(height, out=height), gate
+    return _normal_density(z).addcmul_(z, distribution), distribution
 
 
 SMOOTH: Mapping[Any, SmoothActivation] = MappingProxyType(
@@ -297,19 +286,19 @@ SMOOTH: Mapping[Any, SmoothActivation] = MappingProxyType(
         F.silu: SmoothActivation(
             gate=torch.sigmoid,
             slope=lambda z, gate: 1 - gate,
-            height=lambda z, gate: (_softplus(z), gate),
+            height=lambda z, gate: (F.softplus(z), gate),
         ),
         F.gelu: SmoothActivation(_gelu_gate, _gelu_slope, _gelu_height),
         F.hardswish: SmoothActivation(
             gate=lambda z: z.add(3).div_(6).clamp_(0, 1),
             slope=lambda z, gate: (z.abs() < 3).to(z.dtype).div_(6).div_(_positive(gate)),
-            height=_hardswish_height,
+            height=lambda z, gate: (F.relu(z - 3).addcmul_(gate, gate, value=3), gate),
         ),
         # the integral has no closed form; softplus is within 0.2 of it and has the same limits
         F.mish: SmoothActivation(
             gate=lambda z: F.softplus(z).tanh_(),
             slope=lambda z, gate: (1 - gate.square()).mul_(torch.sigmoid(z)).div_(_positive(gate)),
-            height=lambda z, gate: (_softplus(z), torch.sigmoid(z)),
+            height=lambda z, gate: (F.softplus(z), torch.sigmoid(z)),
         ),
     }
 )
@@ -332,6 +321,7 @@ class SmoothGate(Function):
         ctx.recipe, ctx.value = (activation, options, epsilon), 0.0
         if not epsilon.exact:
             height, _ = activation.height(z, gate, **options)
+            _positive(height, out=height)
             ctx.value = epsilon.of(z * gate)
             gate.mul_(height).div_(height.add_(ctx.value))
         result = gate.mul_(signal).to(signal.dtype)
@@ -349,6 +339,7 @@ class SmoothGate(Function):
         if epsilon.exact:
             return gate.mul_(grad).to(grad.dtype), product.mul_(slope).to(input.dtype), None, None, None
         height, rise = activation.height(z, gate, **options)
+        _positive(height, out=height)
         shifted = height + value
         grad_signal = (gate * height).div_(shifted).mul_(grad).to(grad.dtype)
         quotient = torch.div(product, shifted, out=shifted)

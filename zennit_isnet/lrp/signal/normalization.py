@@ -131,13 +131,13 @@ class BatchNorm(Function):
                 # ∂(γ/σ)/∂x = −γ (x − μ) / (n σ³)
                 count = input.numel() // input.shape[1]
                 factor = -grad_scale * scale * inverse_std**2 / count
-                offset, factor = per_channel(-factor * mean, input), per_channel(factor, input)
+                centered, factor = input - per_channel(mean, input), per_channel(factor, input)
                 if grad_input is None:
-                    grad_input = torch.addcmul(offset, input, factor)
+                    grad_input = centered * factor
                 elif torch.is_grad_enabled():
-                    grad_input = grad_input + torch.addcmul(offset, input, factor)
+                    grad_input = torch.addcmul(grad_input, centered, factor)
                 else:
-                    grad_input.addcmul_(input, factor).add_(offset)
+                    grad_input.addcmul_(centered, factor)
         return None, grad_input, grad_weight, grad_bias if ctx.needs_input_grad[3] else None, *(None,) * 6
 
 
