@@ -3,8 +3,8 @@
     python benchmarks/coverage.py  # writes benchmarks/results/coverage.md
 
 The table also gives the conservation error: relevance without biases against the explained logit, in float64 at ε =
-1e-30, with random weights. It is the largest error over the images and the layers chosen by ``layers="auto"``, whose
-number and sizes are listed.
+1e-30, with random weights. The layers chosen by ``layers="auto"`` are listed by number and size; *part* says that the
+relevance there is not all of the logit's, as in one of several parallel branches.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from zennit_isnet import LRPAttribution, LRPFlex, Target, check
 from zennit_isnet.errors import ISNetError
+from zennit_isnet.lrp import INPUT
 
 TIMM = (
     *("resnet18", "resnet50d", "seresnet50", "ecaresnet26t", "skresnet18", "resnest14d", "res2net50_26w_4s"),
@@ -121,12 +122,12 @@ def without_biases(model: nn.Module) -> nn.Module:
 
 
 class Conservation(NamedTuple):
-    """The sum of the relevance of a model's largest logit."""
+    """The sum of the relevance of a model's largest logit, relative to the logit."""
 
     error: float
-    """``|Σ R − y| / |y|``, the largest over all places."""
-    layers: dict[str, tuple[int, ...]]
-    """Size of each layer that ``layers="auto"`` takes."""
+    """``|Σ R − y| / |y|`` at the images."""
+    layers: list[tuple[tuple[int, ...], float]]
+    """Size, and ``Σ R / y``, of each layer that ``layers="auto"`` takes."""
 
 
 def conservation(model: nn.Module, shape: tuple[int, ...]) -> Conservation:
@@ -138,16 +139,19 @@ def conservation(model: nn.Module, shape: tuple[int, ...]) -> Conservation:
     attribution = LRPAttribution(LRPFlex(1e-30), layers="auto")
     logits, relevance = attribution(model, images, Target(strongest), create_graph=False)
     logit = logits[0, strongest[0]]
-    error = max(((heatmaps.sum() - logit) / logit).abs().item() for heatmaps in relevance.values())
-    return Conservation(error, {place.layer: tuple(r.shape[3:]) for place, r in relevance.items() if place.layer})
+    shares = {place: (heatmaps.sum() / logit).item() for place, heatmaps in relevance.items()}
+    layers = [(tuple(relevance[place].shape[3:]), share) for place, share in shares.items() if place.layer]
+    return Conservation(abs(shares[INPUT] - 1), layers)
 
 
-def sizes(layers: dict[str, tuple[int, ...]]) -> str:
-    """Return number and sizes of layers: ``3: 8², 4², 2²``; sizes that are not square with all their sides."""
-    squares = [
-        f"{size[0]}²" if len(size) == 2 and size[0] == size[1] else "×".join(map(str, size)) for size in layers.values()
-    ]
-    return f"{len(layers)}: {', '.join(squares)}" if layers else "0"
+def sizes(layers: list[tuple[tuple[int, ...], float]]) -> str:
+    """Return number and sizes of layers: ``3: 8², 4² (part), 2²``; sizes that are not square with all their sides."""
+    found = []
+    for size, share in layers:
+        square = len(size) == 2 and size[0] == size[1]
+        text = f"{size[0]}²" if square else "×".join(map(str, size))
+        found.append(text if abs(share - 1) < 1e-6 else f"{text} (part)")
+    return f"{len(layers)}: {', '.join(found)}" if layers else "0"
 
 
 def row(name: str, make: Callable[[], nn.Module] | None, shape: tuple[int, ...]) -> str:

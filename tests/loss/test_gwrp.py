@@ -12,7 +12,7 @@ DECAYS = [1.0, 0.9999999, 0.996, 0.9, 0.5, 0.1, 1e-300]
 
 
 class Calls(TorchDispatchMode):
-    """Records the operations that run, and how many ranks are gathered."""
+    """Records the operations that run, and how many ranks get a weight."""
 
     def __init__(self):
         super().__init__()
@@ -20,7 +20,7 @@ class Calls(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.names.append(func.overloadpacket.__name__)
-        if self.names[-1] == "gather":
+        if self.names[-1] == "scatter_":
             self.ks.append(args[2].shape[-1])
         return func(*args, **(kwargs or {}))
 

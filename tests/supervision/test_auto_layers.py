@@ -248,6 +248,34 @@ def test_an_outermost_module_that_relevance_does_not_reach_is_none_of_the_choice
     assert sizes(relevance) == {"stem": (4, 8), "stage": (6, 4)}
 
 
+class Positioned(nn.Module):
+    """Adds position encodings of a module's own, which run after the patches and are as large."""
+
+    class Encoding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.projection = nn.Conv2d(2, 4, 1)
+
+        def forward(self, count: int, size: int) -> Tensor:
+            places = torch.stack(torch.meshgrid(*[torch.linspace(0, 1, size)] * 2, indexing="ij"))
+            return self.projection(places.expand(count, -1, -1, -1))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.encoding, self.head = nn.Conv2d(3, 4, 4, 4), self.Encoding(), nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.patches(images)
+        return self.head((patches + self.encoding(len(images), patches.shape[2])).relu().mean((2, 3)))
+
+
+def test_position_encodings_do_not_depend_on_the_images_and_have_no_relevance() -> None:
+    images = torch.rand(2, 3, 16, 16)
+    assert sizes(explained(Positioned(), images)) == {"patches": (4, 4)}
+    with pytest.raises(InvalidValueError, match=r"'encoding': .*does not depend on the images"):
+        LRPAttribution(layers=["encoding"])(Positioned(), images, Target(0))
+
+
 @pytest.mark.parametrize("composite", [LRPFlex(), EpsilonZBox()], ids=["signal", "relevance"])
 def test_calibration_and_training_see_the_same_layers(composite: Any) -> None:
     model = classifier("resnet18", 64)

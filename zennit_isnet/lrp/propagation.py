@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.utils.checkpoint import CheckpointError
 from torch.utils.hooks import RemovableHandle
 
@@ -122,7 +123,7 @@ def propagate(
                     if other is not composite:
                         others.enter_context(other.inactive())
                 start = [composite.start(main, seed) for seed in explained.unbind(1)]
-                found = [_relevance_at(activations, composite, main, s, taps, create_graph) for s in start]
+                found = [_relevance_at(activations, sources, composite, main, s, taps, create_graph) for s in start]
             starts.append(torch.stack(start, 1))
             for place in found[0]:
                 # stacking would copy a single heatmap
@@ -171,8 +172,23 @@ def seeds_of(formulation: Callable[[Tensor], Tensor], count: int) -> Callable[[A
     return seeds
 
 
+def _depends_on(output: Tensor, sources: Sequence[Tensor]) -> bool:
+    """Whether an output is computed from one of the sources; position encodings are not."""
+    ends = {get_gradient_edge(source).node for source in sources}
+    reached, waiting = set(), [get_gradient_edge(output).node] if output.requires_grad else []
+    while waiting:
+        node = waiting.pop()
+        if node in ends:
+            return True
+        reached.add(node)
+        # the first operand is the usual way to the images
+        waiting += [n for n, _ in reversed(node.next_functions) if n is not None and n not in reached]
+    return False
+
+
 def _relevance_at(
     activations: Mapping[Place, Tensor],
+    sources: Sequence[Tensor],
     composite: LRPComposite,
     main: Tensor,
     start: Tensor,
@@ -204,7 +220,10 @@ def _relevance_at(
                 "the model changes a tensor in place that the relevance of an earlier operation needs, "
                 f"for example the input of an activation; use an out-of-place operation there ({error})"
             ) from error
-        return dict(zip(places, found, strict=True))
+        return {
+            place: signal if signal is not None and _depends_on(activations[place], sources) else None
+            for place, signal in zip(places, found, strict=True)
+        }
 
     # the other members of a group in a separate pass, because each requested place costs time
     left_out = {place for group in taps.choices for place in group[1:]}
@@ -228,8 +247,8 @@ def _relevance_at(
             reason = "it does not influence the logits, or the model cuts the graph"
             if place.layer is not None:
                 reason = (
-                    "it lies inside a group of layers that one rule covers (convolution, BatchNorm, activation), or "
-                    "does not influence the logits; use the activation instead"
+                    "it lies inside a group of layers that one rule covers (convolution, BatchNorm, activation), does "
+                    "not depend on the images, or does not influence the logits; use the activation instead"
                 )
             raise InvalidValueError(f"no relevance reaches {place}: {reason}")
     return relevance

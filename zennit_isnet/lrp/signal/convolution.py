@@ -114,14 +114,16 @@ class TransposedSignal(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         unscaled, scale, weight = ctx.saved_tensors
         rows = None if scale is None else scale.to(weight.dtype).view(-1, *(1,) * (weight.ndim - 1))
+        scaled = weight if rows is None else weight * rows
         grad_unscaled = grad_scale = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_unscaled = aten.convolution(grad, weight if rows is None else weight * rows, None, *ctx.geometry)
+            grad_unscaled = aten.convolution(grad, scaled, None, *ctx.geometry)
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[3]:
             grad_weight = weight_gradient(unscaled, grad, weight, ctx.geometry)
             if rows is not None:
-                grad_scale = (grad_weight * weight).flatten(1).sum(1, dtype=scale.dtype)
-                grad_weight = grad_weight * rows
+                # the sum of the products in the scaled weights' memory, which is not needed any more
+                grad_scale = torch.mul(grad_weight, weight, out=scaled).flatten(1).sum(1, dtype=scale.dtype)
+                grad_weight.mul_(rows)
         return grad_unscaled, grad_scale, None, grad_weight, None, None
 
 
