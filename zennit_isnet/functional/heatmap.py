@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from zennit_isnet.checks import as_floats, check_choice, check_number
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.parts import parts
 
 _NAMED_IMAGES = 16
 
@@ -290,8 +291,7 @@ class _Pooling(Function):
         \bar B_{nkc} = \mathrm{gwrp}_{hw}\bigl(|R_{nkchw}| (1 - M_{nhw})\bigr), \qquad
         F_{nk} = \sum_{chw} |R_{nkchw}| M_{nhw}
 
-    As one function, because each pass over the maps of all layers costs about a hundredth of a training step. On a CPU
-    it takes few images at a time, whose maps then stay in the cache.
+    As one function, because each pass over the maps of all layers costs about a hundredth of a training step.
     """
 
     @staticmethod
@@ -299,9 +299,7 @@ class _Pooling(Function):
         values, inside = relevance.flatten(3), foreground.flatten(3)
         outside, weights = 1 - inside, torch.empty_like(values)
         pooled, total = torch.empty_like(values[..., 0]), torch.empty_like(values[..., 0, 0])
-        count = max(1, 4 * _BLOCK // math.prod(values.shape[1:])) if values.is_cpu else max(1, len(values))
-        parts = (x.split(count) for x in (values, inside, outside, weights, pooled, total))
-        for v, i, o, w, p, t in zip(*parts, strict=True):
+        for v, i, o, w, p, t in parts(values, inside, outside, weights, pooled, total):
             absolute = v.abs()
             torch.sum(absolute * i, (-2, -1), out=t)
             torch.mul(_rank_weights(absolute.mul_(o), decay), o, out=w)

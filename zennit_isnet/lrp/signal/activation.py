@@ -24,6 +24,7 @@ from zennit_isnet.checks import kind_of
 from zennit_isnet.lrp.signal import linear
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, version_of
 from zennit_isnet.lrp.signal.substitute import Substitute, Switch
+from zennit_isnet.parts import parts
 
 IN_PLACE: Mapping[Any, Callable[..., Any]] = MappingProxyType(
     {
@@ -91,17 +92,17 @@ class Epsilon(NamedTuple):
         """Whether the gates are ``a/z``."""
         return self.value == 0
 
-    def of(self, output: Tensor) -> Tensor | float:
+    def of(self, output: Tensor) -> Tensor:
         """``ε`` for the outputs ``a`` of a layer ``(N, …)``, broadcastable to them."""
         if not self.relative:
-            return self.value
+            return computed(output).new_full(_one_an_image(output), self.value)
         rows = image_rows(output)
         norm = torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(output.dtype, torch.float32))
         # avoids 0/0: an all-zero layer has gates 0
         epsilon = (norm * (self.value / math.sqrt(max(rows.shape[1], 1)))).clamp(min=1e-30)
         return epsilon.to(computed(output).dtype).view(_one_an_image(output))
 
-    def slope(self, output: Tensor, epsilon: Tensor | float, grad_epsilon: Tensor) -> Tensor:
+    def slope(self, output: Tensor, epsilon: Tensor, grad_epsilon: Tensor) -> Tensor:
         """Return ``s`` of the gradient ``s·a`` at the outputs, for a gradient at a relative ``ε`` ``(N,)``.
 
         ``∂ε/∂a = value² a / (n ε)``.
@@ -316,41 +317,49 @@ class SmoothGate(Function):
     def forward(
         ctx: Any, signal: Tensor, input: Tensor, activation: SmoothActivation, options: Any, epsilon: Epsilon
     ) -> Tensor:
-        z = _precise(input)
-        gate = activation.gate(z, **options)
-        ctx.recipe, ctx.value = (activation, options, epsilon), 0.0
-        if not epsilon.exact:
-            height, _ = activation.height(z, gate, **options)
-            _positive(height, out=height)
-            ctx.value = epsilon.of(z * gate)
-            gate.mul_(height).div_(height.add_(ctx.value))
-        result = gate.mul_(signal).to(signal.dtype)
-        ctx.save_for_backward(result, input)
+        ctx.recipe = activation, options, epsilon
+        result = torch.empty_like(input, dtype=signal.dtype)
+        value = _precise(input).new_empty(_one_an_image(input))
+        for to_result, to_value, g, z in parts(result, value, signal, input):
+            z = _precise(z)
+            gate = activation.gate(z, **options)
+            if not epsilon.exact:
+                height, _ = activation.height(z, gate, **options)
+                _positive(height, out=height)
+                to_value.copy_(epsilon.of(z * gate))
+                gate.mul_(height).div_(height.add_(to_value))
+            torch.mul(gate, g, out=to_result)
+        ctx.save_for_backward(result, input, value)
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        result, input = ctx.saved_tensors
-        (activation, options, epsilon), value = ctx.recipe, ctx.value
-        z = _precise(input)
-        gate = activation.gate(z, **options)
-        slope, product = activation.slope(z, gate, **options), _precise(grad) * result
-        if epsilon.exact:
-            return gate.mul_(grad).to(grad.dtype), product.mul_(slope).to(input.dtype), None, None, None
-        height, rise = activation.height(z, gate, **options)
-        _positive(height, out=height)
-        shifted = height + value
-        grad_signal = (gate * height).div_(shifted).mul_(grad).to(grad.dtype)
-        quotient = torch.div(product, shifted, out=shifted)
-        # ∂/∂ε of u/(u + ε) is −u/(u + ε)²
-        through_epsilon = epsilon.slope(z, value, -_per_image(quotient)) if epsilon.relative else None
-        grad_input = product.mul_(slope).add_(quotient.mul_(rise).div_(height).mul_(value))
-        if through_epsilon is not None:
-            # ∂a/∂z of a = z g₀ is g₀ + a g₀'/g₀
-            output = torch.mul(z, gate, out=height)
-            grad_input.addcmul_(slope.mul_(output).add_(gate).mul_(output), through_epsilon)
-        return grad_signal, grad_input.to(input.dtype), None, None, None
+        result, input, values = ctx.saved_tensors
+        activation, options, epsilon = ctx.recipe
+        grad_signal, grad_input = torch.empty_like(grad), torch.empty_like(input)
+        for to_signal, to_input, value, g, r, z in parts(grad_signal, grad_input, values, grad, result, input):
+            z = _precise(z)
+            gate = activation.gate(z, **options)
+            slope, product = activation.slope(z, gate, **options), _precise(g) * r
+            if epsilon.exact:
+                torch.mul(gate, g, out=to_signal)
+                torch.mul(product, slope, out=to_input)
+                continue
+            height, rise = activation.height(z, gate, **options)
+            _positive(height, out=height)
+            shifted = height + value
+            torch.mul((gate * height).div_(shifted), g, out=to_signal)
+            quotient = torch.div(product, shifted, out=shifted)
+            # ∂/∂ε of u/(u + ε) is −u/(u + ε)²
+            through_epsilon = epsilon.slope(z, value, -_per_image(quotient)) if epsilon.relative else None
+            product.mul_(slope).add_(quotient.mul_(rise).div_(height).mul_(value))
+            if through_epsilon is not None:
+                # ∂a/∂z of a = z g₀ is g₀ + a g₀'/g₀
+                output = torch.mul(z, gate, out=height)
+                product.addcmul_(slope.mul_(output).add_(gate).mul_(output), through_epsilon)
+            to_input.copy_(product)
+        return grad_signal, grad_input, None, None, None
 
 
 def _precise(values: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn.modules.utils import _ntuple
 
 from zennit_isnet.lrp.signal.linear import affine
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind
-from zennit_isnet.lrp.signal.normalization import Scaled
+from zennit_isnet.lrp.signal.normalization import Scaled, channel_products, per_channel
 from zennit_isnet.lrp.signal.substitute import Switch
 
 aten = torch.ops.aten
@@ -91,8 +91,8 @@ class TransposedSignal(Function):
     PyTorch's double backward of a convolution computes the same, but slower.
 
     The scale ``s`` of each output channel comes from a BatchNorm after the convolution, or is None. ``s ⊙ G`` is passed
-    in from where it was computed, and only ``G`` is kept; in the derivatives the scale multiplies the small weights
-    instead of signals.
+    in from where it was computed, and only ``G`` is kept; in the derivatives the scale multiplies the weights or the
+    signals, whichever are smaller.
     """
 
     @staticmethod
@@ -113,6 +113,12 @@ class TransposedSignal(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         unscaled, scale, weight = ctx.saved_tensors
+        if scale is not None and weight.numel() > unscaled.numel():
+            factor = per_channel(scale, unscaled)
+            product = aten.convolution(grad, weight, None, *ctx.geometry)
+            through_scale = channel_products(product, unscaled).to(scale.dtype)
+            through_weight = weight_gradient(unscaled * factor, grad, weight, ctx.geometry)
+            return product.mul_(factor), through_scale, None, through_weight, None, None
         rows = None if scale is None else scale.to(weight.dtype).view(-1, *(1,) * (weight.ndim - 1))
         scaled = weight if rows is None else weight * rows
         grad_unscaled = grad_scale = grad_weight = None

@@ -287,7 +287,30 @@ def affine(
 ) -> Any:
     """``W x + b``: plain gradient, with weights that do not depend on the images."""
     check_constant(mode, func, weight=weight, bias=bias)
-    return func(input, weight, bias, *args, **kwargs)
+    output = func(input, weight, bias, *args, **kwargs)
+    return Substitute.apply(mode.settings, _transposed, output, input, weight) if func is F.linear else output
+
+
+def _transposed(signal: Tensor, input: Tensor, weight: Tensor) -> tuple[Tensor, None]:
+    return TransposedWeights.apply(signal, weight.to(signal.dtype)).to(input.dtype), None
+
+
+class TransposedWeights(Function):
+    """``G_x = Wᵀ G`` for a linear layer.
+
+    PyTorch's own derivative is a transposed view, which cannot be added to the weights' ordinary gradient in place.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(signal, weight)
+        return signal @ weight
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        signal, weight = ctx.saved_tensors
+        rows = signal.reshape(-1, signal.shape[-1])
+        return grad @ weight.t(), rows.t() @ grad.reshape(-1, grad.shape[-1])
 
 
 def check_constant(mode: FrozenGateMode, func: Any, **parameters: Any) -> None:

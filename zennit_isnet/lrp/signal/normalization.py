@@ -22,6 +22,7 @@ from zennit_isnet.lrp.signal.linear import check_constant
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind
 from zennit_isnet.lrp.signal.modules import hide
 from zennit_isnet.lrp.signal.substitute import Substitute, Switch
+from zennit_isnet.parts import parts
 
 aten = torch.ops.aten
 
@@ -131,13 +132,14 @@ class BatchNorm(Function):
                 # ∂(γ/σ)/∂x = −γ (x − μ) / (n σ³)
                 count = input.numel() // input.shape[1]
                 factor = -grad_scale * scale * inverse_std**2 / count
-                centered, factor = input - per_channel(mean, input), per_channel(factor, input)
+                mean, factor = per_channel(mean, input), per_channel(factor, input)
                 if grad_input is None:
-                    grad_input = centered * factor
+                    grad_input = (input - mean) * factor
                 elif torch.is_grad_enabled():
-                    grad_input = torch.addcmul(grad_input, centered, factor)
+                    grad_input = torch.addcmul(grad_input, input - mean, factor)
                 else:
-                    grad_input.addcmul_(centered, factor)
+                    for to_input, images in parts(grad_input, input):
+                        to_input.addcmul_(images - mean, factor)
         return None, grad_input, grad_weight, grad_bias if ctx.needs_input_grad[3] else None, *(None,) * 6
 
 
