@@ -288,11 +288,12 @@ def affine(
     """``W x + b``: plain gradient, with weights that do not depend on the images."""
     check_constant(mode, func, weight=weight, bias=bias)
     output = func(input, weight, bias, *args, **kwargs)
-    return Substitute.apply(mode.settings, _transposed, output, input, weight) if func is F.linear else output
+    return Substitute.apply(mode.settings, _transposed, output, input, weight, bias) if func is F.linear else output
 
 
-def _transposed(signal: Tensor, input: Tensor, weight: Tensor) -> tuple[Tensor, None]:
-    return TransposedWeights.apply(signal, weight.to(signal.dtype)).to(input.dtype), None
+def _transposed(signal: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor | None, ...]:
+    through_bias = None if bias is None else signal.reshape(-1, signal.shape[-1]).sum(0).to(bias.dtype)
+    return TransposedWeights.apply(signal, weight.to(signal.dtype)).to(input.dtype), None, through_bias
 
 
 class TransposedWeights(Function):

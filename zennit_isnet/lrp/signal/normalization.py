@@ -8,6 +8,7 @@ for SyncBatchNorm). In LayerNorm, GroupNorm and the like, mean and ``σ`` belong
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -270,9 +271,8 @@ def layer_norm(
 ) -> Tensor:
     """LayerNorm: ``G_x = c − mean c``, ``c = γ G_y/σ``, over the last dimensions."""
     _check_parameters(mode, func, weight, bias)
-    dims = tuple(range(-len(normalized_shape), 0))
-    output = func(input, normalized_shape, weight, bias, eps)
-    return _normalized(mode, output, input, weight, lambda scaled, x: centred_and_scaled(scaled, x, dims, eps))
+    output, dims = func(input, normalized_shape, weight, bias, eps), len(normalized_shape)
+    return _normalized(mode, output, input, weight, lambda scaled, x: Centred.apply(scaled, x, dims, eps))
 
 
 def rms_norm(
@@ -348,10 +348,28 @@ def _check_parameters(
     check_constant(mode, func, weight=weight, bias=bias, running_mean=mean, running_var=variance)
 
 
-def centred_and_scaled(scaled: Tensor, input: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
-    """``(s − mean s)/σ`` with ``σ² = var x + eps``, both over `dims`."""
-    inverse_std = (input.var(dims, unbiased=False, keepdim=True) + eps).rsqrt()
-    return (scaled - scaled.mean(dims, keepdim=True)) * inverse_std
+class Centred(Function):
+    """``G_x = (c − mean c)/σ`` over the last dimensions, differentiable with respect to ``c`` and, by ``σ``, ``x``."""
+
+    @staticmethod
+    def forward(ctx: Any, scaled: Tensor, input: Tensor, dims: int, eps: float) -> Tensor:
+        shape = input.shape[-dims:]
+        # LayerNorm's kernel; torch.var is several times slower
+        _, mean, inverse_std = torch.native_layer_norm(input, shape, None, None, eps)
+        inverse_std = inverse_std.to(scaled.dtype)
+        ctx.dims, ctx.count = tuple(range(-dims, 0)), math.prod(shape)
+        centred = (scaled - scaled.mean(ctx.dims, keepdim=True)).mul_(inverse_std)
+        ctx.save_for_backward(centred, input, mean.to(input.dtype), inverse_std)
+        return centred
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        centred, input, mean, inverse_std = ctx.saved_tensors
+        # ∂(1/σ)/∂x = −(x − μ)/(n σ³)
+        slope = (grad * centred).sum(ctx.dims, keepdim=True).mul_(inverse_std.square()).div_(-ctx.count)
+        grad_scaled = (grad - grad.mean(ctx.dims, keepdim=True)).mul_(inverse_std)
+        return grad_scaled, (input - mean).mul_(slope), None, None
 
 
 def _grouped(
@@ -360,7 +378,7 @@ def _grouped(
     def formula(scaled: Tensor, x: Tensor) -> Tensor:
         # (N, C, …) -> (N, groups, C/groups, …)
         scaled, x = scaled.unflatten(1, (groups, -1)), x.unflatten(1, (groups, -1))
-        return centred_and_scaled(scaled, x, tuple(range(2, x.ndim)), eps).flatten(1, 2)
+        return Centred.apply(scaled, x, x.ndim - 2, eps).flatten(1, 2)
 
     by_channel = None if weight is None else weight.view(-1, *(1,) * (input.ndim - 2))
     return _normalized(mode, output, input, by_channel, formula)
