@@ -16,6 +16,7 @@ from steps import VARIANTS, Case
 ALL = [name for name in VARIANTS if name != "plain"]
 BY_CLASSES = ["RRR", "Selective", "Stochastic", "defaults"]
 FEW = ["RRR", "Selective", "defaults"]
+PAPERS = ["RRR", "Selective", "Stochastic", "Original", "Dual", "defaults"]
 TIMES: list[tuple[Case, list[str]]] = [
     (Case("resnet18", 16, 128), ALL),
     (Case("resnet18", 16, 128, channels_last=True), FEW),
@@ -23,14 +24,15 @@ TIMES: list[tuple[Case, list[str]]] = [
     (Case("resnet18", 16, 128, classes=1000), BY_CLASSES),
     (Case("resnet18", 16, 128, bf16=True), FEW),
     (Case("resnet50", 8, 128), FEW),
-    (Case("densenet121", 8, 96), FEW),
+    (Case("densenet121", 8, 96), PAPERS),
     (Case("vgg11_bn", 8, 96), FEW),
     (Case("efficientnet_b0", 8, 128), FEW),
     (Case("efficientnet_lite0", 8, 128), FEW),
     (Case("convnext_tiny", 4, 128), FEW),
     (Case("vit_b_32", 4, 224), ["Selective", "defaults"]),
 ]
-"""RRR is left out for ViT, because PyTorch's fused attention has no second derivative."""
+"""The papers' network has their variants. RRR is left out for ViT, because PyTorch's fused attention has no second
+derivative."""
 
 ON_GPU: list[tuple[Case, list[str]]] = [
     (Case("resnet50", 64, 224), FEW),

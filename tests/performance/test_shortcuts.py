@@ -5,10 +5,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from zennit_isnet import LRPFlex
+import zennit_isnet.parts
+from zennit_isnet import ISNetRegularizer, LRPFlex, Selective
+from zennit_isnet.calibration import RelevanceRange
 from zennit_isnet.lrp.signal.activation import SMOOTH, Epsilon, Gate, ReLUGate, SmoothGate, stabilize
 from zennit_isnet.lrp.signal.convolution import Geometry, input_gradient, transposed_signal
-from zennit_isnet.lrp.signal.normalization import Scaled, channel_products
+from zennit_isnet.lrp.signal.linear import TransposedWeights
+from zennit_isnet.lrp.signal.normalization import Centred, Scaled, channel_products
+from zennit_isnet.parts import parts
 
 
 def seeded(*shape):
@@ -66,8 +70,8 @@ def test_products_summed_for_each_channel(shape):
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_a_scaled_signal_has_the_same_derivatives_when_the_weights_carry_the_scale(stride, groups):
+@pytest.mark.parametrize("stride", [1, 2])  # the weights are smaller than the signal, and larger
+def test_a_scaled_signal_has_the_same_derivatives_when_the_smaller_tensor_carries_the_scale(stride, groups):
     images, weight = seeded(2, 4, 5, 5), seeded(6, 4 // groups, 3, 3).requires_grad_()
     geometry = Geometry((stride, stride), (1, 1), (1, 1), False, (0, 0), groups)
     signal = torch.randn_like(F.conv2d(images, weight, None, stride, 1, 1, groups)).requires_grad_()
@@ -139,6 +143,50 @@ def test_a_convolution_whose_output_two_operations_read_gets_both_signals():
         torch.autograd.grad(relevance.square().sum(), weights, retain_graph=True),
         torch.autograd.grad(expected.square().sum(), weights),
     )
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 5), (2, 3, 5)])
+def test_the_signal_of_a_linear_layer_and_its_derivatives(shape):
+    signal, weight = seeded(*shape).requires_grad_(), seeded(5, 3).requires_grad_()
+    torch.testing.assert_close(TransposedWeights.apply(signal, weight), torch.einsum("...o,oi->...i", signal, weight))
+    assert torch.autograd.gradcheck(TransposedWeights.apply, (signal, weight))
+    assert torch.autograd.gradgradcheck(TransposedWeights.apply, (signal, weight))
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_the_signal_of_a_layer_norm_and_its_derivatives(dims):
+    signal, values = seeded(3, 4, 5).requires_grad_(), seeded(3, 4, 5).requires_grad_()
+    over = tuple(range(-dims, 0))
+    expected = (signal - signal.mean(over, keepdim=True)) / (values.var(over, correction=0, keepdim=True) + 0.1).sqrt()
+    torch.testing.assert_close(Centred.apply(signal, values, dims, 0.1), expected)
+    assert torch.autograd.gradcheck(lambda s, x: Centred.apply(s, x, dims, 0.1), (signal, values))
+
+
+@pytest.mark.parametrize("shape", [(5, 2, 3, 3), (5, 4), (1, 7)])
+def test_parts_are_whole_images_and_cover_them_all(monkeypatch, shape):
+    monkeypatch.setattr(zennit_isnet.parts, "PART", 1 + torch.Size(shape[1:]).numel())
+    written, values = torch.zeros(shape), torch.randn(shape)
+    for to, part in parts(written, values):
+        assert to.shape[1:] == values.shape[1:]
+        to.copy_(part)
+    torch.testing.assert_close(written, values)
+
+
+def test_working_on_few_images_at_a_time_changes_no_gradient(monkeypatch):
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.SiLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)),
+    ).double()
+    images, masks = seeded(5, 3, 8, 8), (torch.rand(5, 1, 8, 8) < 0.5).double()
+
+    def gradients(size):
+        monkeypatch.setattr(zennit_isnet.parts, "PART", size)
+        ranges = {"input": RelevanceRange(0.1, 1.0)}
+        regularizer = ISNetRegularizer(model, formulation=Selective(), layers=(), ranges=ranges)
+        _, penalty = regularizer(images, masks)
+        return torch.autograd.grad(penalty, list(model.parameters()), allow_unused=True, materialize_grads=True)
+
+    torch.testing.assert_close(gradients(1), gradients(10**9))
 
 
 @pytest.mark.parametrize("epsilon", [Epsilon(0.1), Epsilon(0.5, relative=True)], ids=["absolute", "relative"])
