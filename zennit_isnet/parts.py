@@ -19,7 +19,8 @@ def parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     which takes longer than the arithmetic. The first tensor determines the number of images.
     """
     first = tensors[0]
-    if not first.is_cpu or first.ndim < 2:
+    # images that are interleaved in memory gain nothing
+    if not first.is_cpu or first.ndim < 2 or first.stride(0) < max(first.stride()):
         yield tensors
         return
     size = max(1, PART * torch.get_num_threads() // max(1, math.prod(first.shape[1:])))

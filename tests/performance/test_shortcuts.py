@@ -8,6 +8,7 @@ from torch.nn import functional as F
 import zennit_isnet.parts
 from zennit_isnet import ISNetRegularizer, LRPFlex, Selective
 from zennit_isnet.calibration import RelevanceRange
+from zennit_isnet.errors import UnsupportedModelError
 from zennit_isnet.lrp.signal.activation import SMOOTH, Epsilon, Gate, ReLUGate, SmoothGate, stabilize
 from zennit_isnet.lrp.signal.convolution import Geometry, input_gradient, transposed_signal
 from zennit_isnet.lrp.signal.linear import TransposedWeights
@@ -153,6 +154,47 @@ def test_the_signal_of_a_linear_layer_and_its_derivatives(shape):
     assert torch.autograd.gradgradcheck(TransposedWeights.apply, (signal, weight))
 
 
+def test_a_linear_layer_with_one_output_may_have_a_vector_of_weights():
+    class Scoring(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.head = nn.Parameter(torch.rand(4).double()), nn.Linear(1, 3).double()
+
+        def forward(self, x):
+            return self.head(F.linear(x, self.weight)[:, None])
+
+    model, images = Scoring(), seeded(4, 4).requires_grad_()
+    with LRPFlex().context(model):
+        (relevance,) = torch.autograd.grad(model(images)[:, 0].sum(), images)
+    torch.testing.assert_close(relevance, images * model.weight * model.head.weight[0])
+
+
+def test_a_frozen_linear_layer_does_not_keep_its_input():
+    class Overwriting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.frozen = nn.Linear(4, 4), nn.Linear(4, 4).requires_grad_(False)
+
+        def forward(self, x):
+            values = self.first(x)
+            result = self.frozen(values)
+            return result + values.mul_(2)
+
+    model, images = Overwriting().double(), seeded(2, 4).requires_grad_()
+    with LRPFlex().context(model):
+        (relevance,) = torch.autograd.grad(model(images)[:, 0].sum(), images)
+    signal = model.frozen.weight[0] + torch.tensor([2.0, 0, 0, 0], dtype=torch.float64)
+    torch.testing.assert_close(relevance, images * (signal @ model.first.weight))
+
+
+def test_a_gradient_that_cannot_be_differentiated_again_says_so():
+    model, images = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), torch.rand(2, 4, requires_grad=True)
+    with LRPFlex().context(model):
+        (relevance,) = torch.autograd.grad(model(images)[:, 0].sum(), images, create_graph=True)
+    with pytest.raises(UnsupportedModelError, match="without create_graph=True"):
+        torch.autograd.grad(relevance.square().sum(), list(model.parameters()), create_graph=True, allow_unused=True)
+
+
 @pytest.mark.parametrize("dims", [1, 2])
 def test_the_signal_of_a_layer_norm_and_its_derivatives(dims):
     signal, values = seeded(3, 4, 5).requires_grad_(), seeded(3, 4, 5).requires_grad_()
@@ -160,6 +202,7 @@ def test_the_signal_of_a_layer_norm_and_its_derivatives(dims):
     expected = (signal - signal.mean(over, keepdim=True)) / (values.var(over, correction=0, keepdim=True) + 0.1).sqrt()
     torch.testing.assert_close(Centred.apply(signal, values, dims, 0.1), expected)
     assert torch.autograd.gradcheck(lambda s, x: Centred.apply(s, x, dims, 0.1), (signal, values))
+    assert torch.autograd.gradgradcheck(lambda s, x: Centred.apply(s, x, dims, 0.1), (signal, values))
 
 
 @pytest.mark.parametrize("shape", [(5, 2, 3, 3), (5, 4), (1, 7)])

@@ -225,23 +225,19 @@ def gwrp(values: Tensor, decay: float, dim: int = -1) -> Tensor:
     if not -len(shape) <= dim < len(shape) or shape[dim] == 0:
         raise InvalidValueError(f"values must have at least one entry along dim={dim}; got shape {shape}")
     values = values.movedim(dim, -1)
-    weights = _rank_weights(values.detach(), decay)
-    # an infinite value of no weight must not give NaN
-    return (values.masked_fill(weights == 0, 0.0) * weights).sum(dim=-1)
-
-
-def _rank_weights(values: Tensor, decay: float) -> Tensor:
-    """Weight of each value by its rank along the last axis, 0 where that is not significant in the dtype; sums to 1."""
-    ranks = values.shape[-1]
     if decay == 1:
-        return torch.full_like(values, 1 / ranks)
-    log_decay = math.log(decay)
+        return values.mean(dim=-1)
+    weights = _rank_weights(decay, values)
+    return (values.gather(-1, _highest(values, len(weights))) * weights).sum(dim=-1)
+
+
+def _rank_weights(decay: float, values: Tensor) -> Tensor:
+    """Weights of the ranks along the last axis whose weight is significant in the dtype; all weights sum to 1."""
+    log_decay, ranks = math.log(decay), values.shape[-1]
     # The weights from rank k on sum to about d^k of the total.
     counting = min(ranks, max(1, math.ceil(math.log(torch.finfo(values.dtype).eps) / log_decay)))
     weights = torch.exp(log_decay * torch.arange(counting, dtype=values.dtype, device=values.device))
-    weights = weights * ((1 - decay) / -math.expm1(ranks * log_decay))
-    highest = _highest(values, counting)
-    return torch.zeros_like(values).scatter_(-1, highest, weights.expand_as(highest))
+    return weights * ((1 - decay) / -math.expm1(ranks * log_decay))
 
 
 def _highest(values: Tensor, count: int) -> Tensor:
@@ -249,7 +245,7 @@ def _highest(values: Tensor, count: int) -> Tensor:
     if values.dtype != torch.float32 or not values.is_cpu:
         return values.topk(count, dim=-1).indices
     size = values.shape[-1]
-    rows = values.reshape(-1, size).numpy()
+    rows = values.detach().reshape(-1, size).numpy()
     places = np.empty((len(rows), count), np.int64)
     step, index = max(1, _BLOCK // size), np.arange(size)
 
@@ -297,13 +293,20 @@ class _Pooling(Function):
     @staticmethod
     def forward(ctx: Any, relevance: Tensor, foreground: Tensor, decay: float) -> tuple[Tensor, Tensor]:
         values, inside = relevance.flatten(3), foreground.flatten(3)
-        outside, weights = 1 - inside, torch.empty_like(values)
-        pooled, total = torch.empty_like(values[..., 0]), torch.empty_like(values[..., 0, 0])
+        outside, pooled, total = 1 - inside, torch.empty_like(values[..., 0]), torch.empty_like(values[..., 0, 0])
+        ranked = None if decay == 1 else _rank_weights(decay, values)
+        # the weight of each value by its rank, or of all
+        weights = outside / values.shape[-1] if ranked is None else torch.empty_like(values)
         for v, i, o, w, p, t in parts(values, inside, outside, weights, pooled, total):
             absolute = v.abs()
             torch.sum(absolute * i, (-2, -1), out=t)
-            torch.mul(_rank_weights(absolute.mul_(o), decay), o, out=w)
+            if ranked is None:
+                torch.sum(absolute.mul_(w), -1, out=p)
+                continue
+            places = _highest(absolute.mul_(o), len(ranked))
+            w.zero_().scatter_(-1, places, ranked.expand_as(places))
             torch.sum(absolute.mul_(w), -1, out=p)
+            w.mul_(o)
         ctx.save_for_backward(relevance, inside, weights)
         return pooled, total
 

@@ -173,7 +173,7 @@ def seeds_of(formulation: Callable[[Tensor], Tensor], count: int) -> Callable[[A
 
 
 def _depends_on(output: Tensor, sources: Sequence[Tensor]) -> bool:
-    """Whether an output is computed from one of the sources; position encodings are not."""
+    """Whether an output is computed from one of the sources; position encodings, for example, are not."""
     ends = {get_gradient_edge(source).node for source in sources}
     reached, waiting = set(), [get_gradient_edge(output).node] if output.requires_grad else []
     while waiting:

@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.modules.utils import _ntuple
 
 from zennit_isnet.checks import kind_of
 from zennit_isnet.lrp.signal import linear
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, version_of
-from zennit_isnet.lrp.signal.substitute import Substitute, Switch
+from zennit_isnet.lrp.signal.substitute import Substitute, Switch, once_differentiable
 from zennit_isnet.parts import parts
 
 IN_PLACE: Mapping[Any, Callable[..., Any]] = MappingProxyType(
@@ -95,7 +94,8 @@ class Epsilon(NamedTuple):
     def of(self, output: Tensor) -> Tensor:
         """``ε`` for the outputs ``a`` of a layer ``(N, …)``, broadcastable to them."""
         if not self.relative:
-            return computed(output).new_full(_one_an_image(output), self.value)
+            dtype = torch.float32 if output.dtype == torch.float16 else output.dtype
+            return output.new_full(_one_an_image(output), self.value, dtype=dtype)
         rows = image_rows(output)
         norm = torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(output.dtype, torch.float32))
         # avoids 0/0: an all-zero layer has gates 0
@@ -255,7 +255,7 @@ class SmoothActivation(NamedTuple):
 
 
 def _softplus(z: Tensor, sigmoid: Tensor) -> Tensor:
-    # max(z, 0) − log(sigmoid |z|), right to one rounding of 1; PyTorch's log1p(exp(z)) takes several times as long
+    # max(z, 0) − log(sigmoid |z|), to one rounding of 1; log1p(exp(z)) takes several times as long
     return z.clamp(min=0).sub_(torch.maximum(sigmoid, 1 - sigmoid).log_())
 
 
@@ -324,7 +324,8 @@ class SmoothGate(Function):
     ) -> Tensor:
         ctx.recipe = activation, options, epsilon
         result = torch.empty_like(input, dtype=signal.dtype)
-        value = _precise(input).new_empty(_one_an_image(input))
+        precise = torch.promote_types(input.dtype, torch.float32)
+        value = torch.empty(_one_an_image(input), dtype=precise, device=input.device)
         for to_result, to_value, g, z in parts(result, value, signal, input):
             z = _precise(z)
             gate = activation.gate(z, **options)

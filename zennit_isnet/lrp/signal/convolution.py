@@ -7,14 +7,13 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.modules.utils import _ntuple
 
 from zennit_isnet.lrp.signal.linear import affine
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind
 from zennit_isnet.lrp.signal.normalization import Scaled, channel_products, per_channel
-from zennit_isnet.lrp.signal.substitute import Switch
+from zennit_isnet.lrp.signal.substitute import Switch, once_differentiable
 
 aten = torch.ops.aten
 
@@ -113,18 +112,22 @@ class TransposedSignal(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         unscaled, scale, weight = ctx.saved_tensors
-        if scale is not None and weight.numel() > unscaled.numel():
+        needs_unscaled, needs_scale, _, needs_weight, *_ = ctx.needs_input_grad
+        grad_unscaled = grad_scale = grad_weight = None
+        if scale is not None and weight.numel() > unscaled.numel() > 0:
             factor = per_channel(scale, unscaled)
-            product = aten.convolution(grad, weight, None, *ctx.geometry)
-            through_scale = channel_products(product, unscaled).to(scale.dtype)
-            through_weight = weight_gradient(unscaled * factor, grad, weight, ctx.geometry)
-            return product.mul_(factor), through_scale, None, through_weight, None, None
+            if needs_unscaled or needs_scale:
+                product = aten.convolution(grad, weight, None, *ctx.geometry)
+                grad_scale = channel_products(product, unscaled).to(scale.dtype) if needs_scale else None
+                grad_unscaled = product.mul_(factor)
+            if needs_weight:
+                grad_weight = weight_gradient(unscaled * factor, grad, weight, ctx.geometry)
+            return grad_unscaled, grad_scale, None, grad_weight, None, None
         rows = None if scale is None else scale.to(weight.dtype).view(-1, *(1,) * (weight.ndim - 1))
         scaled = weight if rows is None else weight * rows
-        grad_unscaled = grad_scale = grad_weight = None
-        if ctx.needs_input_grad[0]:
+        if needs_unscaled:
             grad_unscaled = aten.convolution(grad, scaled, None, *ctx.geometry)
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[3]:
+        if needs_scale or needs_weight:
             grad_weight = weight_gradient(unscaled, grad, weight, ctx.geometry)
             if rows is not None:
                 # the sum of the products in the scaled weights' memory, which is not needed any more

@@ -288,19 +288,36 @@ def affine(
     """``W x + b``: plain gradient, with weights that do not depend on the images."""
     check_constant(mode, func, weight=weight, bias=bias)
     output = func(input, weight, bias, *args, **kwargs)
-    return Substitute.apply(mode.settings, _transposed, output, input, weight, bias) if func is F.linear else output
+    is_linear = func is F.linear and weight.ndim == 2
+    return Linear.apply(mode.settings, output, input, weight, bias) if is_linear else output
 
 
-def _transposed(signal: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor | None, ...]:
-    through_bias = None if bias is None else signal.reshape(-1, signal.shape[-1]).sum(0).to(bias.dtype)
-    return TransposedWeights.apply(signal, weight.to(signal.dtype)).to(input.dtype), None, through_bias
+class Linear(Function):
+    """Identity on the output of a linear layer, with the signal ``G_x = Wᵀ G``, and ``Σ G`` for the bias.
+
+    PyTorch's own derivative of the signal with respect to ``W`` is a transposed view, which cannot be added in place to
+    the ordinary gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, switch: Switch, output: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.switch, ctx.dtype, ctx.bias_dtype = switch, input.dtype, None if bias is None else bias.dtype
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(weight)
+        return output.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None or not ctx.switch.active:
+            return None, grad, None, None, None
+        (weight,) = ctx.saved_tensors
+        signal = TransposedWeights.apply(grad, weight.to(grad.dtype)).to(ctx.dtype) if ctx.needs_input_grad[2] else None
+        through_bias = _rows(grad).sum(0).to(ctx.bias_dtype) if ctx.needs_input_grad[4] else None
+        return None, None, signal, None, through_bias
 
 
 class TransposedWeights(Function):
-    """``G_x = Wᵀ G`` for a linear layer.
-
-    PyTorch's own derivative is a transposed view, which cannot be added to the weights' ordinary gradient in place.
-    """
+    """``Wᵀ G``, whose derivatives have the layout of their tensors."""
 
     @staticmethod
     def forward(ctx: Any, signal: Tensor, weight: Tensor) -> Tensor:
@@ -308,10 +325,16 @@ class TransposedWeights(Function):
         return signal @ weight
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         signal, weight = ctx.saved_tensors
-        rows = signal.reshape(-1, signal.shape[-1])
-        return grad @ weight.t(), rows.t() @ grad.reshape(-1, grad.shape[-1])
+        grad_signal = grad @ weight.t() if ctx.needs_input_grad[0] else None
+        grad_weight = _rows(signal).t() @ _rows(grad) if ctx.needs_input_grad[1] else None
+        return grad_signal, grad_weight
+
+
+def _rows(values: Tensor) -> Tensor:
+    """View ``(…, C)`` as ``(n, C)``."""
+    return values.unsqueeze(0) if values.ndim == 1 else values.flatten(0, -2)
 
 
 def check_constant(mode: FrozenGateMode, func: Any, **parameters: Any) -> None:

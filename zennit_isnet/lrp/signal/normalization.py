@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from zennit.core import RemovableHandle
 
 from zennit_isnet.lrp.signal.linear import check_constant
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind
 from zennit_isnet.lrp.signal.modules import hide
-from zennit_isnet.lrp.signal.substitute import Substitute, Switch
+from zennit_isnet.lrp.signal.substitute import Substitute, Switch, once_differentiable
 from zennit_isnet.parts import parts
 
 aten = torch.ops.aten
@@ -46,7 +45,7 @@ def laid_like(grad: Tensor, like: Tensor) -> Tensor:
 
 def channel_products(first: Tensor, second: Tensor) -> Tensor:
     """Sum of the products of two tensors ``(N, C, …)`` over everything but the channels."""
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or not first.numel():
         return (first * second).sum([d for d in range(first.ndim) if d != 1])
     # the gradient of γ at mean 0 and deviation 1 is this sum, from a kernel without temporaries
     dtype = torch.promote_types(first.dtype, torch.float32)
@@ -357,19 +356,26 @@ class Centred(Function):
         # LayerNorm's kernel; torch.var is several times slower
         _, mean, inverse_std = torch.native_layer_norm(input, shape, None, None, eps)
         inverse_std = inverse_std.to(scaled.dtype)
-        ctx.dims, ctx.count = tuple(range(-dims, 0)), math.prod(shape)
+        ctx.dims, ctx.count, ctx.eps = tuple(range(-dims, 0)), math.prod(shape), eps
         centred = (scaled - scaled.mean(ctx.dims, keepdim=True)).mul_(inverse_std)
         ctx.save_for_backward(centred, input, mean.to(input.dtype), inverse_std)
         return centred
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         centred, input, mean, inverse_std = ctx.saved_tensors
-        # ∂(1/σ)/∂x = −(x − μ)/(n σ³)
-        slope = (grad * centred).sum(ctx.dims, keepdim=True).mul_(inverse_std.square()).div_(-ctx.count)
-        grad_scaled = (grad - grad.mean(ctx.dims, keepdim=True)).mul_(inverse_std)
-        return grad_scaled, (input - mean).mul_(slope), None, None
+        if torch.is_grad_enabled():
+            # for a second derivative they must be functions of x
+            mean = input.mean(ctx.dims, keepdim=True)
+            inverse_std = torch.rsqrt(input.var(ctx.dims, correction=0, keepdim=True) + ctx.eps)
+        grad_scaled = grad_input = None
+        if ctx.needs_input_grad[0]:
+            grad_scaled = (grad - grad.mean(ctx.dims, keepdim=True)) * inverse_std
+        if ctx.needs_input_grad[1]:
+            # ∂(1/σ)/∂x = −(x − μ)/(n σ³)
+            slope = (grad * centred).sum(ctx.dims, keepdim=True) * inverse_std.square() / -ctx.count
+            grad_input = (input - mean) * slope
+        return grad_scaled, grad_input, None, None
 
 
 def _grouped(

@@ -6,9 +6,12 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.overrides import handle_torch_function, has_torch_function
+
+from zennit_isnet.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     from zennit_isnet.lrp.signal.activation import Epsilon
@@ -48,6 +51,24 @@ class Settings(Switch, Protocol):
     epsilon: Epsilon
     detach_statistics: bool
     input_gradient: bool
+
+
+def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse to differentiate the derivative of a signal again.
+
+    PyTorch's decorator of this name raises in ``backward()``, but leaves the part out of ``torch.autograd.grad``.
+    """
+
+    @functools.wraps(backward)
+    def checked(ctx: Any, *grads: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise UnsupportedModelError(
+                "the gradient of a relevance cannot be differentiated again through convolutions and the gates of "
+                "ReLU, ReLU6 and smooth activations; compute it without create_graph=True"
+            )
+        return backward(ctx, *grads)
+
+    return checked
 
 
 SignalFunction = Callable[..., "tuple[Tensor | None, ...]"]
