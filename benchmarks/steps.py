@@ -18,6 +18,10 @@ from zennit_isnet.formulations import AllLogits
 WEIGHT = 0.7
 """P: weight of the penalty in ``(1 − P)·cross-entropy + P·penalty``."""
 
+RATE = 0.0
+"""Learning rate: the update runs, but all rounds measure the same weights. Training on noise can diverge, and very
+small numbers make steps slow."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -39,7 +43,7 @@ def regularized(make: Callable[[nn.Module], ISNetRegularizer]) -> Callable[..., 
     """Step with the penalty of a regularizer, loss included."""
 
     def build(model: nn.Module, images: Tensor, masks: Tensor, labels: Tensor, precision: Any) -> Callable[[], None]:
-        regularizer, optimizer = make(model), torch.optim.SGD(model.parameters(), lr=1e-4)
+        regularizer, optimizer = make(model), torch.optim.SGD(model.parameters(), lr=RATE)
 
         def step() -> None:
             optimizer.zero_grad()
@@ -56,7 +60,7 @@ def regularized(make: Callable[[nn.Module], ISNetRegularizer]) -> Callable[..., 
 
 def plain(model: nn.Module, images: Tensor, masks: Tensor, labels: Tensor, precision: Any) -> Callable[[], None]:
     """Cross-entropy alone."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -70,7 +74,7 @@ def plain(model: nn.Module, images: Tensor, masks: Tensor, labels: Tensor, preci
 
 def rrr(model: nn.Module, images: Tensor, masks: Tensor, labels: Tensor, precision: Any) -> Callable[[], None]:
     """Right for the Right Reasons (Ross et al. 2017): squared input gradient of Σ log p on the background."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -114,7 +118,11 @@ PERIODS = {"defaults, every=4": 4}
 def network(name: str, classes: int) -> nn.Module:
     """Return an untrained classifier of torchvision, or EfficientNet-Lite0."""
     if name != "efficientnet_lite0":
-        return torchvision.models.get_model(name, num_classes=classes)
+        model: nn.Module = torchvision.models.get_model(name, num_classes=classes)
+        for parameter in model.parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                nn.init.normal_(parameter, std=0.02)  # ViT's new head, which would have no relevance
+        return model
     from efficientnet_lite_pytorch import EfficientNet
 
     lite: nn.Module = EfficientNet.from_name("efficientnet-lite0")
