@@ -22,7 +22,7 @@ from torch.nn.modules.utils import _ntuple
 from zennit_isnet.checks import kind_of
 from zennit_isnet.lrp.signal import linear
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind, version_of
-from zennit_isnet.lrp.signal.substitute import Substitute, Switch, once_differentiable
+from zennit_isnet.lrp.signal.substitute import Substitute, Switch, without_second_derivative
 from zennit_isnet.parts import parts
 
 IN_PLACE: Mapping[Any, Callable[..., Any]] = MappingProxyType(
@@ -179,7 +179,7 @@ class ReLUGate(Function):
         return result.to(signal.dtype)
 
     @staticmethod
-    @once_differentiable
+    @without_second_derivative
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         result, output = ctx.saved_tensors
         epsilon, activation = ctx.value, computed(output)
@@ -211,7 +211,7 @@ class BoundedReLUGate(Function):
         return result.to(signal.dtype)
 
     @staticmethod
-    @once_differentiable
+    @without_second_derivative
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         result, input = ctx.saved_tensors
         z, epsilon = computed(input), ctx.value
@@ -339,7 +339,7 @@ class SmoothGate(Function):
         return result
 
     @staticmethod
-    @once_differentiable
+    @without_second_derivative
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         result, input, values = ctx.saved_tensors
         activation, options, epsilon = ctx.recipe

@@ -13,7 +13,7 @@ from torch.nn.modules.utils import _ntuple
 from zennit_isnet.lrp.signal.linear import affine
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind
 from zennit_isnet.lrp.signal.normalization import Scaled, channel_products, per_channel
-from zennit_isnet.lrp.signal.substitute import Switch, once_differentiable
+from zennit_isnet.lrp.signal.substitute import Switch, without_second_derivative
 
 aten = torch.ops.aten
 
@@ -109,7 +109,7 @@ class TransposedSignal(Function):
         return input_gradient(signal, input_like, weight, geometry)
 
     @staticmethod
-    @once_differentiable
+    @without_second_derivative
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         unscaled, scale, weight = ctx.saved_tensors
         needs_unscaled, needs_scale, _, needs_weight, *_ = ctx.needs_input_grad

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from zennit.core import RemovableHandle
 
 from zennit_isnet.lrp.signal.linear import check_constant
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Kind
 from zennit_isnet.lrp.signal.modules import hide
-from zennit_isnet.lrp.signal.substitute import Substitute, Switch, once_differentiable
+from zennit_isnet.lrp.signal.substitute import Substitute, Switch
 from zennit_isnet.parts import parts
 
 aten = torch.ops.aten

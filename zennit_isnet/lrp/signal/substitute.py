@@ -53,10 +53,10 @@ class Settings(Switch, Protocol):
     input_gradient: bool
 
 
-def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
+def without_second_derivative(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Refuse to differentiate the derivative of a signal again.
 
-    PyTorch's decorator of this name raises in ``backward()``, but leaves the part out of ``torch.autograd.grad``.
+    PyTorch's `once_differentiable` does so in ``backward()``; ``torch.autograd.grad`` leaves out part of the result.
     """
 
     @functools.wraps(backward)
