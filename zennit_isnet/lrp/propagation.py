@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
@@ -115,6 +115,7 @@ def propagate(
             )
         activations = {Place(part=i): source for i, source in enumerate(sources)} if at_inputs else {}
         activations |= taps.read()
+        unrelated = {place for place, activation in activations.items() if not _depends_on(activation, sources)}
         relevance = {}
         starts = []
         for index, composite in enumerate(composites):
@@ -123,7 +124,7 @@ def propagate(
                     if other is not composite:
                         others.enter_context(other.inactive())
                 start = [composite.start(main, seed) for seed in explained.unbind(1)]
-                found = [_relevance_at(activations, sources, composite, main, s, taps, create_graph) for s in start]
+                found = [_relevance_at(activations, unrelated, composite, main, s, taps, create_graph) for s in start]
             starts.append(torch.stack(start, 1))
             for place in found[0]:
                 # stacking would copy a single heatmap
@@ -188,14 +189,17 @@ def _depends_on(output: Tensor, sources: Sequence[Tensor]) -> bool:
 
 def _relevance_at(
     activations: Mapping[Place, Tensor],
-    sources: Sequence[Tensor],
+    unrelated: Set[Place],
     composite: LRPComposite,
     main: Tensor,
     start: Tensor,
     taps: Taps,
     create_graph: bool,
 ) -> dict[Place, Tensor]:
-    """Return the relevance of each activation; in each group of the taps' choices, of the first that has any."""
+    """Return the relevance of each activation; in each group of the taps' choices, of the first that has any.
+
+    Those unrelated to the images have none.
+    """
 
     def arriving(places: list[Place]) -> dict[Place, Tensor | None]:
         if not places:
@@ -220,10 +224,7 @@ def _relevance_at(
                 "the model changes a tensor in place that the relevance of an earlier operation needs, "
                 f"for example the input of an activation; use an out-of-place operation there ({error})"
             ) from error
-        return {
-            place: signal if signal is not None and _depends_on(activations[place], sources) else None
-            for place, signal in zip(places, found, strict=True)
-        }
+        return {p: None if p in unrelated else signal for p, signal in zip(places, found, strict=True)}
 
     # the other members of a group in a separate pass, because each requested place costs time
     left_out = {place for group in taps.choices for place in group[1:]}
