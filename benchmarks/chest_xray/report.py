@@ -1,4 +1,4 @@
-"""Tables of the chest film study: mean and worst seed, and each test with its interval.
+"""Tables and plot of the chest film study: mean and worst seed, and each test with its interval.
 
 python benchmarks/chest_xray/report.py
 """
@@ -11,6 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from films import TESTS
 from study import RESULTS
 from ways import WAYS
 
@@ -25,6 +30,11 @@ def read(folder: Path) -> dict[str, dict[str, Runs]]:
         run = json.loads(path.read_text())
         settings.setdefault(path.parent.name, {}).setdefault(run["run"]["way"], []).append(run)
     return {name: {way: found[way] for way in WAYS if way in found} for name, found in settings.items()}
+
+
+def accuracies(runs: Runs, test: str) -> list[float]:
+    """Return the balanced accuracy of each seed."""
+    return [run["tests"][test]["balanced accuracy"][0] for run in runs]
 
 
 def cell(values: Sequence[float], worst: float) -> str:
@@ -46,7 +56,7 @@ def summary(ways: dict[str, Runs]) -> str:
     for way, runs in ways.items():
         cells = []
         for test in tests:
-            values = [run["tests"][test]["balanced accuracy"][0] for run in runs]
+            values = accuracies(runs, test)
             cells.append(cell(values, min(values)))
         shares = [run["background_share"] for run in runs]
         # relevance on a black background has no meaning
@@ -65,8 +75,36 @@ def details(run: dict[str, Any]) -> str:
     return rows_of(lines)
 
 
+def plot(settings: dict[str, dict[str, Runs]], path: Path) -> None:
+    """Draw the balanced accuracy of each seed in the tests of its own source; a panel for each setting."""
+    figure, axes = plt.subplots(
+        len(settings),
+        1,
+        figsize=(7, 0.9 * len(settings) + 0.45 * sum(map(len, settings.values()))),
+        height_ratios=[len(ways) + 1 for ways in settings.values()],
+        sharex=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for panel, (setting, ways) in zip(axes[:, 0], settings.items(), strict=True):
+        for i, test in enumerate(TESTS[setting.partition("-")[0]]):
+            points = [(100 * a, row) for row, runs in enumerate(ways.values()) for a in accuracies(runs, test)]
+            x, rows = zip(*points, strict=True)
+            # tests one below the other, in the space of their method
+            panel.scatter(x, [row + 0.18 * i - 0.27 for row in rows], s=18, alpha=0.7, label=test)
+        panel.axvline(50, color="black", linestyle="--", linewidth=1)
+        panel.set_yticks(range(len(ways)), list(ways))
+        panel.set_ylim(len(ways) - 0.5, -0.5)
+        panel.set_title(setting, fontsize="medium")
+        panel.grid(axis="x", alpha=0.3)
+        panel.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")
+    axes[-1, 0].set_xlabel("balanced accuracy in %, a point for each seed; dashed: chance")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
 def main(arguments: Sequence[str] | None = None) -> str:
-    """Write ``chest_xray.md``."""
+    """Write ``chest_xray.md`` and ``chest_xray.png``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the runs' files")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results", help="folder to write to")
@@ -85,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     text = "\n\n".join(parts) + "\n"
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "chest_xray.md").write_text(text)
+    plot(settings, options.output / "chest_xray.png")
     print(text)
     return text
 

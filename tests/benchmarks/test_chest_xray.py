@@ -176,6 +176,7 @@ def test_runs_are_made_once_and_found_in_the_report(scripts, folder, tmp_path, m
     text = scripts.report.main(["--results", str(results), "--output", str(tmp_path)])
     assert text.count("| segmented | 1 |") == 2
     assert (tmp_path / "chest_xray.md").read_text() == text
+    assert (tmp_path / "chest_xray.png").is_file()
     shape = ["--network", "shufflenet_v2_x0_5", "--size", str(SIZE), "--films", "4"]
     text = scripts.explanations.main([str(folder), *shape, "--results", str(results), "--output", str(tmp_path)])
     head, _, reliances, *rows = text.splitlines()[2:]
