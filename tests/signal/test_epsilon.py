@@ -7,8 +7,10 @@ import pytest
 import torch
 from finite_differences import TOLERANCE, backward_gradients, worst_relative_error
 from torch import nn
+from torch.nn import functional as F
 
 from zennit_isnet import LRPAttribution, LRPFlex, Original, Target
+from zennit_isnet.errors import UncoveredOperationError
 
 ACTIVATIONS = [nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Mish, nn.Tanh, nn.ELU, nn.LeakyReLU]
 
@@ -108,3 +110,42 @@ def test_with_half_precision_the_relevance_is_that_of_single_precision(generator
     with torch.autocast("cpu", torch.bfloat16):
         found = relevance_of(model, images)
     assert torch.cosine_similarity(found.flatten().float(), expected.flatten(), dim=0) > 0.999
+
+
+class TokensFirst(nn.Module):
+    """A transformer's encoder without normalisation, on tokens ``(L, N, E)``, PyTorch's default."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(nets.CHANNELS, 6, 4, 4), nn.Linear(6, nets.CLASSES)
+        self.hidden, self.activation = nn.Linear(6, 6), activation()
+
+    def forward(self, images):
+        tokens = self.patches(images).flatten(2).permute(2, 0, 1)
+        return self.head(self.activation(self.hidden(tokens)).mean(0))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6, nn.GELU, nn.Tanh])
+def test_images_along_the_second_axis_have_their_own_epsilon(activation, generator):
+    model = nets.randomise(TokensFirst(activation).double(), generator)
+    images = nets.make_images(generator, 3) * torch.tensor([1.0, 5.0, 20.0]).double().view(-1, 1, 1, 1)
+    alone = torch.cat([relevance_of(model, image.unsqueeze(0)) for image in images])
+    torch.testing.assert_close(relevance_of(model, images), alone, rtol=1e-9, atol=1e-12)
+
+    def value():
+        return relevance_of(model, images).square().sum()
+
+    leaves = list(model.parameters())
+    gradients = backward_gradients(value(), leaves)
+    assert worst_relative_error(lambda: value().item(), leaves, gradients, generator) <= TOLERANCE
+
+
+def test_activations_whose_images_are_unknown_are_refused(generator):
+    class Mixed(TokensFirst):
+        def forward(self, images):
+            return super().forward(images) + F.relu(images.flatten()[None]).sum()
+
+    model = nets.randomise(Mixed(nn.ReLU).double(), generator)
+    with pytest.raises(UncoveredOperationError, match=r"relu: returns \(1, \d+\) for 3 images, so that ε cannot"):
+        relevance_of(model, nets.make_images(generator, 3))
+    relevance_of(model, nets.make_images(generator, 3), epsilon=0.1)

@@ -9,7 +9,7 @@ from one_case import WIDTH, attributed, error_of_parameter_gradients
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zennit_isnet import ISNetRegularizer
+from zennit_isnet import ISNetRegularizer, LRPFlex
 from zennit_isnet.lrp.signal import activation
 from zennit_isnet.lrp.signal.table import NAMES
 
@@ -188,6 +188,20 @@ def test_a_floor_takes_the_share_of_a_bias():
     _, _, _, floored = attributed(lambda net, h, x: h.clamp(min=0.1))
     _, _, _, shifted = attributed(lambda net, h, x: (h - 0.1).relu() + 0.1)
     torch.testing.assert_close(floored, shifted)
+
+
+class Floor(nn.Module):
+    """As in generalised mean pooling after a ReLU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(min=0.1)
+
+
+def test_an_exact_gate_is_closed_at_a_floor():
+    images = torch.tensor([[-1.0, 0.1, 0.3]], requires_grad=True)
+    with LRPFlex(epsilon=0).context(model := Floor()):
+        (relevance,) = torch.autograd.grad(model(images).sum(), images)
+    torch.testing.assert_close(relevance, torch.tensor([[0.0, 0.0, 0.3]]))
 
 
 class Wrapped(nn.Module):

@@ -91,3 +91,17 @@ def test_relevance_of_a_first_layer_by_hand():
     relevance = relevance_of(model, images, reference="darkest")
     assert relevance.flatten().tolist() == [0.0, -1.0, 4.0, 12.0]
     assert F.relu(relevance).sum() == 16.0
+
+
+def test_the_gradient_at_the_images_knows_how_the_darkest_value_changes(model, generator):
+    images = nets.make_images(generator)
+    tint = torch.zeros(nets.CHANNELS, 1, 1, dtype=torch.float64, requires_grad=True)
+
+    def explained(tint):
+        _, relevance = LRPAttribution(LRPFlex(reference="darkest"))(model, images + tint, Original())
+        return relevance["input"].square().sum()
+
+    (found,) = torch.autograd.grad(explained(tint), tint)
+    step = 1e-6 * torch.eye(nets.CHANNELS, dtype=torch.float64).view(-1, nets.CHANNELS, 1, 1)
+    expected = torch.stack([(explained(s) - explained(-s)).detach() / 2e-6 for s in step])
+    torch.testing.assert_close(found.flatten(), expected, rtol=1e-5, atol=1e-8)

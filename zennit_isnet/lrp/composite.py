@@ -42,18 +42,26 @@ class Switched(Hook):
 
 
 class PassHook(Switched, ABC):
-    """Hook of a root module whose forward passes run in a mode, which `_enter` starts and `_leave` ends."""
+    """Hook of a root module whose forward passes run in a mode, which `_enter` starts and `_leave` ends.
+
+    Attributes
+    ----------
+    ran : bool
+        Whether there has been a pass.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.mode: Any = None
+        self.ran = False
+        self._depth = 0
         self.after: list[Callable[[], Any]] = []
         self._stack = ExitStack()
 
     def register(self, module: nn.Module) -> RemovableHandleList:
         """Hook the root module."""
-        before = module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True)
-        after = module.register_forward_hook(self._leave, always_call=True)
+        before = module.register_forward_pre_hook(self._before, prepend=True, with_kwargs=True)
+        after = module.register_forward_hook(self._after, always_call=True)
         return RemovableHandleList([RemovableHandle(self), before, after])
 
     def remove(self) -> None:
@@ -65,15 +73,26 @@ class PassHook(Switched, ABC):
 
     def start(self, mode: Any) -> None:
         """Enter the mode of a pass."""
-        self.mode = mode
+        self.mode, self.ran = mode, True
         self._stack.enter_context(uncompiled())
         self._stack.enter_context(mode)
 
     def end(self) -> Any:
         """Leave the mode of the current pass and return it; None if there is none."""
-        mode, self.mode = self.mode, None
+        mode, self.mode, self._depth = self.mode, None, 0
         self._stack.close()
         return mode
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # a model that calls itself is still in the pass of its outer call
+        self._depth += self.mode is not None
+        return None if self._depth else self._enter(module, args, kwargs)
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._depth:
+            self._depth -= 1
+        else:
+            self._leave(module, args, output)
 
     @abstractmethod
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from zennit.composites import register_composite
 from zennit.core import RemovableHandle, RemovableHandleList
 
 from zennit_isnet.checks import check_choice, check_epsilon, fitted_bound
-from zennit_isnet.errors import InvalidValueError, UncoveredOperationError
+from zennit_isnet.errors import InvalidValueError, UncoveredOperationError, UnsupportedModelError
 from zennit_isnet.lrp.composite import Bound, LRPComposite, PassHook, as_bound, as_box
 from zennit_isnet.lrp.signal.activation import Epsilon
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Inspection, Kind, Provenance, exchanged, tensors_in
@@ -58,13 +58,17 @@ class FrozenGates(PassHook):
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Pass the images through `InputRelevance`, if gradients are enabled."""
-        if self.mode is not None or not torch.is_grad_enabled():
+        if not torch.is_grad_enabled():
             return None
         images = [t for t in tensors_in((*args, *kwargs.values())) if t.requires_grad]
         if not images:
             return None
         composite = self.composite
-        entries = {id(t): InputRelevance.apply(self, t, _fitted_reference(composite.reference, t)) for t in images}
+        self.epsilon = self.epsilon._replace(images=len(images[0]) if images[0].ndim else None)
+        # only a gradient at the images asks how the darkest value changes with them
+        sources = images if self.input_gradient else [t.detach() for t in images]
+        references = [_fitted_reference(composite.reference, source) for source in sources]
+        entries = {id(t): InputRelevance.apply(self, t, r) for t, r in zip(images, references, strict=True)}
         if composite.box is None:
             mode = FrozenGateMode(module, self)
         elif len(entries) == 1:
@@ -97,7 +101,7 @@ def _fitted_reference(reference: Tensor | Literal["darkest"] | None, images: Ten
         return None if reference is None else fitted_bound(reference, images)
     if images.ndim < 3:
         raise InvalidValueError(f'reference="darkest" needs images (N, C, …); got shape {tuple(images.shape)}')
-    return images.detach().amin(tuple(range(2, images.ndim)), keepdim=True)
+    return images.amin(tuple(range(2, images.ndim)), keepdim=True)
 
 
 def checkpoint_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -184,6 +188,7 @@ class LRPFlex(LRPComposite):
         it. The papers use z^B; it is off by default because a wrong box is a silent error.
     epsilon_ratio : float, default=0.3
         ``ε`` of each layer and image, as a multiple of the root mean square of the layer's activations in that image.
+        The images are the first axis of a layer's output, or the second, as in PyTorch's transformers ``(L, N, E)``.
         The relevance then does not depend on a layer's scale, and activations much weaker than the others carry little
         relevance, in shallow and in deep networks.
     reference : float, sequence, Tensor or "darkest", default=0.0
@@ -278,6 +283,16 @@ class LRPFlex(LRPComposite):
     def _rule_of_module(self, ctx: dict[str, Any], name: str, module: nn.Module) -> FrozenGates | None:
         # one hook sees all operations below it, so only the root module gets one
         return None if name else FrozenGates(self)
+
+    def start(self, logits: Tensor, seed: Tensor) -> Tensor:
+        """Return the seed, if the logits come from a forward pass with the rules."""
+        if not all(hook.ran for hook in self.hook_refs):
+            raise UnsupportedModelError(
+                "the model's forward pass ran without its hooks, so it has no relevance rules: its class replaces "
+                "nn.Module.__call__, or its forward method was called directly; call the module, and do not replace "
+                "__call__"
+            )
+        return seed
 
     def entry(self, images: Tensor, *, input_gradient: bool = True) -> Tensor:
         """Return the images; the model gets a copy of them, where the signal becomes relevance."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from operator import attrgetter
@@ -18,6 +19,7 @@ from zennit_isnet.errors import InvalidTypeError, InvalidValueError, ISNetError,
 from zennit_isnet.lrp.auto_layers import AUTO, AutoTaps
 from zennit_isnet.lrp.composite import LRPComposite, as_composites, check_free
 from zennit_isnet.lrp.flex import LRPFlex
+from zennit_isnet.lrp.signal.mode import depends_on
 from zennit_isnet.lrp.taps import MapTaps, Place, Places, Taps
 from zennit_isnet.model import main_logits, uncompiled, unwrapped
 
@@ -99,7 +101,11 @@ def propagate(
             entries = [composite.entry(x, input_gradient=any(wanted)) for x in entries]
         contexts.callback(_called_with(module, entries).remove)
         try:
-            output = model(*entries, *arguments)
+            with ExitStack() as ordinary:
+                # backward passes that the model itself runs in its forward pass
+                for composite in composites:
+                    ordinary.enter_context(composite.inactive())
+                output = model(*entries, *arguments)
         except RuntimeError as error:
             dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
             if isinstance(error, ISNetError) or not dtypes or any(x.dtype in dtypes for x in inputs):
@@ -115,7 +121,8 @@ def propagate(
             )
         activations = {Place(part=i): source for i, source in enumerate(sources)} if at_inputs else {}
         activations |= taps.read()
-        unrelated = {place for place, activation in activations.items() if not _depends_on(activation, sources)}
+        ends = {get_gradient_edge(source).node for source in sources}
+        unrelated = {place for place, activation in activations.items() if not depends_on(activation, ends)}
         relevance = {}
         starts = []
         for index, composite in enumerate(composites):
@@ -137,8 +144,11 @@ def propagate(
 
 def _called_with(module: nn.Module, entries: Sequence[Tensor]) -> RemovableHandle:
     """Refuse a forward pass on other tensors: changes to the images outside the model have no rule."""
+    calls = itertools.count()
 
     def check(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if next(calls):
+            return  # the model calls itself
         if any(got is not given and got.dtype == given.dtype for got, given in zip(args, entries, strict=False)):
             raise UnsupportedModelError(
                 "the model was called with other images than those passed: a global forward pre-hook or a wrapper "
@@ -171,20 +181,6 @@ def seeds_of(formulation: Callable[[Tensor], Tensor], count: int) -> Callable[[A
         return logits, found
 
     return seeds
-
-
-def _depends_on(output: Tensor, sources: Sequence[Tensor]) -> bool:
-    """Whether an output is computed from one of the sources; position encodings, for example, are not."""
-    ends = {get_gradient_edge(source).node for source in sources}
-    reached, waiting = set(), [get_gradient_edge(output).node] if output.requires_grad else []
-    while waiting:
-        node = waiting.pop()
-        if node in ends:
-            return True
-        reached.add(node)
-        # the first operand is the usual way to the images
-        waiting += [n for n, _ in reversed(node.next_functions) if n is not None and n not in reached]
-    return False
 
 
 def _relevance_at(

@@ -68,7 +68,7 @@ class VisibleFunctions(PassHook):
         return handles
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.mode is None and torch.is_grad_enabled():
+        if torch.is_grad_enabled():
             self.inside = 0
             mode = FunctionMode(self, module)
             for tensor in tensors_in((*args, *kwargs.values())):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -81,15 +81,34 @@ class Epsilon(NamedTuple):
     A relative ``ε_n = value · √(mean a_n²)`` follows the layer's scale: the relevance does not change if a layer's
     activations are scaled and the next layer's weights are scaled inversely. Like the rest of the gate, it is a
     function of the parameters. With 0 the gates are exact, ``a/z``, and 0 where ``z = 0``.
+
+    `images` is the number N of images, if known.
     """
 
     value: float
     relative: bool = False
+    images: int | None = None
 
     @property
     def exact(self) -> bool:
         """Whether the gates are ``a/z``."""
         return self.value == 0
+
+    def misfit(self, shape: Sequence[int]) -> str | None:
+        """Return why a relative ``ε`` has no images in activations of this shape, as far as their shape shows."""
+        count = self.images or 1
+        if not self.relative or not shape or shape[0] % count == 0 or _is_second(shape, count):
+            return None
+        return f"returns {tuple(shape)} for {count} images, so that ε cannot be measured for each image"
+
+    def images_first(self, *activations: Tensor) -> tuple[Tensor, ...]:
+        """Return views ``(N, …)`` of activations ``(L, N, …)``, a transformer's, or ``(N,)``, for a relative ``ε``."""
+        shape, count = activations[0].shape, self.images
+        if not self.relative or count is None:
+            return activations
+        if shape == (count,):
+            return tuple(a.unsqueeze(1) for a in activations)
+        return tuple(a.transpose(0, 1) for a in activations) if _is_second(shape, count) else activations
 
     def of(self, output: Tensor) -> Tensor:
         """``ε`` for the outputs ``a`` of a layer ``(N, …)``, broadcastable to them."""
@@ -109,6 +128,10 @@ class Epsilon(NamedTuple):
         """
         count = output[:1].numel() if output.ndim > 1 else output.numel()
         return grad_epsilon.view(_one_an_image(output)) * (self.value**2 / count) / epsilon
+
+
+def _is_second(shape: Sequence[int], count: int) -> bool:
+    return len(shape) > 2 and shape[0] != count == shape[1]
 
 
 def _one_an_image(output: Tensor) -> tuple[int, ...]:
@@ -393,13 +416,23 @@ class ReLU(Function):
         if ctx.switch.active and ctx.epsilon.exact:
             return None, grad * (output > 0), None, None
         if ctx.switch.active:
-            return None, ReLUGate.apply(grad, output, ctx.epsilon), None, None
+            return None, gated(ReLUGate, ctx.epsilon, (grad, output)), None, None
         return None, torch.ops.aten.threshold_backward(grad, output, 0), None, None
+
+
+def gated(gate: type[Function], epsilon: Epsilon, operands: tuple[Tensor, ...], *options: Any) -> Tensor:
+    """Apply a gate to the signal and the activations, images first."""
+    arranged = epsilon.images_first(*operands)
+    result: Tensor = gate.apply(*arranged, *options, epsilon)
+    if arranged[0] is operands[0]:
+        return result
+    return result.squeeze(1) if operands[0].ndim == 1 else result.transpose(0, 1)
 
 
 def relu(mode: FrozenGateMode, func: Any, input: Tensor, inplace: bool = False) -> Tensor:
     """ReLU: gate ``a/(a + ε)``, in place if the model's is."""
     inplace = inplace or func in IN_PLACE
+    check_images_known(mode, func, input)
     if inplace and mode.kinds.shared(input):
         return input.copy_(relu(mode, torch.relu, input))
     return ReLU.apply(mode.settings, input, mode.settings.epsilon, inplace)
@@ -422,6 +455,7 @@ def activation(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwa
         mode.report(func, f"is declared an activation and {misfit}", 'declare it "gate" or "linear", or give it a rule')
         return output
 
+    check_images_known(mode, func, output)
     smooth, options = SMOOTH.get(func), dict(zip(("approximate",), args, strict=False)) | kwargs
     bound = 6.0 if func is F.relu6 else args[1] if func is F.hardtanh and args[0] == 0 else None
     # recomputed instead of kept, unless random: the model may modify the output in place later
@@ -429,11 +463,11 @@ def activation(mode: FrozenGateMode, func: Any, input: Tensor, *args: Any, **kwa
 
     def signal_function(signal: Tensor, preactivation: Tensor, kept: Tensor | None) -> tuple[Tensor, None]:
         if smooth is not None:
-            return SmoothGate.apply(signal, preactivation, smooth, options, epsilon), None
+            return gated(SmoothGate, epsilon, (signal, preactivation), smooth, options), None
         if bound is not None:
-            return BoundedReLUGate.apply(signal, preactivation, bound, epsilon), None
+            return gated(BoundedReLUGate, epsilon, (signal, preactivation), bound), None
         output = func(preactivation, *args, **kwargs) if kept is None else kept
-        return Gate.apply(signal, output, preactivation, epsilon), None
+        return gated(Gate, epsilon, (signal, output, preactivation)), None
 
     result: Tensor = Substitute.apply(mode.settings, signal_function, output, preactivation, kept)
     return linear.overwrite(mode, input, result) if inplace else result
@@ -467,8 +501,11 @@ def clamp(mode: FrozenGateMode, func: Any, input: Tensor, min: Any = None, max: 
         inplace, func, _, _ = out_of_place(func, (), {})
         epsilon = mode.settings.epsilon
 
+        check_images_known(mode, func, input)
+
         def signal_function(signal: Tensor, preactivation: Tensor) -> tuple[Tensor]:
-            return (ReLUGate.apply(signal, torch.relu(preactivation - min), epsilon),)
+            above = torch.relu(preactivation - min)
+            return (signal * (above > 0) if epsilon.exact else gated(ReLUGate, epsilon, (signal, above)),)
 
         preactivation = input.clone() if inplace and mode.kinds.shared(input) else input
         result = Substitute.apply(mode.settings, signal_function, func(preactivation, min), preactivation)
@@ -504,6 +541,12 @@ def lp_pool(
     with mode:
         # as in PyTorch, where a negative sum gives NaN
         return (pool(input.pow(norm_type), kernel_size, stride, 0, ceil_mode) * count).pow(1 / norm_type)
+
+
+def check_images_known(mode: FrozenGateMode, func: Any, output: Tensor) -> None:
+    """Report activations whose images are not along the first or second axis."""
+    if misfit := mode.settings.epsilon.misfit(output.shape):
+        mode.report(func, misfit, "make the images the first axis, or use an absolute LRPFlex(epsilon=…)")
 
 
 def misfit_of_activation(mode: FrozenGateMode, input: Any, output: Any) -> str | None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import enum
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils.weak import TensorWeakRef
 
@@ -145,6 +146,10 @@ class Provenance:
         note = self._found(tensor)
         return note is not None and note.kind is not None
 
+    def noted(self, tensor: Tensor) -> bool:
+        """Whether an operation of the pass made or changed the tensor, as far as observed."""
+        return self._found(tensor) is not None
+
     def before_write(self, tensor: Tensor) -> Kind:
         """Return a modified tensor's previous kind, and mark its new values as seen."""
         note = self._note(tensor)
@@ -218,6 +223,19 @@ class Provenance:
         note.kind, note.ungraded = None, True
 
 
+def depends_on(output: Tensor, sources: Set[Node]) -> bool:
+    """Whether autograd's graph leads from an output to one of the nodes; from a position encoding, it does not."""
+    reached, waiting = set(), [get_gradient_edge(output).node] if output.requires_grad else []
+    while waiting:
+        node = waiting.pop()
+        if node in sources:
+            return True
+        reached.add(node)
+        # the first operand is the usual way to the images
+        waiting += [n for n, _ in reversed(node.next_functions) if n is not None and n not in reached]
+    return False
+
+
 class Problem(NamedTuple):
     """An operation without a rule."""
 
@@ -275,6 +293,7 @@ class FrozenGateMode(TorchFunctionMode):
         self.found: list[Problem] = []
         self.fatal: set[int] = set()
         self.entries: list[Tensor] = []
+        self.sources: set[Node] = set()
         self.opaque = 0
         self.last_gate = ""
         self._here: set[int] = set()
@@ -284,6 +303,7 @@ class FrozenGateMode(TorchFunctionMode):
         """Declare a tensor as a source of the signal."""
         self.kinds[entry] = Kind.SIGNAL
         self.entries.append(entry)
+        self.sources.add(get_gradient_edge(entry).node)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -374,7 +394,8 @@ class FrozenGateMode(TorchFunctionMode):
         kind = self.kinds[output]
         if kind is Kind.UNKNOWN:
             self._explain_origin("the model's output", [output])
-        elif kind is not Kind.SIGNAL:
+            kind = self.kinds[output]
+        if kind is not Kind.SIGNAL:
             reason = "carries no signal from the images"
             remedy = "return logits that depend on the images through operations with a rule"
             if kind is Kind.HELD and self.last_gate:
@@ -388,7 +409,7 @@ class FrozenGateMode(TorchFunctionMode):
         kind = max((self.kinds[t] for t in operands), default=Kind.CONSTANT)
         if kind > Kind.SIGNAL:
             self._explain_origin(func, operands)
-            kind = Kind.SIGNAL
+            kind = max(self.kinds[t] for t in operands)
         return kind, self.kinds.flaws_of(operands, kind)
 
     def _handle(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -459,6 +480,10 @@ class FrozenGateMode(TorchFunctionMode):
                 self.refuse(
                     func, "reads a tensor after an in-place operation overwrote it", "use that operation's result"
                 )
+            if kind is Kind.UNKNOWN and not self.kinds.noted(tensor) and not depends_on(tensor, self.sources):
+                # computed before the pass, such as a weight or an embedding
+                self.kinds[tensor] = Kind.CONSTANT
+                continue
             if kind is Kind.UNKNOWN:
                 maker = type(tensor.grad_fn).__name__ if tensor.grad_fn is None else tensor.grad_fn.name()
                 origin = (

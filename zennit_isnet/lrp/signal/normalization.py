@@ -286,12 +286,21 @@ def rms_norm(
     """RMSNorm: ``G_x = γ G_y / rms x``, over the last dimensions."""
     _check_parameters(mode, func, weight)
     dims = tuple(range(-len(normalized_shape), 0))
-    shift = torch.finfo(input.dtype).eps if eps is None else eps
+    precise = torch.promote_types(input.dtype, torch.float32)
+    shift = _default_eps(input.dtype, precise) if eps is None else eps
 
     def formula(scaled: Tensor, x: Tensor) -> Tensor:
-        return scaled * (x.square().mean(dims, keepdim=True) + shift).rsqrt()
+        # the derivative of 1/rms overflows in float16
+        return scaled * (x.to(precise).square().mean(dims, keepdim=True) + shift).rsqrt()
 
     return _normalized(mode, func(input, normalized_shape, weight, eps), input, weight, formula)
+
+
+def _default_eps(dtype: torch.dtype, precise: torch.dtype) -> float:
+    """Return RMSNorm's default: that of the computation in recent versions of PyTorch, of the type in older ones."""
+    eps = torch.finfo(precise).eps
+    probe = F.rms_norm(torch.full((1,), math.sqrt(eps), dtype=dtype), (1,))
+    return eps if probe.item() > 0.5 else torch.finfo(dtype).eps
 
 
 def group_norm(
