@@ -126,6 +126,16 @@ def test_columns_with_several_ones_are_no_single_label(layout: Layout) -> None:
         MaskedImageTable(table, multi_label=False)
 
 
+def test_names_of_columns_replace_columns_of_the_same_name(layout: Layout) -> None:
+    table = write(layout, ["7,cat", "8,dog", "9,cat", "9,dog"], "image,mask,label,diagnosis")
+    data = MaskedImageTable(table, columns={"label": "diagnosis"})
+    assert (data.classes, data.targets.tolist()) == (["cat", "dog"], [0, 1, 0, 1])
+    with pytest.raises(InvalidValueError, match=r"'diagnosys' for label, but .* has image, mask, label, diagnosis"):
+        MaskedImageTable(table, columns={"label": "diagnosys"})
+    with pytest.raises(InvalidValueError, match="keys among image, mask, label; got 'lable'"):
+        MaskedImageTable(table, columns={"lable": "diagnosis"})
+
+
 @pytest.mark.parametrize("cell", ["", "masks/absent.png"])
 def test_masks_may_be_missing(layout: Layout, cell: str) -> None:
     table = layout.images.parent / "table.csv"

@@ -222,3 +222,6 @@ def test_what_is_no_module_or_weight_is_refused(net):
         ISNetClassifier("resnet18")
     with pytest.raises(InvalidValueError, match=r"weight must lie in \[0, 1\]; got 1\.5"):
         ISNetClassifier(net(), weight=1.5)
+    for wrong in ([1.0, 0.0], [1.0, -2.0], [1.0, math.nan]):
+        with pytest.raises(InvalidValueError, match=r"class_weights must be positive and finite; got \[1\.0, "):
+            ISNetClassifier(net(), class_weights=wrong)

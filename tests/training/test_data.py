@@ -1,6 +1,7 @@
 """`MaskedImages`: who trains, validates and tests, and batches that do not depend on how they are read."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from zennit_isnet.errors import InvalidValueError
-from zennit_isnet.training import MaskedData, MaskedImages
+from zennit_isnet.training import ISNetClassifier, MaskedData, MaskedImages
 
 COLUMNS = ("file", "mask", "label", "part", "patient")
 
@@ -71,8 +72,15 @@ def test_classes_have_the_order_that_is_given_and_others_are_left_out(table):
     assert all(label == (number // 2 % 3 == 1) for number, label in labels.items())
 
 
-def test_another_table_tests_with_the_classes_of_the_training(table):
-    data = opened(table, classes=["normal", "covid"], tests={"abroad": [table]}, group="patient")
+@pytest.fixture
+def abroad(table, tmp_path):
+    """The folder of another hospital, with as many images and the same numbers of patients."""
+    return shutil.copytree(tmp_path, tmp_path / "abroad")
+
+
+def test_another_table_tests_with_the_classes_of_the_training(table, abroad):
+    tests = {"abroad": [str(abroad / "films.csv")]}
+    data = opened(table, classes=["normal", "covid"], tests=tests, group="patient")
     images, masks, labels, has_mask, _ = next(iter(data.test_dataloader()[0]))
     assert images.shape == (2, 3, 8, 8)
     assert masks.dtype == torch.bool
@@ -82,10 +90,10 @@ def test_another_table_tests_with_the_classes_of_the_training(table):
 
 
 def test_numbers_of_classes_stand_for_their_names_and_a_test_may_lack_a_class(tmp_path):
-    Image.new("RGB", (9, 9)).save(tmp_path / "1.png")
     Image.new("1", (9, 9), 1).save(tmp_path / "mask.png")
     for name, labels in (("home", (0, 1, 0, 1)), ("abroad", (1, 1))):
-        lines = ["image,mask,label", *(f"1.png,mask.png,{label}" for label in labels)]
+        Image.new("RGB", (9, 9)).save(tmp_path / f"{name}.png")
+        lines = ["image,mask,label", *(f"{name}.png,mask.png,{label}" for label in labels)]
         (tmp_path / f"{name}.csv").write_text("\n".join(lines))
     files = {"images": str(tmp_path / "home.csv"), "tests": {"abroad": [str(tmp_path / "abroad.csv")]}}
     data = MaskedImages(**files, classes=["normal", "covid"], size=8, val_share=0.5)
@@ -93,25 +101,68 @@ def test_numbers_of_classes_stand_for_their_names_and_a_test_may_lack_a_class(tm
     assert [data.tests["abroad"][index][2] for index in range(2)] == [1, 1]
 
 
-def test_a_test_table_may_have_a_folder_of_its_own(table, tmp_path):
+def test_a_test_table_may_have_a_folder_of_its_own(table, abroad, tmp_path):
     (tmp_path / "tables").mkdir()
-    moved = str(Path(table).rename(tmp_path / "tables" / "films.csv"))
-    (tmp_path / "home.csv").write_text(Path(moved).read_text())
-    data = opened(str(tmp_path / "home.csv"), val=[moved, str(tmp_path)], tests={"abroad": [moved, str(tmp_path)]})
+    moved = str((abroad / "films.csv").rename(tmp_path / "tables" / "films.csv"))
+    data = opened(table, val=[moved, str(abroad)], tests={"abroad": [moved, str(abroad)]})
     assert (len(data.val), len(data.tests["abroad"])) == (12, 12)
     assert torch.equal(data.val[3][0], data.tests["abroad"][3][0])
 
 
+def test_a_training_image_is_not_tested(table, abroad):
+    (abroad / "image7.png").unlink()
+    (abroad / "image7.png").symlink_to(Path(table).parent / "image7.png")
+    source = {"tests": {"abroad": [str(abroad / "films.csv")]}, "split": "part"}
+    assert opened(table, **source).describe("abroad", [7]), "it is tested at home too"
+    (abroad / "image8.png").unlink()
+    (abroad / "image8.png").symlink_to(Path(table).parent / "image8.png")
+    with pytest.raises(InvalidValueError, match=r"got 1 of 12 in 'abroad': .*image8\.png"):
+        opened(table, **source)
+
+
+def test_patients_of_one_table_are_not_trained_and_tested_in_two_versions_of_their_images(table, abroad):
+    with pytest.raises(InvalidValueError, match=r"must not be split; 'p\d' is in \w+ and in enhanced"):
+        opened(table, group="patient", tests={"enhanced": [table, str(abroad)]})
+
+
+def test_an_image_with_a_blank_cell_is_a_group_of_its_own(table):
+    text = Path(table).read_text()
+    Path(table).write_text(text.replace(",p1", ",").replace(",p3", ", ").replace(",p5", ","))
+    with pytest.warns(UserWarning, match="^6 of 12 images have a blank cell in the column 'patient'") as warned:
+        data = opened(table, group="patient", split="part")
+    assert len(warned) == 1
+    assert data.describe("test", [0]) == [(table.replace("films.csv", "image3.png"),) * 2]
+
+
+def test_a_run_is_not_resumed_on_other_images_but_tested(table, abroad, net, trainer, tmp_path):
+    def run(epochs, **options):
+        one = trainer(epochs)
+        one.fit(ISNetClassifier(net(), weight=0.0), opened(table, classes=["normal", "covid"]), **options)
+        return one
+
+    last = tmp_path / "last.ckpt"
+    run(1).save_checkpoint(last)
+    run(2, ckpt_path=last)
+    rows = Path(table).read_text().splitlines()
+    Path(table).write_text("\n".join(rows[:1] + rows[2:]))
+    with pytest.raises(InvalidValueError, match="training and validation images, and labels, that it began with"):
+        run(2, ckpt_path=last)
+    data = opened(table, classes=["normal", "covid"], tests={"abroad": [str(abroad / "films.csv")]})
+    tested = ISNetClassifier(net())
+    trainer(1).test(tested, data, ckpt_path=last, verbose=False)
+    assert len(tested.results["abroad"]["labels"]) == 8
+
+
 def test_a_test_table_has_as_many_labels_an_image_as_the_training_has(table, tmp_path):
-    (tmp_path / "several.csv").write_text("image,mask,label\nimage0.png,mask0.png,normal|covid\n")
+    (tmp_path / "several.csv").write_text("file,mask,label\nimage0.png,mask0.png,normal|covid\n")
     with pytest.raises(InvalidValueError, match="must have one label"):
         opened(table, tests={"several": [str(tmp_path / "several.csv")]})
 
 
-def test_a_test_table_needs_the_column_of_the_groups(table, tmp_path):
-    (tmp_path / "bare.csv").write_text("image,mask,label\nimage0.png,mask0.png,normal\n")
+def test_a_test_table_needs_the_column_of_the_groups(table, abroad):
+    (abroad / "bare.csv").write_text("file,mask,label\nimage0.png,mask0.png,normal\n")
     with pytest.raises(InvalidValueError, match="column must be one of image, mask, label; got 'patient'"):
-        opened(table, group="patient", tests={"bare": [str(tmp_path / "bare.csv")]})
+        opened(table, group="patient", tests={"bare": [str(abroad / "bare.csv")]})
 
 
 def test_grey_images_have_one_channel(table):
@@ -171,7 +222,7 @@ def test_the_benchmark_is_tested_on_four_backgrounds():
         ({"classes": ["covid"]}, "at least two classes; got only 'covid'"),
         ({"classes": ["cat"]}, "must have images of the classes cat"),
         ({"classes": ["normal", "covdi"]}, "must have a training image; got none for covdi"),
-        ({"columns": {"image": "picture"}}, "image, mask"),
+        ({"columns": {"image": "picture"}}, "'picture' for image, but table .* has file, mask, label, part, patient"),
     ],
 )
 def test_options_that_do_not_fit_are_named(table, options, says, monkeypatch):

@@ -4,8 +4,10 @@ import pytest
 import torch
 from sklearn import metrics
 
+from zennit_isnet.audit import Balanced, Proportion
 from zennit_isnet.training.figures import donors_of_other_classes, figures
-from zennit_isnet.training.report import table, with_intervals
+from zennit_isnet.training.intervals import with_intervals
+from zennit_isnet.training.report import table, write_results
 
 
 def test_figures_of_two_unequal_classes_are_those_of_scikit_learn(generator):
@@ -55,13 +57,57 @@ def test_donors_have_other_labels_and_a_mask():
     ]
 
 
-def test_intervals_come_from_groups(generator):
-    labels = torch.arange(40) % 2
-    logits = torch.randn(40, 2, generator=generator) + torch.nn.functional.one_hot(labels, 2)
-    low, high = with_intervals(logits, labels, [str(i) for i in range(40)])["balanced_accuracy"][1:]
-    assert 0 < low < high < 1
-    wide = with_intervals(logits, labels, [str(i // 10) for i in range(40)])["balanced_accuracy"]
-    assert wide[0] == figures(logits, labels)["balanced_accuracy"]
+def answers(labels, named):
+    """Logits that name these classes."""
+    return torch.nn.functional.one_hot(torch.tensor(named), 2).float(), torch.tensor(labels)
+
+
+def each(count):
+    return list(map(str, range(count)))
+
+
+def test_intervals_do_not_collapse_where_all_is_right_or_wrong():
+    found = with_intervals(*answers([0] * 3 + [1] * 3, [0] * 3 + [1] * 3), each(6))
+    for name in ("sensitivity", "specificity", "auroc"):
+        assert found[name] == [1, pytest.approx(Proportion(3, 3).interval[0]), 1]
+    assert found["macro_f1"] == [1]
+    # a classifier that always says the class of 20 of 22 images
+    constant = with_intervals(*answers([0] * 2 + [1] * 20, [1] * 22), each(22))
+    of_classes = Balanced((Proportion(0, 2), Proportion(20, 20)))
+    assert constant["balanced_accuracy"] == pytest.approx([0.5, *of_classes.interval])
+    assert 0.4 < of_classes.interval[0] < 0.5 < of_classes.interval[1] < 0.9
+
+
+def test_images_of_a_patient_count_as_few_as_they_are_alike():
+    labels, named = [0] * 40 + [1] * 40, ([0] * 30 + [1] * 10) + ([1] * 30 + [0] * 10)
+    patients = [str(index // 10) for index in range(80)]
+    alone, alike, mixed = (
+        with_intervals(*answers(labels, named), groups)["sensitivity"]
+        for groups in (each(80), patients, [str(index % 10) for index in range(80)])
+    )
+    assert alone == pytest.approx([0.75, *Proportion(30, 40).interval])
+    assert alike == pytest.approx([0.75, *Proportion(3, 4).interval])
+    assert alone[1:] != mixed[1:]
+    assert alike[1] < mixed[1] <= alone[1] < alone[2] <= mixed[2] < alike[2]
+
+
+def test_a_single_class_has_its_recall_alone():
+    logits, labels = answers([1] * 4, [1, 1, 1, 0])
+    expected = pytest.approx([0.75, *Proportion(3, 4).interval])
+    assert with_intervals(logits, labels, each(4)) == {"sensitivity": expected}
+    assert with_intervals(logits.flip(1), 1 - labels, each(4)) == {"specificity": expected}
+    third = torch.cat([logits, torch.full((4, 1), -1.0)], 1)
+    assert with_intervals(third, labels, each(4)) == {"recall": expected}
+
+
+def test_copies_of_a_label_make_nothing_more_certain(generator):
+    labels = (torch.arange(30) % 3 == 0).float().view(-1, 1)
+    logits = torch.randn(30, 1, generator=generator) + labels
+    two, ten = (with_intervals(logits.repeat(1, n), labels.repeat(1, n), each(30)) for n in (2, 10))
+    assert two == {name: pytest.approx(values) for name, values in ten.items()}
+    recalls = [((logits > 0) == side)[labels == side].sum().item() for side in (1, 0)]
+    expected = Balanced((Proportion(recalls[0], 10), Proportion(recalls[1], 20)))
+    assert two["balanced_accuracy"] == pytest.approx([expected.value, *expected.interval])
 
 
 def test_of_many_classes_only_the_area_has_no_interval(generator):
@@ -75,3 +121,22 @@ def test_the_table_shows_figures_in_percent_and_a_dash_for_what_is_undefined():
     assert text.splitlines()[2:] == ["| at home | 9 | 50.0 (25.0 to 75.0) |", "| abroad | 2 | – |"]
     named = table({"at home": {"images": 9, "sensitivity": [0.5], "positive_class": "covid"}})
     assert named.splitlines()[2:] == ["| at home | 9 | 50.0 |", "", "Sensitivity is the recall of covid."]
+
+
+def test_results_say_from_how_many_images_they_are(tmp_path):
+    logits, labels = answers([0] * 2 + [1] * 4, [0] * 2 + [1] * 4)
+    result = {"logits": logits, "swapped": logits, "labels": labels, "indices": torch.arange(6)}
+    result |= {"changed": torch.arange(6) < 3, "share": torch.full((6,), torch.nan)}
+
+    class Data:
+        classes = ("normal", "covid")
+
+        def describe(self, test, indices):
+            return [(f"{index}.png", str(index)) for index in indices]
+
+    found = write_results(tmp_path, {"abroad": result}, Data())["abroad"]
+    assert found["images_of_class"] == {"normal": 2, "covid": 4}
+    assert (found["images"], found["swapped_images"]) == (6, 3)
+    text = (tmp_path / "tests.md").read_text()
+    assert ", 3 images |" in text
+    assert "\nImages in abroad: 2 normal, 4 covid.\n" in text

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,7 +42,7 @@ pytestmark = [
 
 @pytest.fixture
 def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> list[str]:
-    """A folder of images of two classes, a small network, and the options of a short run on them."""
+    """Folders of images of two classes, a small network, and the options of a short run on them."""
     panel = "0" if request.node.get_closest_marker("slow") else "2"
     for index in range(16):
         name, level = ("dark", "bright")[index % 2], 60 + 120 * (index % 2)
@@ -50,12 +51,14 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
             picture.paste((level, 2 * index, 90) if kind == "images" else 255, (5, 5, 15, 15))
             (tmp_path / kind / name).mkdir(parents=True, exist_ok=True)
             picture.save(tmp_path / kind / name / f"{index}.png")
+    for kind in ("images", "masks"):
+        shutil.copytree(tmp_path / kind, tmp_path / "abroad" / kind)
     (tmp_path / "trained_nets.py").write_text(NET)
     monkeypatch.chdir(tmp_path)
     images = ["--data.images", "images", "--data.masks", "masks", "--data.size", "16", "--data.batch_size", "4"]
     quiet = ["--trainer.enable_progress_bar", "false", "--trainer.logger", "false", "--trainer.accelerator", "cpu"]
     run = ["--model.architecture", "trained_nets:net", "--model.fade", "0.5", "--plain_epochs", "1", "--panel", panel]
-    return [*images, *quiet, *run, "--data.tests", "{abroad: [images, masks]}"]
+    return [*images, *quiet, *run, "--data.tests", "{abroad: [abroad/images, abroad/masks]}"]
 
 
 def weights(folder: str) -> dict[str, torch.Tensor]:
@@ -91,7 +94,7 @@ def test_one_command_trains_and_tests(options: list[str], capsys: pytest.Capture
     assert [row["name"] for row in audited["classes"]] == ["bright", "dark"]
 
     # another table of the same model, from the configuration of the run
-    Path("more.csv").write_text("image,mask,label\nimages/dark/0.png,masks/dark/0.png,dark\n")
+    Path("more.csv").write_text("image,mask,label\nabroad/images/dark/0.png,abroad/masks/dark/0.png,dark\n")
     assert main(["test", "--config", "run/config.yaml", "--data.tests", "{one: [more.csv]}"]) == 0
     assert json.loads(Path("run/test/tests.json").read_text())["one"]["images"] == 1
     assert main(["test", "--config", "run/config.yaml", "--data.tests", "{}"]) == 2
@@ -117,6 +120,34 @@ def test_an_earlier_run_is_not_overwritten_and_can_be_extended(options: list[str
 def test_wrong_data_end_with_two_and_our_message(options: list[str], capsys: pytest.CaptureFixture[str]):
     assert main(["train", *options, "--data.images", "nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_class_weights_fit_the_classes(options: list[str], capsys: pytest.CaptureFixture[str]):
+    assert main(["train", *options, "--model.class_weights", "[1, 2, 3]"]) == 2
+    assert "one weight for each of the classes bright, dark, in this order; got [1.0, 2.0, 3.0]" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_test_has_the_classes_and_images_of_the_training(options: list[str], capsys: pytest.CaptureFixture[str]):
+    ours = ["--data.classes", "[dark, bright]", "--trainer.max_epochs", "1", "--output", "run"]
+    assert main(["train", *options, "--model.weight", "0", *ours]) == 0
+    again = ["test", "--config", "run/config.yaml"]
+    capsys.readouterr()
+    assert main([*again, "--data.classes", "[bright, dark]"]) == 2
+    assert (
+        "run/best.ckpt was trained with other settings: classes was ['dark', 'bright'] and is ['bright', 'dark']. "
+        "Test with --config run/config.yaml, and leave these settings as they are\n"
+    ) in capsys.readouterr().err
+    for option, value, says in (
+        ("size", "12", "size was 16 and is 12"),
+        ("fit", "whole", "fit was 'crop' and is 'whole'"),
+        ("mean", "[0.5]", "mean was [0.485, 0.456, 0.406] and is [0.5]"),
+    ):
+        more = ["--data.std", "[0.5]"] if option == "mean" else []
+        assert main([*again, f"--data.{option}", value, *more]) == 2
+        assert says in capsys.readouterr().err
+    assert main(again) == 0
 
 
 def test_the_settings_for_chest_films_are_settings_of_the_command(capsys: pytest.CaptureFixture[str]):

@@ -35,6 +35,9 @@ BINARY = {"0": False, "1": True, "False": False, "True": True}
 NOT_NAMES = re.compile(r"-\d+(\.\d*)?|\d*\.\d+|nan|<na>", re.IGNORECASE)
 """Cells in a label column that are errors, unless `classes` lists them."""
 
+COLUMNS = ("image", "mask", "label")
+"""Columns of a CSV file that may have other names."""
+
 SEPARATOR = "|"
 """Separator of several labels or masks of an image in a CSV file."""
 
@@ -370,7 +373,8 @@ class MaskedImageTable(MaskedFiles):
         The folder that paths in the file are relative to. If None, the folder of the CSV file. Absolute paths, ``..``
         and links are followed anywhere, so inspect tables from others before use.
     columns : mapping of str to str, optional
-        Names of the columns ``image``, ``mask`` and ``label`` in the file, such as ``{"image": "file"}``.
+        Names of the columns ``image``, ``mask`` and ``label`` in the file, such as ``{"image": "file"}``. A column that
+        is replaced, such as another one called ``image``, is not read.
     classes : sequence of str, optional
         Names of the classes, in the order of the logits; integer labels are indices into them. If None, the class
         columns, or the sorted names that occur, or ``"0"``, ``"1"``, ... up to the largest integer. Pass the training
@@ -403,9 +407,9 @@ class MaskedImageTable(MaskedFiles):
     Raises
     ------
     InvalidValueError
-        If the file cannot be read or has other columns, a label is illegal (the message names file and line), a class
-        has no image and `classes` is None, an image does not exist, or an image has no mask and `missing` is
-        ``"error"``. When an item is read: as for `MaskedImageFolder`.
+        If the file cannot be read or has other columns, `columns` has another key or names an absent column, a label is
+        illegal (the message names file and line), a class has no image and `classes` is None, an image does not exist,
+        or an image has no mask and `missing` is ``"error"``. When an item is read: as for `MaskedImageFolder`.
     InvalidTypeError
         If an option has the wrong type.
 
@@ -488,24 +492,35 @@ def _existing(folder: str, name: str) -> str:
 
 def _read_rows(table: Path, names: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Return rows by their place in the file, for messages."""
+    if unknown := [our for our in names if our not in COLUMNS]:
+        raise InvalidValueError(f"columns must have keys among {', '.join(COLUMNS)}; got {unknown[0]!r}")
     try:
         with open(table, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            ours = {theirs: our for our, theirs in names.items()}
-            found = [column.strip() for column in reader.fieldnames or ()]
-            reader.fieldnames = columns = [ours.get(column, column) for column in found]
+            reader.fieldnames = found = [column.strip() for column in reader.fieldnames or ()]
             rows = {f"{table}, line {reader.line_num}": row for row in reader}
     except (OSError, UnicodeError, csv.Error) as error:
         raise InvalidValueError(f"table {table} cannot be read: {error}") from error
+    shown = ", ".join(found) or "none"
+    if absent := [our for our, theirs in names.items() if theirs not in found]:
+        problem = f"names the column {names[absent[0]]!r} for {absent[0]}, but table {table} has {shown}"
+        raise InvalidValueError(f"columns={dict(names)} {problem}")
+    ours = {theirs: our for our, theirs in names.items()}
+    # a column of ours that the caller replaces is left out
+    read = [column for column in found if column in ours or column not in names]
+    columns = [ours.get(column, column) for column in read]
     if not {"image", "mask"} < {*columns} - {""} or len(set(columns)) < len(columns):
         needed = "image, mask, and label or one per class, each once"
-        raise InvalidValueError(f"table {table} must have the columns {needed}; got {', '.join(columns) or 'none'}")
+        raise InvalidValueError(f"table {table} must have the columns {needed}; got {shown}")
     if not rows:
         raise InvalidValueError(f"table {table} has no rows")
     for place, row in rows.items():
-        if None in row or None in row.values() or not row["image"].strip():
-            raise InvalidValueError(f"{place}: a row must have {len(columns)} cells and an image; got {row}")
-    return {place: {column: cell.strip() for column, cell in row.items()} for place, row in rows.items()}
+        if None in row or None in row.values() or not row[names.get("image", "image")].strip():
+            raise InvalidValueError(f"{place}: a row must have {len(found)} cells and an image; got {row}")
+    return {
+        place: {our: row[column].strip() for our, column in zip(columns, read, strict=True)}
+        for place, row in rows.items()
+    }
 
 
 def read_labels(

@@ -64,7 +64,7 @@ class ISNetClassifier(LightningModule):
     fade : float, default=0
         Probability that a training image's background is faded, see `BackgroundFade`.
     class_weights : sequence of float, optional
-        Weights of the classes in the cross-entropy, such as their inverse frequencies.
+        Weights of the classes in the cross-entropy, such as their inverse frequencies; positive.
     optimizer : callable, optional
         ``optimizer(parameters) -> Optimizer``. If None, SGD with learning rate 0.05, Nesterov momentum 0.9 and weight
         decay 5e-4.
@@ -142,6 +142,9 @@ class ISNetClassifier(LightningModule):
         self.swap = BackgroundSwap(swap, generator=torch.Generator())
         self.fade = BackgroundFade(fade, generator=torch.Generator())
         self.class_weights = None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32)
+        weights = self.class_weights
+        if weights is not None and not bool((weights.isfinite() & (weights > 0)).all()):
+            raise InvalidValueError(f"class_weights must be positive and finite; got {weights.tolist()}")
         self.results: dict[str, dict[str, Tensor]] = {}
         self._collected: dict[str, list[dict[str, Tensor]]] = {}
         self._losses: Tensor | float = 0.0  # of the epoch, without synchronising the device

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,13 +14,14 @@ from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 
 from zennit_isnet.checks import check_count, check_number
 from zennit_isnet.data import BackgroundBias, MaskedImageTable, evaluation_transform, load_digits, training_transform
 from zennit_isnet.data.background_bias import Background, Bias
-from zennit_isnet.data.decoding import Binarize
+from zennit_isnet.data.decoding import Binarize, listed
 from zennit_isnet.data.files import MaskedFiles
 from zennit_isnet.data.masked import Empty, Missing
 from zennit_isnet.data.opening import open_masked
@@ -95,9 +99,7 @@ class MaskedData(LightningDataModule):
 
     def describe(self, test: str, indices: Sequence[int]) -> list[tuple[str, str]]:
         """Return the name of each test image and of its group: here the image itself."""
-        data, of_part = _whole(self.tests[test])
-        name = getattr(data, "name", str)
-        names = [str(name(of_part[index])) for index in indices]
+        names = _names(Subset(self.tests[test], indices))
         return list(zip(names, names, strict=True))
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -163,12 +165,13 @@ class MaskedImages(MaskedData):
     root : str, optional
         Folder that paths in CSV files and annotations are relative to. If None, the file's folder.
     columns : mapping of str to str, optional
-        Names of the columns ``image``, ``mask`` and ``label`` in a CSV file, such as ``{image: file}``.
+        Names of the columns ``image``, ``mask`` and ``label`` in the CSV files, such as ``{image: file}``.
     split : str, optional
         Column of the CSV file that assigns each image to ``train``, ``val`` or ``test``.
     group : str, optional
         Column of groups that must not be split between training, validation and test, such as patients; test intervals
-        are computed over groups.
+        are computed over groups. An image with a blank cell is a group of its own. Test sets in other CSV files are not
+        compared, because numbers of patients may coincide by chance.
     val_share : float, default=0.2
         Fraction of each class's training images, in whole groups, used for validation if neither `val` nor `split` is
         given.
@@ -198,7 +201,8 @@ class MaskedImages(MaskedData):
     Raises
     ------
     InvalidValueError
-        If options do not fit together, or raised by the data sets of `zennit_isnet.data`.
+        If options do not fit together, a training image or its group is also tested, or raised by the data sets of
+        `zennit_isnet.data`. In `load_state_dict`: if a run would be resumed on other images.
 
     Examples
     --------
@@ -287,8 +291,10 @@ class MaskedImages(MaskedData):
                 raise InvalidValueError(
                     f"a test set must not be named {both[0]!r}: the column split already defines it"
                 )
+            _check_apart(parts["train"], others)
             if group is not None:
-                _check_groups(parts, others, group)
+                same = [name for name, part in (tests or {}).items() if _is_same(part[0], source[0])]
+                _check_groups(parts | {name: others[name] for name in same}, others, group)
             sets = parts.pop("train"), parts.pop("val"), parts | others
             if absent := [name for name, count in zip(train.classes, _counts(sets[0]), strict=True) if not count]:
                 raise InvalidValueError(f"each class must have a training image; got none for {', '.join(absent)}")
@@ -299,8 +305,22 @@ class MaskedImages(MaskedData):
         found, data = super().describe(test, indices), self.tests[test]
         if self.group is None or not isinstance(_whole(data)[0], MaskedImageTable):
             return found
-        groups = _cells(data, self.group)
+        groups = _groups(data, self.group)
         return [(name, groups[index]) for (name, _), index in zip(found, indices, strict=True)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a fingerprint of the training and validation images and their labels, for checkpoints."""
+        parts = [list(zip(_names(part), _labels(part), strict=True)) for part in (self.train, self.val)]
+        return {"images": hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raise if a run would be resumed on other images; a test may follow a change."""
+        training = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
+        if training and state_dict != self.state_dict():
+            raise InvalidValueError(
+                "a resumed run must have the training and validation images, and labels, that it began with; they have "
+                "changed: restore the files and tables, or start again with another output folder"
+            )
 
 
 def _whole(part: Any) -> tuple[Any, Sequence[int]]:
@@ -309,6 +329,25 @@ def _whole(part: Any) -> tuple[Any, Sequence[int]]:
         return part, range(len(part))
     data, indices = _whole(part.dataset)
     return data, [indices[index] for index in part.indices]
+
+
+def _names(part: Any) -> list[str]:
+    """Return the name of each image, such as its file."""
+    data, indices = _whole(part)
+    name = getattr(data, "name", str)
+    return [str(name(index)) for index in indices]
+
+
+def _labels(part: Any) -> list[Any]:
+    """Return the label of each image, as plain values."""
+    data, indices = _whole(part)
+    labels: list[Any] = data.targets[list(indices)].tolist()
+    return labels
+
+
+def _is_same(first: str, second: str) -> bool:
+    """Whether two paths lead to the same file or folder."""
+    return os.path.realpath(first) == os.path.realpath(second)
 
 
 def _digits(bias: Bias, size: int, seed: int) -> tuple[Any, Any, dict[str, Any]]:
@@ -350,7 +389,7 @@ def _divided(
         if wrong := sorted(set(names) - set(PARTS)):
             raise InvalidValueError(f"the column {split!r} must contain {', '.join(PARTS)}; got {', '.join(wrong[:3])}")
     else:
-        groups = list(map(str, range(len(train)))) if group is None else _cells(train, group)
+        groups = list(map(str, range(len(train)))) if group is None else _groups(train, group)
         members: dict[str, list[int]] = defaultdict(list)
         for at, name in enumerate(groups):
             members[name].append(at)
@@ -372,17 +411,33 @@ def _divided(
     return {part: Subset(train if part == "train" else tested, at) for part, at in at_of.items() if at}
 
 
-def _check_groups(parts: Mapping[str, Any], others: Mapping[str, MaskedFiles], column: str) -> None:
-    """Raise if a group is split between the parts of the main data, or a table lacks the column."""
+def _check_apart(train: Any, tests: Mapping[str, Any]) -> None:
+    """Raise if a training image is also tested."""
+    trained = set(map(os.path.realpath, _names(train)))
+    for test, part in tests.items():
+        if shared := [name for name in _names(part) if os.path.realpath(name) in trained]:
+            raise InvalidValueError(
+                f"test images must not be training images; got {len(shared)} of {len(part)} in {test!r}: "
+                f"{listed(shared)}"
+            )
+
+
+def _check_groups(parts: dict[str, Any], others: dict[str, Any], column: str) -> None:
+    """Raise if a group is split between parts, or a table lacks the column; warn of blank cells."""
     seen: dict[str, str] = {}
     for name, part in parts.items():
-        for cell in sorted(set(_cells(part, column))):
-            if seen.setdefault(cell, name) != name:
-                found = f"{cell!r} is in {seen[cell]} and in {name}"
+        for group in sorted(set(_groups(part, column))):
+            if seen.setdefault(group, name) != name:
+                found = f"{group!r} is in {seen[group]} and in {name}"
                 raise InvalidValueError(f"groups in the column {column!r} must not be split; {found}")
-    for part in others.values():
-        if isinstance(part, MaskedImageTable):
-            part.column(column)
+    tables = [part for part in (parts | others).values() if isinstance(_whole(part)[0], MaskedImageTable)]
+    cells = [cell for part in tables for cell in _cells(part, column)]
+    if blank := cells.count(""):
+        warnings.warn(
+            f"{blank} of {len(cells)} images have a blank cell in the column {column!r}; each counts as a group of its "
+            "own, so images of the same group may be split",
+            stacklevel=3,
+        )
 
 
 def _counts(part: Any) -> list[int]:
@@ -401,3 +456,8 @@ def _cells(part: Any, column: str) -> list[str]:
         raise InvalidValueError(f"the column {column!r} needs images from a CSV file; got another source")
     cells = data.column(column)
     return [cells[index] for index in indices]
+
+
+def _groups(part: Any, column: str) -> list[str]:
+    """Return the group of each image: its cell in a table's column, or its file where the cell is blank."""
+    return [cell or name for cell, name in zip(_cells(part, column), _names(part), strict=True)]

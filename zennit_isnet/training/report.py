@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
+from torch.nn import functional as F
 
 from zennit_isnet.training.callbacks import names_of, write_csv
-from zennit_isnet.training.figures import figures
-
-MOST_CLASSES = 20
-"""Largest number of classes for an AUROC interval, which is slow."""
-
-RESAMPLES = 200
-"""Number of bootstrap samples of the groups, for the intervals."""
+from zennit_isnet.training.intervals import MOST_CLASSES, with_intervals
 
 SHOWN = {
     "images": "images",
@@ -26,37 +19,11 @@ SHOWN = {
     "swapped_balanced_accuracy": "… on backgrounds of other classes",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
+    "recall": "recall of the only class",
     "macro_f1": "macro F1",
     "auroc": "AUROC",
     "background_share": "relevance on the background",
 }
-
-
-def with_intervals(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> dict[str, list[float]]:
-    """Return each of `figures` with its 95 % interval, by drawing groups with replacement.
-
-    AUROC for many classes has no interval.
-
-    Parameters
-    ----------
-    logits, labels : Tensor
-        See `figures`.
-    groups : sequence of str
-        Group of each image, such as the patient.
-    """
-    members: dict[str, list[int]] = defaultdict(list)
-    for index, group in enumerate(groups):
-        members[group].append(index)
-    names, drawing = list(members), np.random.default_rng(0)
-    values = figures(logits, labels)
-    samples: dict[str, list[float]] = {name: [] for name in values}
-    for _ in range(RESAMPLES):
-        drawn = [index for i in drawing.integers(len(names), size=len(names)) for index in members[names[i]]]
-        for name, value in figures(logits[drawn], labels[drawn], areas=logits.shape[1] <= MOST_CLASSES).items():
-            if name in samples:
-                samples[name].append(value)
-    ends = {name: np.quantile(found, [0.025, 0.975]).tolist() if found else [] for name, found in samples.items()}
-    return {name: [value, *ends[name]] for name, value in values.items()}
 
 
 def write_results(folder: Path, results: Mapping[str, Mapping[str, Tensor]], data: Any) -> dict[str, Any]:
@@ -74,7 +41,8 @@ def write_results(folder: Path, results: Mapping[str, Mapping[str, Tensor]], dat
     Returns
     -------
     dict
-        The content of ``tests.json``: each figure with the ends of its interval, by test set.
+        The content of ``tests.json``: each figure with the ends of its interval, by test set; the numbers of images, of
+        those of each class, and of those that were also tested on a swapped background.
     """
     found: dict[str, dict[str, Any]] = {}
     scores = []
@@ -83,11 +51,14 @@ def write_results(folder: Path, results: Mapping[str, Mapping[str, Tensor]], dat
         logits, labels, changed = result["logits"], result["labels"], result["changed"]
         groups = [group for _, group in images]
         swapped_groups = [group for group, is_changed in zip(groups, changed.tolist(), strict=True) if is_changed]
-        rows: dict[str, Any] = {"images": len(labels), **with_intervals(logits, labels, groups)}
+        of_class = labels if labels.is_floating_point() else F.one_hot(labels, len(data.classes))
+        counts = dict(zip(data.classes, map(int, of_class.sum(0)), strict=True))
+        rows: dict[str, Any] = {"images": len(labels), "images_of_class": counts}
+        rows |= with_intervals(logits, labels, groups)
         if "sensitivity" in rows or "specificity" in rows:
             rows["positive_class"] = data.classes[1]
         swapped = with_intervals(result["swapped"][changed], labels[changed], swapped_groups) if changed.any() else {}
-        rows |= {f"swapped_{key}": value for key, value in swapped.items()}
+        rows |= {f"swapped_{key}": value for key, value in {"images": len(swapped_groups), **swapped}.items()}
         share = result["share"].nanmean()
         if share.isfinite():
             rows["background_share"] = share.item()
@@ -107,16 +78,22 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Return figures by test set as Markdown, in percent, with their intervals in brackets."""
     columns = {key: title for key, title in SHOWN.items() if any(key in row for row in found.values())}
     lines = [["test", *columns.values()], ["---", *["---:"] * len(columns)]]
-    lines += [[name, *(_cell(row.get(key)) for key in columns)] for name, row in found.items()]
+    lines += [[name, *(_cell(row, key) for key in columns)] for name, row in found.items()]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    for name, row in found.items():
+        if 0 < len(counts := row.get("images_of_class", {})) <= MOST_CLASSES:
+            text += f"\nImages in {name}: {', '.join(f'{count} {one}' for one, count in counts.items())}.\n"
     positive = {row["positive_class"] for row in found.values() if "positive_class" in row}
     return text + "".join(f"\nSensitivity is the recall of {name}.\n" for name in sorted(positive))
 
 
-def _cell(value: Any) -> str:
+def _cell(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
     if value is None:
         return "–"
     if isinstance(value, list):
         interval = f" ({100 * value[1]:.1f} to {100 * value[2]:.1f})" if len(value) > 1 else ""
-        return f"{100 * value[0]:.1f}{interval}"
+        # only images with a mask and a donor
+        among = f", {row['swapped_images']} images" if key.startswith("swapped_") and "swapped_images" in row else ""
+        return f"{100 * value[0]:.1f}{interval}{among}"
     return str(value) if isinstance(value, int) else f"{100 * value:.1f}"
