@@ -57,6 +57,20 @@ def test_function_of_a_module_in_the_current_folder_makes_the_model(
     assert sys.path == path
 
 
+def test_what_cannot_be_called_for_a_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["import torch", "net = torch.nn.Linear(2, 3)", "size = 3", "make = lambda depth, num_classes: net"]
+    (tmp_path / "no_makers.py").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    try:
+        for name, kind in (("net", "Linear"), ("size", "int")):
+            with pytest.raises(InvalidTypeError, match=rf"must be a function that returns a .*Module; got {kind}"):
+                make_model(f"no_makers:{name}", 3)
+        with pytest.raises(InvalidTypeError, match=r"give the others defaults; got make\(depth, .*argument: 'depth'"):
+            make_model("no_makers:make", 3)
+    finally:
+        sys.modules.pop("no_makers", None)
+
+
 def test_refuses_files_that_are_no_weights_of_the_model(tmp_path: Path) -> None:
     file = tmp_path / "weights.pt"
     refused = [

@@ -91,7 +91,7 @@ def make_model(name: str, classes: int, weights: str | None = None, *, channels:
     InvalidValueError
         If a name is unknown, or a file is missing, damaged or belongs to another model.
     InvalidTypeError
-        If the function does not return a module.
+        If the function is none, needs other arguments, or does not return a module.
 
     Examples
     --------
@@ -182,14 +182,30 @@ def _of_function(name: str, classes: int) -> nn.Module:
             make = pkgutil.resolve_name(name)
         except (ImportError, AttributeError, ValueError) as error:
             raise InvalidValueError(f"model {name!r} cannot be imported: {error}") from error
-        taken = inspect.signature(make).parameters.values()
-        takes_classes = any(one.name == "num_classes" or one.kind is one.VAR_KEYWORD for one in taken)
-        model = make(num_classes=classes) if takes_classes else make()
+        given = _arguments(name, make, classes)
+        model = make(**given)
     finally:
         sys.path.remove("")
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"{name} must return a torch.nn.Module; got {type(model).__name__}")
     return model
+
+
+def _arguments(name: str, make: Any, classes: int) -> dict[str, int]:
+    """Return the arguments for a function that makes a model: the number of classes if it accepts that, or none."""
+    if isinstance(make, nn.Module) or not callable(make):
+        raise InvalidTypeError(f"{name} must be a function that returns a torch.nn.Module; got {type(make).__name__}")
+    signature = inspect.signature(make)
+    taken = signature.parameters.values()
+    given = {"num_classes": classes}
+    if not any(one.name == "num_classes" or one.kind is one.VAR_KEYWORD for one in taken):
+        given = {}
+    try:
+        signature.bind(**given)
+    except TypeError as error:
+        needed = "must be callable with num_classes alone or without arguments: give the others defaults"
+        raise InvalidTypeError(f"{name} {needed}; got {name.rpartition(':')[2]}{signature}, {error}") from error
+    return given
 
 
 def _of_torchvision(name: str, classes: int, weights: str | None) -> nn.Module:

@@ -28,6 +28,9 @@ def grey():
 def digits():
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten(), torch.nn.Linear(48, 10))
+
+def deep(depth):
+    return linear()
 """
 
 
@@ -91,6 +94,56 @@ def test_audits_the_images_of_a_table(folder: Path, capsys: pytest.CaptureFixtur
     assert "one label at a time" in capsys.readouterr().err
 
 
+def test_rows_of_a_table_are_chosen_by_a_column(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    part = {"0": "train", "1": "test"}
+    files = [(f"images/{a}/{i}.png", f"masks/{a}/{i}.png", a, part[i]) for a in ("cat", "dog") for i in "01"]
+    (folder / "all.csv").write_text("\n".join(["file,mask,animal,part", *map(",".join, files)]))
+    options = ["all.csv", "--columns", "{image: file, label: animal}", "--size", "16", "--examples", "1"]
+    assert main(["audit", "audited_models:linear", *options, "--split", "part=test"]) == 0
+    report = json.loads((folder / "audit" / "report.json").read_text(encoding="utf-8"))
+    assert [row["name"] for row in report["images"]] == ["images/cat/1.png", "images/dog/1.png"]
+    assert main(["audit", "audited_models:linear", *options, "--split", "part=val"]) == USAGE
+    assert "the column 'part' must contain the value of --split; got 'val', not test, train" in capsys.readouterr().err
+
+
+def checkpoint(folder: Path, name: str, **settings: object) -> None:
+    """A checkpoint as ``zennit-isnet train`` writes it: a linear model of dogs and cats."""
+    state = {"1.weight": torch.zeros(2, 3 * 16 * 16), "1.bias": torch.zeros(2)}
+    images = {"multi_label": False, "size": 16, "channels": 3, "mean": [0.0], "std": [1.0], "fit": "crop"}
+    run = {"architecture": "audited_models:linear", "classes": ["dog", "cat"], **images, **settings}
+    torch.save({"state_dict": state, "zennit_isnet": run}, folder / name)
+
+
+@pytest.mark.parametrize("command", ["audit", "explain"])
+@pytest.mark.parametrize("names", ["cat dog", "dog", "dog fox"])
+def test_classes_that_contradict_the_checkpoint_are_refused(
+    folder: Path, command: str, names: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint(folder, "best.ckpt")
+    data = ["images", "masks", "--examples", "1"] if command == "audit" else ["images"]
+    models = (["best.ckpt"], ["audited_models:linear", "--checkpoint", "best.ckpt", "--size", "16"])
+    (folder / "names.txt").write_text(names.replace(" ", "\n"))
+    for model in models:
+        assert main([command, model[0], *data, *model[1:], "--classes", "names.txt"]) == USAGE
+        told = capsys.readouterr().err
+        assert "names.txt must list the classes of best.ckpt in the order of its logits, dog, cat; got" in told
+        assert told.endswith(f"got {names.replace(' ', ', ')}; leave --classes out\n")
+    (folder / "names.txt").write_text("dog\ncat\n")
+    for model in models:
+        for more in ([], ["--classes", "names.txt"]):
+            assert main([command, model[0], *data, *model[1:], *more]) == 0
+
+
+def test_colours_that_contradict_the_checkpoint_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint(folder, "grey.ckpt", architecture="audited_models:grey", channels=1)
+    assert main(["audit", "grey.ckpt", "images", "masks", "--imagenet"]) == USAGE
+    assert "grey.ckpt takes grey images: give one --mean and --std, or remove these and --imagenet; got [0.485," in (
+        capsys.readouterr().err
+    )
+    assert main(["audit", "grey.ckpt", "--benchmark", "patch"]) == USAGE
+    assert "the images of --benchmark have three channels; grey.ckpt takes one" in capsys.readouterr().err
+
+
 def test_a_class_folder_may_be_empty(folder: Path) -> None:
     (folder / "images" / "fox").mkdir()
     assert main(["audit", "audited_models:grey", "images", "masks", "--grey", "--size", "16", "--examples", "1"]) == 0
@@ -120,7 +173,16 @@ def test_audits_a_part_of_the_built_in_digits_with_weights_from_a_file(
         (["resnet19", "images", "masks"], "close matches: resnet18"),
         (["resnet18", "images", "masks"], "needs --checkpoint"),
         (["resnet18", "images", "masks", "--checkpoint", "none.pt"], "none.pt cannot be read"),
-        (["audited_models:linear", "masks", "images"], "images/cat/0.png"),
+        (["audited_models:linear", "masks", "images", "--size", "16"], "images/cat/0.png"),
+        (
+            ["audited_models:linear", "images", "masks", "--size", "8"],
+            r"shape (3, 8, 8): pass --grey or another --size (",
+        ),
+        (
+            ["audited_models:linear", "images", "masks", "--size", "16", "--grey"],
+            r"shape (1, 16, 16): leave --grey out",
+        ),
+        (["audited_models:deep", "images", "masks"], "got deep(depth), missing a required argument: 'depth'"),
         (["audited_models:grey", "images", "masks", "--classes", "none.txt"], "none.txt"),
         (["audited_models:grey", "images", "masks", "--classes", "audited_models.py"], "got cat, dog"),
         (["audited_models:grey", "images", "masks", "--classes", "twice.txt"], "a class occurs twice"),
@@ -150,6 +212,10 @@ def test_bad_models_weights_and_data_end_with_a_message(
         (["--benchmark", "patch", "--imagenet"], "classes, colours and normalisation"),
         (["images", "masks", "--limit", "0"], "--limit must be at least 1"),
         (["images", "masks", "--workers", "-1"], "--workers must not be negative"),
+        (["images", "masks", "--split", "split=test"], "--split is only for a CSV file"),
+        (["--benchmark", "patch", "--split", "split=test"], "--split and --columns are only for a CSV file"),
+        (["all.csv", "--split", "test"], "--split: must be COLUMN=VALUE, such as split=test; got 'test'"),
+        (["all.csv", "--columns", "file"], "--columns: must be a mapping such as '{image: file}'; got 'file'"),
     ],
 )
 def test_wrong_usage_ends_with_two(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,6 +116,15 @@ def test_tables_are_checked_too(table: str, tmp_path: Path, capsys: pytest.Captu
     assert main(["check-data", str(moved), "--root", str(tmp_path)]) == 0
 
 
+def test_columns_of_a_table_may_have_other_names(table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    content = Path(table).read_text()
+    Path(table).write_text(content.replace("image,mask,label", "file,mask,animal", 1))
+    assert main(["check-data", table, "--columns", "{image: file, label: animal}"]) == 0
+    assert main(["check-data", table, "--columns", '{"image": "file", "label": "animal"}']) == 0
+    assert main(["check-data", table]) == 1
+    assert "must have the columns image, mask" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -137,6 +146,7 @@ def test_tables_are_checked_too(table: str, tmp_path: Path, capsys: pytest.Captu
         (["check-data", "{images}", "{masks}", "--binarize", "otsu"], "must be one of strict, half, nonzero, or"),
         (["check-data", "{images}", "{masks}", "--allow", "all"], "invalid choice"),
         (["check-data", "{images}", "{masks}", "--workers", "-1"], "--workers must not be negative"),
+        (["check-data", "{images}", "{masks}", "--columns", "image:file"], "--columns is only for a CSV file"),
     ],
 )
 def test_wrong_usage_ends_with_two_and_a_message(

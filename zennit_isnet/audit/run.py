@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from zennit_isnet.audit.logits import check_names, for_both_classes, seeds_for
 from zennit_isnet.audit.reading import Batch, MaskedImages, Normalization, Survey, survey, usable
 from zennit_isnet.audit.report import AuditReport, Examples, ImageResult, Version
 from zennit_isnet.checks import as_integers, check_count, check_logits, check_number
-from zennit_isnet.errors import InvalidValueError
-from zennit_isnet.formulations import Target
 from zennit_isnet.functional import background_share, resize_foreground
 from zennit_isnet.lrp.propagation import Attribution
 from zennit_isnet.model import eval_mode, main_logits, unwrapped
@@ -132,10 +131,9 @@ def audit(
             logits = {version: _logits(model, images) for version, (images, _) in altered.items()}
             count = logits["kept"].shape[1]
             known = [str(label) for label in range(count)] if known is None else known
-            if len(known) != count:
-                raise InvalidValueError(f"classes must name the model's {count} classes; got {len(known)} names")
+            check_names(known, count)
             as_integers("labels", batch.labels, count=count)
-            predicted = partial(_seeds, logits["kept"].argmax(1))
+            predicted = partial(seeds_for, logits["kept"].argmax(1))
             relevance = regularizer.heatmap(batch.images.to(_device(model)), predicted)[:, 0].float().cpu()
             pictures.update(enumerate(zip(batch.images, batch.masks, relevance.sum(1), strict=True), start=len(rows)))
             rows += _rows(batch, [source.name(i) for i in batch.indices.tolist()], altered, logits, relevance)
@@ -228,19 +226,12 @@ def _on_donors(batch: Batch, donors: Batch, *, same_class: bool, chance: random.
 
 @torch.no_grad()
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits ``(N, C)`` on the CPU, for two classes at least: a single logit is for class 1 and against class 0."""
+    """Logits ``(N, C)`` on the CPU, for two classes at least."""
     # DistributedDataParallel would wait for all processes, and perhaps only this one runs the audit
     output = unwrapped(model)(images.to(_device(model)))
     logits = main_logits(output, len(images)).float().cpu()
     check_logits("the model's logits", logits, values=True)
-    return logits if logits.shape[1] > 1 else torch.cat([-logits, logits], dim=1)
-
-
-def _seeds(classes: Tensor, logits: Tensor) -> Tensor:
-    """Explain the classes ``(N,)``; evidence against a single logit is evidence for class 0."""
-    if logits.shape[1] > 1:
-        return Target(classes)(logits)
-    return (2 * classes - 1).to(logits).view(-1, 1, 1)
+    return for_both_classes(logits)
 
 
 def _device(model: nn.Module) -> torch.device:

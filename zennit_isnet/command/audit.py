@@ -3,17 +3,20 @@
 Measures accuracy on swapped backgrounds, and where the relevance of the predictions lies. Writes
 report.html, report.md and report.json.
 
-  zennit-isnet audit results/train/best.ckpt photos/ masks/
-  zennit-isnet audit resnet50 photos/ masks/ --checkpoint resnet50.pth --imagenet
-  zennit-isnet audit resnet50 photos/ masks/ --checkpoint resnet50.pth --imagenet --classes imagenet.txt
-  zennit-isnet audit my_models:make photos/ masks/ --size 128
+  zennit-isnet audit results/train/best.ckpt test-photos/ test-masks/
+  zennit-isnet audit results/train/best.ckpt xrays.csv --split split=test
+  zennit-isnet audit resnet50 test-photos/ test-masks/ --checkpoint resnet50.pth --imagenet --classes imagenet.txt
+  zennit-isnet audit my_models:make test-photos/ test-masks/ --size 128
   zennit-isnet audit resnet18 --benchmark patch --checkpoint digits.pth
+
+Use images that the model was not trained on.
 
 Exit status: 0 if the report was written, whatever its verdict; 2 for wrong usage, data or weights.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +24,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from zennit_isnet.audit import audit
-from zennit_isnet.command.check_data import add_source, check_source, open_source
+from zennit_isnet.command.check_data import add_source, check_source, is_table, open_source
 from zennit_isnet.command.classifier import (
     add_classifier,
     check_classifier,
@@ -32,8 +35,9 @@ from zennit_isnet.command.classifier import (
 )
 from zennit_isnet.data import BackgroundBias
 from zennit_isnet.data.background_bias import Background, Bias
-from zennit_isnet.data.opening import is_annotated, renumbered
-from zennit_isnet.errors import ISNetError
+from zennit_isnet.data.decoding import listed
+from zennit_isnet.data.opening import renumbered
+from zennit_isnet.errors import InvalidValueError, ISNetError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--benchmark", choices=get_args(Bias), help="audit on the built-in digits instead of IMAGES")
     backgrounds = "background of the built-in digits; default: biased (it names the class)"
     parser.add_argument("--background", choices=get_args(Background), default="biased", help=backgrounds)
+    split = "audit the rows of a CSV file with this value in this column, such as split=test; default: all"
+    parser.add_argument("--split", metavar="COLUMN=VALUE", type=_split, help=split)
     parser.add_argument("--limit", type=int, help="audit this many images, drawn at random; default: all")
     parser.add_argument("--workers", type=int, default=0, help="extra processes that load images; default: 0")
     parser.add_argument("--examples", type=int, default=8, help="worst and random images to show; default: 8")
@@ -59,8 +65,9 @@ def run(options: argparse.Namespace) -> int:
     name = options.model
     try:
         data = _data(options, complete(options))
-        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(options.seed))
-        part = Subset(data, order[: options.limit].sort().values.tolist())
+        chosen = _chosen(data, options.split)
+        order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(options.seed))
+        part = Subset(data, [chosen[place] for place in order[: options.limit].sort().values.tolist()])
         report = audit(
             model_of(options, len(data.classes)),
             DataLoader(part, options.batch_size, num_workers=options.workers),
@@ -93,17 +100,39 @@ def _check(options: argparse.Namespace) -> None:
         check_source(options)
     if options.benchmark is not None and (options.imagenet or options.mean or options.grey or options.classes):
         error("--benchmark fixes classes, colours and normalisation; remove the options for these")
+    if options.benchmark is not None and (options.split or options.columns):
+        error("--split and --columns are only for a CSV file")
     check_classifier(options)
+
+
+def _split(text: str) -> tuple[str, str]:
+    column, _, value = text.partition("=")
+    if not column or not value:
+        raise argparse.ArgumentTypeError(f"must be COLUMN=VALUE, such as split=test; got {text!r}")
+    return column, value
+
+
+def _chosen(data: Any, split: tuple[str, str] | None) -> Sequence[int]:
+    """Return the indices of the images to audit: all, or those with a value in a column."""
+    if split is None:
+        return range(len(data))
+    column, value = split
+    cells = data.column(column)
+    if value not in cells:
+        found = listed(sorted(set(cells)))
+        raise InvalidValueError(f"the column {column!r} must contain the value of --split; got {value!r}, not {found}")
+    return [index for index, cell in enumerate(cells) if cell == value]
 
 
 def _data(options: argparse.Namespace, classes: list[str] | None) -> Any:
     if options.benchmark is not None:
-        size, bias, background = options.size or 32, options.benchmark, options.background
-        return BackgroundBias(split="test", bias=bias, background=background, size=size, seed=options.seed)
+        if options.grey:
+            raise InvalidValueError(f"the images of --benchmark have three channels; {options.checkpoint} takes one")
+        part = {"bias": options.benchmark, "background": options.background, "size": options.size}
+        return BackgroundBias(split="test", seed=options.seed, **part)
     # images whose crop has lost the object are left out of the audit, like those without a mask
     # and so are a table's images with other labels, as in training
-    is_table = options.masks is None and not is_annotated(options.images)
-    known = {"classes": classes} if is_table else {}
+    known = {"classes": classes} if is_table(options) else {}
     data = open_source(options, transform=transform_of(options), empty="skip-penalty", **known)
     sys.stderr.write("".join(f"{options.images}: {note}\n" for note in data.notes))
     where = f"the classes of the images, for {options.classes or options.checkpoint},"

@@ -51,6 +51,8 @@ def add_source(parser: argparse.ArgumentParser, *, required: bool) -> None:
     )
     root = "folder that paths in the CSV file or annotations are relative to; default: the file's folder"
     parser.add_argument("--root", help=root)
+    columns = "names of the columns image, mask and label in the CSV file, such as '{image: file}'"
+    parser.add_argument("--columns", type=_columns, help=columns)
     labels = "labels of annotated images: their categories or folder names; default: category"
     parser.add_argument("--labels", choices=get_args(LabelSource), help=labels)
     parser.add_argument("--mask-suffix", default="", help='suffix of mask names after the image name, such as "_mask"')
@@ -61,6 +63,9 @@ def add_source(parser: argparse.ArgumentParser, *, required: bool) -> None:
 def check_source(options: argparse.Namespace) -> None:
     """Exit with a usage message unless IMAGES, MASKS and their options fit together."""
     error = options.parser.error
+    for name in ("columns", "split"):
+        if getattr(options, name, None) is not None and not is_table(options):
+            error(f"--{name} is only for a CSV file")
     if _is_annotated(options):
         if options.masks is not None or options.mask_suffix or options.binarize != "strict":
             error("annotations contain the masks: remove MASKS, --mask-suffix and --binarize")
@@ -81,14 +86,29 @@ def check_source(options: argparse.Namespace) -> None:
 
 def open_source(options: argparse.Namespace, **more: Any) -> MaskedFiles:
     """Return the data set; `more` is passed to every kind. Class folders may be empty, and masks may be missing."""
-    where = {"root": options.root, "mask_suffix": options.mask_suffix, "labels": options.labels}
+    where = {"root": options.root, "columns": options.columns}
+    where |= {"mask_suffix": options.mask_suffix, "labels": options.labels}
     how = {"missing": "skip-penalty", "binarize": options.binarize, "resize_masks": options.resize_masks}
     return open_masked(options.images, options.masks, **where, **how, **more)
+
+
+def is_table(options: argparse.Namespace) -> bool:
+    """Whether IMAGES is a CSV file."""
+    return not os.path.isdir(options.images) and not is_annotated(options.images)
 
 
 def _is_annotated(options: argparse.Namespace) -> bool:
     exists = os.path.exists(options.images)
     return exists and not (os.path.isdir(options.images) and options.masks) and is_annotated(options.images)
+
+
+def _columns(text: str) -> dict[str, str]:
+    """Parse a mapping such as ``{image: file, label: finding}``, without YAML, which only training installs."""
+    pairs = [pair.partition(":") for pair in text.strip().removeprefix("{").removesuffix("}").split(",")]
+    found = {ours.strip(" '\""): theirs.strip(" '\"") for ours, _, theirs in pairs}
+    if not all(found) or not all(found.values()):
+        raise argparse.ArgumentTypeError(f"must be a mapping such as '{{image: file}}'; got {text!r}")
+    return found
 
 
 def _binarize(text: str) -> Binarize:

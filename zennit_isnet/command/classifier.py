@@ -1,6 +1,7 @@
 """Shared options for a trained classifier and the images it expects."""
 
 import argparse
+import textwrap
 from pathlib import Path
 from typing import Any, get_args
 
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 from torchvision.transforms import v2
 
-from zennit_isnet.architectures import TIMM, make_model, read_run
+from zennit_isnet.architectures import LONGEST, TIMM, make_model, read_run
 from zennit_isnet.audit.reading import Normalization
 from zennit_isnet.data import evaluation_transform
 from zennit_isnet.data.transforms import Fit
@@ -23,7 +24,9 @@ def add_classifier(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=model)
     parser.add_argument("--checkpoint", help="file of weights; needed for torchvision and timm classifiers")
     parser.add_argument(
-        "--classes", type=Path, help="file with the model's classes, one per line; default: as in IMAGES"
+        "--classes",
+        type=Path,
+        help="file with the model's classes, one per line; default: as in a checkpoint of `train`, or in IMAGES",
     )
     parser.add_argument("--size", type=int, help="height and width in pixels; default: 224, or 32 for the digits")
     parser.add_argument("--fit", choices=get_args(Fit), help="use the centre crop or the whole image; default: crop")
@@ -60,26 +63,44 @@ def check_classifier(options: argparse.Namespace) -> None:
 
 
 def complete(options: argparse.Namespace) -> list[str] | None:
-    """If MODEL is the checkpoint of a run, fill in its options; return the model's classes if known."""
+    """Fill in options, from the checkpoint of a run if MODEL is one; return the model's classes if known.
+
+    Raises
+    ------
+    InvalidValueError
+        If a file cannot be read, or an option contradicts the checkpoint of a run.
+    """
     if options.imagenet:
         options.mean, options.std = IMAGENET
-    run = read_run(Path(options.model)) if Path(options.model).suffix == ".ckpt" else None
+    is_run = Path(options.model).suffix == ".ckpt"
+    weights = Path((options.model if is_run else options.checkpoint) or "")
+    run = read_run(weights) if weights.suffix == ".ckpt" else None
     options.multi_label = run is not None and run.multi_label
-    if run is not None:
+    if is_run and run is not None:
         options.checkpoint, options.model = options.model, run.architecture
         options.size, options.fit = options.size or run.size, options.fit or run.fit
         options.grey = run.channels == 1
         if options.mean is None:
             options.mean, options.std = run.mean, run.std
+        if options.grey and max(len(options.mean), len(options.std)) > 1:
+            found = f"{list(options.mean)} and {list(options.std)}"
+            raise InvalidValueError(
+                f"{weights} takes grey images: give one --mean and --std, or remove these and --imagenet; got {found}"
+            )
+    options.size = options.size or (32 if getattr(options, "benchmark", None) else 224)
     if options.classes is None:
         return None if run is None else run.classes
-    return [line.strip() for line in options.classes.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [line.strip() for line in options.classes.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if run is not None and names != run.classes:
+        wanted = f"the classes of {weights} in the order of its logits, {', '.join(run.classes)}"
+        raise InvalidValueError(f"{options.classes} must list {wanted}; got {', '.join(names)}; leave --classes out")
+    return names
 
 
 def transform_of(options: argparse.Namespace) -> Any:
     """Return the transform from an image and its mask to the model's input."""
     mean, std = normalization_of(options) or (None, None)
-    transform = evaluation_transform(options.size or 224, mean, std, fit=options.fit or "crop")
+    transform = evaluation_transform(options.size, mean, std, fit=options.fit or "crop")
     return v2.Compose([v2.Grayscale(), transform]) if options.grey else transform
 
 
@@ -89,8 +110,24 @@ def normalization_of(options: argparse.Namespace) -> Normalization | None:
 
 
 def model_of(options: argparse.Namespace, classes: int) -> nn.Module:
-    """Return the classifier, in eval mode on its device."""
+    """Return the classifier, in eval mode on its device; it has run on one image.
+
+    Raises
+    ------
+    InvalidValueError
+        If its weights are missing or wrong, or it does not accept the images.
+    """
     model = make_model(options.model, classes, options.checkpoint, channels=1 if options.grey else 3)
     if options.checkpoint is None and (":" not in options.model or options.model.startswith(TIMM)):
         raise InvalidValueError(f"{options.model} needs --checkpoint; without it the weights are random")
-    return model.eval().to(options.device)
+    model = model.eval().to(options.device)
+    shape = 1 if options.grey else 3, options.size, options.size
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, *shape, device=options.device))
+    # from PyTorch's operations, and from the checks in models of torchvision and timm
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        remedy = f"{'leave --grey out' if options.grey else 'pass --grey'} or another --size"
+        reason = textwrap.shorten(str(error), LONGEST)
+        raise InvalidValueError(f"the model does not accept images of shape {shape}: {remedy} ({reason})") from error
+    return model

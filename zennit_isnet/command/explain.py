@@ -12,12 +12,14 @@ Exit status: 0 if the heatmaps were written, 2 for wrong usage, images or weight
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 from torchvision.tv_tensors import Mask
 from tqdm import tqdm
 
+from zennit_isnet.audit.logits import check_names, probabilities, seeds_for
 from zennit_isnet.command.classifier import (
     add_classifier,
     check_classifier,
@@ -72,10 +74,12 @@ def _explain(options: argparse.Namespace) -> int:
         batch = image.as_subclass(torch.Tensor).unsqueeze(0).to(options.device)
         with torch.no_grad():
             logits = main_logits(model(batch), 1)
-            scores = (logits.sigmoid() if options.multi_label else logits.softmax(1))[0]
+        scores = (logits.sigmoid() if options.multi_label else probabilities(logits))[0]
+        check_names(classes, len(scores))
         maps = {}
         for label in scores.argsort(descending=True)[: options.top].tolist():
-            _, relevance = attribution(model, batch, Target(label), create_graph=False)
+            explained = Target(label) if options.multi_label else partial(seeds_for, torch.tensor([label]))
+            _, relevance = attribution(model, batch, explained, create_graph=False)
             maps[f"{classes[label]}\n{100 * scores[label]:.0f} %"] = relevance["input"][:, 0].detach().float().cpu()
         shown = (batch.cpu() * std + mean).clamp(0, 1)
         target = options.output / f"{os.path.relpath(file, options.images)}.png"

@@ -29,7 +29,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from zennit_isnet.architectures import RUN, RunSettings, make_model
+from zennit_isnet.architectures import RUN, RunSettings, make_model, read_run
 from zennit_isnet.errors import InvalidValueError, ISNetError
 from zennit_isnet.training.callbacks import Heatmaps, History, checkpoints
 from zennit_isnet.training.classifier import ISNetClassifier, calibrate
@@ -76,13 +76,20 @@ class NamedClassifier(ISNetClassifier):
     ) -> None:
         super().__init__(make_model(architecture, len(classes), weights, channels=channels), **options)
         self.architecture, self.classes = architecture, list(classes)
+        if self.class_weights is not None and len(self.class_weights) != len(self.classes):
+            legal = f"one weight for each of the classes {', '.join(self.classes)}, in this order"
+            raise InvalidValueError(f"class_weights must have {legal}; got {self.class_weights.tolist()}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the settings that `audit` and `explain` need for the model and its images."""
+        """Add the settings that `test`, `audit` and `explain` need for the model and its images."""
         super().on_save_checkpoint(checkpoint)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        checkpoint[RUN] = self.run_settings(data)._asdict()
+
+    def run_settings(self, data: Any) -> RunSettings:
+        """Return the model and the images that it takes."""
         images = {name: getattr(data, name) for name in ("multi_label", "size", "channels", "mean", "std", "fit")}
-        checkpoint[RUN] = RunSettings(self.architecture, self.classes, **images)._asdict()
+        return RunSettings(self.architecture, self.classes, **images)
 
 
 class TrainCommand(LightningCLI):
@@ -158,7 +165,9 @@ def _run(arguments: Sequence[str], testing: bool) -> None:
     trainer = cli.trainer_in(folder, *(cli.config_init.trainer.callbacks or []))
     if testing and not cli.datamodule.tests:
         raise InvalidValueError("no test set given: add --data.tests, such as '{other hospital: [other.csv]}'")
-    if not testing:
+    if testing:
+        _check_trained(folder / "best.ckpt", cli.model.run_settings(cli.datamodule))
+    else:
         _train(cli, folder, trainer)
     if cli.datamodule.tests:
         trainer.test(cli.model, cli.datamodule, ckpt_path=folder / "best.ckpt", verbose=False)
@@ -192,13 +201,24 @@ def _train(cli: TrainCommand, folder: Path, trainer: Trainer) -> None:
 
 def _check_same(former: Any, settings: Any, folder: Path) -> None:
     """Raise if settings that decide what a run computes have changed."""
-    before, now = _flat(former), _flat(settings)
-    changed = [name for name in sorted(before.keys() | now) if name not in FREE and before.get(name) != now.get(name)]
-    if changed:
-        told = "; ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in changed[:3])
+    if told := _changes(_flat(former), _flat(settings)):
         raise InvalidValueError(
             f"{folder} holds a run with other settings: {told}. Use its settings, or another --output"
         )
+
+
+def _check_trained(checkpoint: Path, settings: RunSettings) -> None:
+    """Raise if a model was trained with other classes or for other images than it is tested on."""
+    run = read_run(checkpoint)
+    if run is not None and (told := _changes(run._asdict(), settings._asdict())):
+        remedy = f"Test with --config {checkpoint.parent / 'config.yaml'}, and leave these settings as they are"
+        raise InvalidValueError(f"{checkpoint} was trained with other settings: {told}. {remedy}")
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Say which settings have changed, three at most; those in `FREE` may."""
+    changed = [name for name in sorted(before.keys() | now) if name not in FREE and before.get(name) != now.get(name)]
+    return "; ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in changed[:3])
 
 
 def _flat(settings: Any) -> dict[str, Any]:

@@ -98,8 +98,8 @@ print(f"{innocent.verdict.outcome}: {innocent.verdict.reason}")
 #
 # .. code-block:: bash
 #
-#     zennit-isnet audit resnet50 photos/ masks/ --checkpoint resnet50.pth --imagenet
-#     zennit-isnet audit my_models:make scans.csv --grey --size 256
+#     zennit-isnet audit resnet50 test-photos/ test-masks/ --checkpoint resnet50.pth --imagenet
+#     zennit-isnet audit my_models:make scans.csv --split split=test --grey --size 256
 #
 # An audit needs:
 #
