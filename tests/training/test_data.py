@@ -92,8 +92,9 @@ def test_another_table_tests_with_the_classes_of_the_training(table, abroad):
 def test_numbers_of_classes_stand_for_their_names_and_a_test_may_lack_a_class(tmp_path):
     Image.new("1", (9, 9), 1).save(tmp_path / "mask.png")
     for name, labels in (("home", (0, 1, 0, 1)), ("abroad", (1, 1))):
-        Image.new("RGB", (9, 9)).save(tmp_path / f"{name}.png")
-        lines = ["image,mask,label", *(f"{name}.png,mask.png,{label}" for label in labels)]
+        for number in range(len(labels)):
+            Image.new("RGB", (9, 9)).save(tmp_path / f"{name}{number}.png")
+        lines = ["image,mask,label", *(f"{name}{number}.png,mask.png,{label}" for number, label in enumerate(labels))]
         (tmp_path / f"{name}.csv").write_text("\n".join(lines))
     files = {"images": str(tmp_path / "home.csv"), "tests": {"abroad": [str(tmp_path / "abroad.csv")]}}
     data = MaskedImages(**files, classes=["normal", "covid"], size=8, val_share=0.5)
@@ -109,7 +110,7 @@ def test_a_test_table_may_have_a_folder_of_its_own(table, abroad, tmp_path):
     assert torch.equal(data.val[3][0], data.tests["abroad"][3][0])
 
 
-def test_a_training_image_is_not_tested(table, abroad):
+def test_a_training_image_is_neither_tested_nor_used_for_validation(table, abroad):
     (abroad / "image7.png").unlink()
     (abroad / "image7.png").symlink_to(Path(table).parent / "image7.png")
     source = {"tests": {"abroad": [str(abroad / "films.csv")]}, "split": "part"}
@@ -118,6 +119,8 @@ def test_a_training_image_is_not_tested(table, abroad):
     (abroad / "image8.png").symlink_to(Path(table).parent / "image8.png")
     with pytest.raises(InvalidValueError, match=r"got 1 of 12 in 'abroad': .*image8\.png"):
         opened(table, **source)
+    with pytest.raises(InvalidValueError, match="got 12 of 12 in 'val'"):
+        opened(table, val=[table])
 
 
 def test_patients_of_one_table_are_not_trained_and_tested_in_two_versions_of_their_images(table, abroad):

@@ -201,8 +201,8 @@ class MaskedImages(MaskedData):
     Raises
     ------
     InvalidValueError
-        If options do not fit together, a training image or its group is also tested, or raised by the data sets of
-        `zennit_isnet.data`. In `load_state_dict`: if a run would be resumed on other images.
+        If options do not fit together, a training image or its group is also used for validation or a test, or raised
+        by the data sets of `zennit_isnet.data`. In `load_state_dict`: if a run would be resumed on other images.
 
     Examples
     --------
@@ -291,7 +291,7 @@ class MaskedImages(MaskedData):
                 raise InvalidValueError(
                     f"a test set must not be named {both[0]!r}: the column split already defines it"
                 )
-            _check_apart(parts["train"], others)
+            _check_apart(parts["train"], {name: part for name, part in (parts | others).items() if name != "train"})
             if group is not None:
                 same = [name for name, part in (tests or {}).items() if _is_same(part[0], source[0])]
                 _check_groups(parts | {name: others[name] for name in same}, others, group)
@@ -412,13 +412,13 @@ def _divided(
 
 
 def _check_apart(train: Any, tests: Mapping[str, Any]) -> None:
-    """Raise if a training image is also tested."""
+    """Raise if a training image is also used for validation or a test."""
     trained = set(map(os.path.realpath, _names(train)))
     for test, part in tests.items():
         if shared := [name for name in _names(part) if os.path.realpath(name) in trained]:
             raise InvalidValueError(
-                f"test images must not be training images; got {len(shared)} of {len(part)} in {test!r}: "
-                f"{listed(shared)}"
+                f"validation and test images must not be training images; got {len(shared)} of {len(part)} in "
+                f"{test!r}: {listed(shared)}"
             )
 
 
