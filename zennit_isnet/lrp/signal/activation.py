@@ -97,7 +97,8 @@ class Epsilon(NamedTuple):
     def misfit(self, shape: Sequence[int]) -> str | None:
         """Return why a relative ``ε`` has no images in activations of this shape, as far as their shape shows."""
         count = self.images or 1
-        if not self.relative or not shape or shape[0] % count == 0 or _is_second(shape, count):
+        # more rows than images may be their crops, windows or tokens, each with an ε of its own
+        if not self.relative or not shape or shape[0] >= count or _is_second(shape, count):
             return None
         return f"returns {tuple(shape)} for {count} images, so that ε cannot be measured for each image"
 
