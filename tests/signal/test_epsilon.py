@@ -125,15 +125,40 @@ class TokensFirst(nn.Module):
         return self.head(self.activation(self.hidden(tokens)).mean(0))
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6, nn.GELU, nn.Tanh])
-def test_images_along_the_second_axis_have_their_own_epsilon(activation, generator):
-    model = nets.randomise(TokensFirst(activation).double(), generator)
+class Declared(nn.Module):
+    """Has a rule only if one is declared for it."""
+
+    def forward(self, z):
+        return z * torch.softmax(torch.stack([z, torch.zeros_like(z)]), 0)[0]
+
+
+class Folded(nn.Module):
+    """Four parts of each image, as rows of their own."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(nets.CHANNELS, 3, 3), activation(), nn.AdaptiveAvgPool2d(1))
+        self.head = nn.Linear(3, nets.CLASSES)
+
+    def forward(self, images):
+        count, _, height, width = images.shape
+        parts = images.unfold(2, height // 2, height // 2).unfold(3, width // 2, width // 2).permute(0, 2, 3, 1, 4, 5)
+        return self.head(self.features(parts.flatten(0, 2)).flatten(1)).unflatten(0, (count, 4)).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("net", "activation"),
+    [*((TokensFirst, one) for one in (nn.ReLU, nn.ReLU6, nn.GELU, nn.Tanh, Declared)), (Folded, nn.ReLU)],
+)
+def test_images_along_any_axis_have_their_own_epsilon(net, activation, generator):
+    model = nets.randomise(net(activation).double(), generator)
     images = nets.make_images(generator, 3) * torch.tensor([1.0, 5.0, 20.0]).double().view(-1, 1, 1, 1)
-    alone = torch.cat([relevance_of(model, image.unsqueeze(0)) for image in images])
-    torch.testing.assert_close(relevance_of(model, images), alone, rtol=1e-9, atol=1e-12)
+    options = {"modules": {Declared: "activation"}}
+    alone = torch.cat([relevance_of(model, image.unsqueeze(0), **options) for image in images])
+    torch.testing.assert_close(relevance_of(model, images, **options), alone, rtol=1e-9, atol=1e-12)
 
     def value():
-        return relevance_of(model, images).square().sum()
+        return relevance_of(model, images, **options).square().sum()
 
     leaves = list(model.parameters())
     gradients = backward_gradients(value(), leaves)

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from zennit.attribution import Gradient
 
 from zennit_isnet import LRPAttribution, LRPFlex, Target, ZPlus, check
-from zennit_isnet.errors import UnsupportedModelError
+from zennit_isnet.errors import UncoveredOperationError, UnsupportedModelError
 
 
 class Net(nn.Module):
@@ -45,9 +46,20 @@ class Bypassing(Net):
         return self.forward(images)
 
 
-def test_a_class_that_replaces_call_is_refused(images):
-    with pytest.raises(UnsupportedModelError, match=r"ran without its hooks.*replaces nn\.Module\.__call__"):
-        relevance_of(Bypassing(), images)
+REPLACED = r"ran without its hooks.*replaces nn\.Module\.__call__"
+
+
+@pytest.mark.parametrize("composite", [LRPFlex(), ZPlus()], ids=["signal", "relevance"])
+def test_a_class_that_replaces_call_is_refused(composite, images):
+    with pytest.raises(UnsupportedModelError, match=REPLACED):
+        LRPAttribution(composite)(Bypassing(), images, Target(1))
+    attributor = Gradient(model := Bypassing(), composite, attr_output=composite.seed(Target(1)))
+    with pytest.raises(UnsupportedModelError, match=REPLACED), attributor:
+        attributor(images)
+    assert not model._forward_hooks
+
+
+def test_the_report_of_a_class_that_replaces_call_says_so(images):
     report = check(Bypassing(), images)
     assert not report.ok
     assert "__call__" in str(report)
@@ -116,6 +128,14 @@ def test_tensors_made_before_the_call_are_weights_like_any_other(images):
     assert model.text.weight.grad.any()
     model.embeddings = model.embeddings.detach()
     torch.testing.assert_close(found, relevance_of(model, images), rtol=1e-12, atol=0)
+
+
+def test_what_was_computed_from_the_images_before_the_call_is_no_weight(images):
+    model = Embeds()
+    images.requires_grad_()
+    model.embeddings = images.mean((2, 3)).sum() * model.text(model.words)
+    with LRPFlex().context(model), pytest.raises(UncoveredOperationError, match="unknown origin"):
+        model(images)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.01])

@@ -128,6 +128,13 @@ def test_patients_of_one_table_are_not_trained_and_tested_in_two_versions_of_the
         opened(table, group="patient", tests={"enhanced": [table, str(abroad)]})
 
 
+def test_an_image_in_several_rows_stays_in_one_part(table):
+    head, *rows = Path(table).read_text().splitlines()
+    Path(table).write_text("\n".join([head, *rows, *rows, *rows]))
+    data = opened(table, val_share=0.4)
+    assert set(names(data, "val")).isdisjoint(names(data, "train"))
+
+
 def test_an_image_with_a_blank_cell_is_a_group_of_its_own(table):
     text = Path(table).read_text()
     Path(table).write_text(text.replace(",p1", ",").replace(",p3", ", ").replace(",p5", ","))

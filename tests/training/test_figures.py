@@ -68,7 +68,7 @@ def each(count):
 
 def test_intervals_do_not_collapse_where_all_is_right_or_wrong():
     found = with_intervals(*answers([0] * 3 + [1] * 3, [0] * 3 + [1] * 3), each(6))
-    for name in ("sensitivity", "specificity", "auroc"):
+    for name in ("sensitivity", "specificity"):
         assert found[name] == [1, pytest.approx(Proportion(3, 3).interval[0]), 1]
     assert found["macro_f1"] == [1]
     # a classifier that always says the class of 20 of 22 images
@@ -110,10 +110,16 @@ def test_copies_of_a_label_make_nothing_more_certain(generator):
     assert two["balanced_accuracy"] == pytest.approx([expected.value, *expected.interval])
 
 
-def test_of_many_classes_only_the_area_has_no_interval(generator):
-    labels = torch.arange(42) % 21
-    found = with_intervals(torch.randn(42, 21, generator=generator), labels, [str(i) for i in range(42)])
-    assert {name: len(values) for name, values in found.items()} == {"balanced_accuracy": 3, "macro_f1": 3, "auroc": 1}
+def test_the_interval_of_an_area_has_the_variance_of_hanley_and_mcneil(generator):
+    labels = torch.tensor([0] * 400 + [1] * 400)
+    scores = torch.randn(800, generator=generator) + labels
+    area, low, high = with_intervals(torch.stack([-scores, scores], 1), labels, each(800))["auroc"]
+    spread = (area * (1 - area) + 399 * (area / (2 - area) + 2 * area**2 / (1 + area) - 2 * area**2)) / 400**2
+    assert (high - low) / 2 == pytest.approx(1.96 * spread**0.5, rel=0.01)
+    apart = torch.where(labels == 1, scores + 9, scores)
+    area, low, high = with_intervals(torch.stack([-apart, apart], 1), labels, each(800))["auroc"]
+    assert (area, high) == pytest.approx((1, 1))
+    assert 0.99 < low < 0.999
 
 
 def test_the_table_shows_figures_in_percent_and_a_dash_for_what_is_undefined():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zennit.core import Composite, Hook, RemovableHandle, RemovableHandleList
 
 from zennit_isnet.checks import Described, check_model
-from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError, UnsupportedModelError
 from zennit_isnet.lrp.signal.substitute import Switch, ordinary_only
 from zennit_isnet.model import uncompiled, unwrapped
 
@@ -144,6 +144,21 @@ class LRPComposite(Described, Composite):
         """Return the relevance of a layer's activation, ``R = a ⊙ G``, from the signal that arrives at it."""
         return activation * arrived if self.propagates == "signal" else arrived
 
+    def check_followed(self) -> None:
+        """Raise if the model's hooks did not run in its forward pass.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If they did not, so that operations have no rules.
+        """
+        if any(isinstance(hook, PassHook) and not hook.ran for hook in self.hook_refs):
+            raise UnsupportedModelError(
+                "the model's forward pass ran without its hooks, so it has no relevance rules: its class replaces "
+                "nn.Module.__call__, or its forward method was called directly; call the module, and do not replace "
+                "__call__"
+            )
+
     def note_copy(self, output: Tensor, copy: Tensor) -> None:
         """Treat a copy of a layer's output like the output itself."""
 
@@ -188,6 +203,7 @@ class LRPComposite(Described, Composite):
                     f"an attributor makes one heatmap per image, but {formulation!r} has seeds of shape "
                     f"{tuple(seeds.shape)}; explain one class at a time with Target(class)"
                 )
+            self.check_followed()
             return self.start(logits, seeds.squeeze(1))
 
         return attr_output

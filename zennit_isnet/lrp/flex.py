@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import _get_current_function_mode_stack
 from zennit.composites import register_composite
 from zennit.core import RemovableHandle, RemovableHandleList
 
 from zennit_isnet.checks import check_choice, check_epsilon, fitted_bound
-from zennit_isnet.errors import InvalidValueError, UncoveredOperationError, UnsupportedModelError
+from zennit_isnet.errors import InvalidValueError, UncoveredOperationError
 from zennit_isnet.lrp.composite import Bound, LRPComposite, PassHook, as_bound, as_box
 from zennit_isnet.lrp.signal.activation import Epsilon
 from zennit_isnet.lrp.signal.mode import FrozenGateMode, Inspection, Kind, Provenance, exchanged, tensors_in
@@ -64,7 +65,8 @@ class FrozenGates(PassHook):
         if not images:
             return None
         composite = self.composite
-        self.epsilon = self.epsilon._replace(images=len(images[0]) if images[0].ndim else None)
+        widest = max(images, key=Tensor.dim)
+        self.epsilon = self.epsilon._replace(images=len(widest) if widest.ndim else None)
         # only a gradient at the images asks how the darkest value changes with them
         sources = images if self.input_gradient else [t.detach() for t in images]
         references = [_fitted_reference(composite.reference, source) for source in sources]
@@ -78,6 +80,8 @@ class FrozenGates(PassHook):
         mode.seen = None if composite.inspect is None else []
         for entry in entries.values():
             mode.enter(entry)
+        # what was computed from the images before the call is not constant
+        mode.sources |= {get_gradient_edge(t).node for t in images}
         given = exchanged(args, entries), dict(zip(kwargs, exchanged([*kwargs.values()], entries), strict=True))
         self.start(mode)
         return given
@@ -188,7 +192,8 @@ class LRPFlex(LRPComposite):
         it. The papers use z^B; it is off by default because a wrong box is a silent error.
     epsilon_ratio : float, default=0.3
         ``ε`` of each layer and image, as a multiple of the root mean square of the layer's activations in that image.
-        The images are the first axis of a layer's output, or the second, as in PyTorch's transformers ``(L, N, E)``.
+        The images are the first axis of a layer's output; of tokens ``(L, N, E)`` with ``L ≠ N``, PyTorch's default for
+        transformers, the second. Rows beyond the number of images, such as crops, each have their own ``ε``.
         The relevance then does not depend on a layer's scale, and activations much weaker than the others carry little
         relevance, in shallow and in deep networks.
     reference : float, sequence, Tensor or "darkest", default=0.0
@@ -283,16 +288,6 @@ class LRPFlex(LRPComposite):
     def _rule_of_module(self, ctx: dict[str, Any], name: str, module: nn.Module) -> FrozenGates | None:
         # one hook sees all operations below it, so only the root module gets one
         return None if name else FrozenGates(self)
-
-    def start(self, logits: Tensor, seed: Tensor) -> Tensor:
-        """Return the seed, if the logits come from a forward pass with the rules."""
-        if not all(hook.ran for hook in self.hook_refs):
-            raise UnsupportedModelError(
-                "the model's forward pass ran without its hooks, so it has no relevance rules: its class replaces "
-                "nn.Module.__call__, or its forward method was called directly; call the module, and do not replace "
-                "__call__"
-            )
-        return seed
 
     def entry(self, images: Tensor, *, input_gradient: bool = True) -> Tensor:
         """Return the images; the model gets a copy of them, where the signal becomes relevance."""

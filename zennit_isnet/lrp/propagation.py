@@ -114,6 +114,8 @@ def propagate(
             raise InvalidTypeError(
                 f"images and parameters must have matching dtypes; got {inputs[0].dtype} and {has} ({error})"
             ) from error
+        for composite in composites:
+            composite.check_followed()
         main, explained = seeds(output)
         if not main.requires_grad:
             raise InvalidValueError(

@@ -389,7 +389,8 @@ def _divided(
         if wrong := sorted(set(names) - set(PARTS)):
             raise InvalidValueError(f"the column {split!r} must contain {', '.join(PARTS)}; got {', '.join(wrong[:3])}")
     else:
-        groups = list(map(str, range(len(train)))) if group is None else _groups(train, group)
+        # an image that occurs in several rows stays in one part
+        groups = _names(train) if group is None else _groups(train, group)
         members: dict[str, list[int]] = defaultdict(list)
         for at, name in enumerate(groups):
             members[name].append(at)

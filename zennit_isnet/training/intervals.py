@@ -17,11 +17,8 @@ from torch.nn import functional as F
 from zennit_isnet.audit.verdict import Balanced, Proportion, Z
 from zennit_isnet.training.figures import figures
 
-MOST_CLASSES = 20
-"""Largest number of classes for an AUROC interval, which is slow."""
-
 RESAMPLES = 200
-"""Number of bootstrap samples, for the intervals of AUROC and F1."""
+"""Number of bootstrap samples, for the interval of F1."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,8 @@ class GroupedProportion(Proportion):
 
         The design effect is the variance of the proportion relative to that of independent images. It lies between 1
         and its value if the images of a group are all right or all wrong. It is estimated with two groups more, one
-        right and one wrong, because a few groups that are all right do not tell that images are independent.
+        right and one wrong, because a few groups that are all right do not tell that images are independent; they have
+        the size of the group of a random image.
 
         References
         ----------
@@ -61,12 +59,11 @@ class GroupedProportion(Proportion):
         count, part = len(groups), sum(hits.values())
         if not count:
             return cls(0, 0, 0.0)
-        usual = count / len(sizes)
+        usual = alike = sum(size**2 for size in sizes.values()) / count
         value = (part + usual) / (count + 2 * usual)
         pairs = [*((hits[group], size) for group, size in sizes.items()), (0, usual), (usual, usual)]
         spread = sum((hit - value * size) ** 2 for hit, size in pairs) * len(pairs) / (len(pairs) - 1)
         effect = spread / (value * (1 - value) * (count + 2 * usual))
-        alike = sum(size**2 for size in sizes.values()) / count
         return cls(part, count, count / min(max(effect, 1.0), alike))
 
     @property
@@ -91,10 +88,10 @@ def wilson(value: float, count: float) -> tuple[float, float]:
 def with_intervals(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> dict[str, list[float]]:
     """Return each of `figures` with its 95 % interval.
 
-    Recalls have Wilson's interval, and balanced accuracy that of `Balanced`. AUROC and F1 have a bootstrap interval:
-    groups are drawn with replacement within each class, so that no sample lacks a class. Where all samples agree, AUROC
-    has Wilson's interval for as many images as the smaller side has, because its variance is at most that of their
-    proportion; F1 has none. AUROC for many classes has none either.
+    Recalls have Wilson's interval, balanced accuracy that of `Balanced`, and AUROC Wilson's for as many images as have
+    its variance [1]_, made symmetric in the classes [2]_; of several classes, for the one with the fewest. F1 has a
+    bootstrap interval, which is too narrow for few images: groups are drawn with replacement within each class, so that
+    no sample lacks a class. Where all samples agree, it has none.
 
     If all images have one class, only its recall is returned: ``sensitivity`` or ``specificity`` for two classes,
     otherwise ``recall``.
@@ -110,6 +107,13 @@ def with_intervals(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> dic
     -----
     The classes count as independent. Several labels of an image do not: the ends of their intervals are averaged, as if
     all were right together. Samples in which a label is on, or off, for no image are left out.
+
+    References
+    ----------
+    .. [1] Hanley, J. A., McNeil, B. J. "The meaning and use of the area under a receiver operating characteristic (ROC)
+       curve". Radiology 143 (1982).
+    .. [2] Newcombe, R. G. "Confidence intervals for an effect size measure based on the Mann-Whitney statistic. Part 2:
+       asymptotic methods and evaluation". Stat. Med. 25 (2006). Method 4.
     """
     values = figures(logits, labels)
     if not values:
@@ -132,11 +136,10 @@ def with_intervals(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> dic
             return {names[present[0]]: [alone.part / alone.count, *alone.interval]}
         ends = {name: recall.interval for name, recall in zip(names, recalls, strict=True)}
         ends["balanced_accuracy"] = Balanced(tuple(recalls)).interval
-    ends |= _drawn(logits, labels, groups)
-    if "auroc" in ends and ends["auroc"][0] == ends["auroc"][1]:
-        ends["auroc"] = wilson(values["auroc"], _smaller_side(labels, groups, count))
-    if "macro_f1" in ends and ends["macro_f1"][0] == ends["macro_f1"][1]:
-        del ends["macro_f1"]
+    ends["macro_f1"] = _drawn(logits, labels, groups)
+    if "auroc" in values:
+        area = min(values["auroc"], 1.0)
+        ends["auroc"] = wilson(area, _images_of_area(area, labels, groups, count))
     return {name: [value, *ends.get(name, ())] for name, value in values.items()}
 
 
@@ -145,25 +148,22 @@ def _recall(right: Tensor, among: Tensor, groups: Sequence[str]) -> GroupedPropo
     return GroupedProportion.of(right[among].tolist(), [groups[index] for index in among.nonzero()[:, 0].tolist()])
 
 
-def _drawn(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> dict[str, Sequence[float]]:
-    """Return the bootstrap intervals of AUROC and F1."""
+def _drawn(logits: Tensor, labels: Tensor, groups: Sequence[str]) -> list[float]:
+    """Return the bootstrap interval of F1; empty if the samples agree, or if most of them lack a label."""
     several = labels.is_floating_point()
     members: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, (kind, group) in enumerate(zip([0] * len(labels) if several else labels.tolist(), groups, strict=True)):
         members[kind][group].append(index)
     pools = [list(of_groups.values()) for of_groups in members.values()]
-    drawing, samples = np.random.default_rng(0), defaultdict(list)
+    drawing, samples = np.random.default_rng(0), []
     for _ in range(RESAMPLES):
         drawn = [index for pool in pools for at in drawing.integers(len(pool), size=len(pool)) for index in pool[at]]
-        if several and not torch.equal(_mixed(labels[drawn]), _mixed(labels)):
-            continue
-        for name, value in figures(logits[drawn], labels[drawn], areas=logits.shape[1] <= MOST_CLASSES).items():
-            samples[name].append(value)
-    return {
-        name: np.quantile(samples[name], [0.025, 0.975]).tolist()
-        for name in ("macro_f1", "auroc")
-        if len(samples[name]) > RESAMPLES / 2
-    }
+        if not several or torch.equal(_mixed(labels[drawn]), _mixed(labels)):
+            samples.append(figures(logits[drawn], labels[drawn], areas=False)["macro_f1"])
+    if len(samples) <= RESAMPLES / 2 or min(samples) == max(samples):
+        return []
+    ends: list[float] = np.quantile(samples, [0.025, 0.975]).tolist()
+    return ends
 
 
 def _mixed(labels: Tensor) -> Tensor:
@@ -171,8 +171,11 @@ def _mixed(labels: Tensor) -> Tensor:
     return labels.bool().any(0) & ~labels.bool().all(0)
 
 
-def _smaller_side(labels: Tensor, groups: Sequence[str], count: int) -> float:
-    """Return the fewest images with or without a class, as a number of independent ones, if all are alike."""
+def _images_of_area(area: float, labels: Tensor, groups: Sequence[str], count: int) -> float:
+    """Return how many images have a proportion of the same variance as an AUROC; for the class with the fewest."""
     on = labels.bool() if labels.is_floating_point() else F.one_hot(labels, count).bool()
-    sides = [side[:, one] for one in _mixed(on).nonzero()[:, 0].tolist() for side in (on, ~on)]
-    return min(_recall(torch.ones_like(side), side, groups).effective for side in sides)
+    found = []
+    for one in _mixed(on).nonzero()[:, 0].tolist():
+        n, m = (_recall(torch.ones_like(side), side, groups).effective for side in (on[:, one], ~on[:, one]))
+        found.append(n * m / (1 + ((n + m) / 2 - 1) * ((1 - area) / (2 - area) + area / (1 + area))))
+    return min(found)

@@ -11,7 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zennit_isnet.training.callbacks import names_of, write_csv
-from zennit_isnet.training.intervals import MOST_CLASSES, with_intervals
+from zennit_isnet.training.intervals import with_intervals
+
+MOST_CLASSES = 20
+"""Largest number of classes whose images are counted in the table."""
 
 SHOWN = {
     "images": "images",
@@ -20,6 +23,9 @@ SHOWN = {
     "sensitivity": "sensitivity",
     "specificity": "specificity",
     "recall": "recall of the only class",
+    "swapped_sensitivity": "sensitivity on backgrounds of other classes",
+    "swapped_specificity": "specificity on backgrounds of other classes",
+    "swapped_recall": "recall on backgrounds of other classes",
     "macro_f1": "macro F1",
     "auroc": "AUROC",
     "background_share": "relevance on the background",

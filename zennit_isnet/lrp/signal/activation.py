@@ -132,7 +132,7 @@ class Epsilon(NamedTuple):
 
 
 def _is_second(shape: Sequence[int], count: int) -> bool:
-    return len(shape) > 2 and shape[0] != count == shape[1]
+    return len(shape) == 3 and shape[0] != count == shape[1]
 
 
 def _one_an_image(output: Tensor) -> tuple[int, ...]:

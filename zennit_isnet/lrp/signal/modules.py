@@ -138,11 +138,13 @@ def attach_declared(
     if rule == "activation" and (misfit := activation.misfit_of_activation(mode, sources[0], output)):
         mode.report(name, f"is declared an activation and {misfit}", 'declare it "gate" or "linear", or give it a rule')
         return output
+    if rule == "activation":
+        activation.check_images_known(mode, name, output)
     epsilon, where = mode.settings.epsilon, mode._path() if callable(rule) else ""
 
     def signal_function(signal: Tensor, input: Tensor, output: Tensor) -> tuple[Tensor, None]:
         if not callable(rule):
-            return activation.Gate.apply(signal, output, input, epsilon), None
+            return activation.gated(activation.Gate, epsilon, (signal, output, input)), None
         found = rule(module, input, output, signal)
         if not isinstance(found, Tensor) or found.shape != input.shape:
             came = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
