@@ -113,8 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> str:
     if not settings:
         parser.error(f"no results in {options.results}; run study.py first")
     parts = [
-        "Balanced accuracy in %, mean of the seeds, with the worst in brackets. The checkpoint and the threshold are "
-        "chosen on validation images with the same shortcut and on backgrounds of the other class."
+        "Balanced accuracy in %, mean of the seeds, with the worst in brackets. On validation images with the same "
+        "shortcut, the checkpoint is chosen by AUROC on backgrounds of the other class, and the threshold by accuracy "
+        "on these and on their own."
     ]
     for setting, ways in settings.items():
         parts += [f"**{setting}**", summary(ways)]
