@@ -132,8 +132,8 @@ def test_names_of_columns_replace_columns_of_the_same_name(layout: Layout) -> No
     assert (data.classes, data.targets.tolist()) == (["cat", "dog"], [0, 1, 0, 1])
     with pytest.raises(InvalidValueError, match=r"'diagnosys' for label, but .* has image, mask, label, diagnosis"):
         MaskedImageTable(table, columns={"label": "diagnosys"})
-    with pytest.raises(InvalidValueError, match="keys among image, mask, label; got 'lable'"):
-        MaskedImageTable(table, columns={"lable": "diagnosis"})
+    with pytest.raises(InvalidValueError, match="keys among image, mask, label; got 'labels'"):
+        MaskedImageTable(table, columns={"labels": "diagnosis"})
 
 
 @pytest.mark.parametrize("cell", ["", "masks/absent.png"])
