@@ -9,7 +9,7 @@ import os
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -293,7 +293,7 @@ class MaskedImages(MaskedData):
                 )
             _check_apart(parts["train"], {name: part for name, part in (parts | others).items() if name != "train"})
             if group is not None:
-                same = [name for name, part in (tests or {}).items() if _is_same(part[0], source[0])]
+                same = [name for name, part in (tests or {}).items() if os.path.samefile(part[0], source[0])]
                 _check_groups(parts | {name: others[name] for name in same}, others, group)
             sets = parts.pop("train"), parts.pop("val"), parts | others
             if absent := [name for name, count in zip(train.classes, _counts(sets[0]), strict=True) if not count]:
@@ -310,8 +310,13 @@ class MaskedImages(MaskedData):
 
     def state_dict(self) -> dict[str, Any]:
         """Return a fingerprint of the training and validation images and their labels, for checkpoints."""
-        parts = [list(zip(_names(part), _labels(part), strict=True)) for part in (self.train, self.val)]
-        return {"images": hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]}
+        return {"images": self._fingerprint}
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        # each checkpoint has it, and data sets may be large
+        parts = [list(zip(_names(part), _labels(part).tolist(), strict=True)) for part in (self.train, self.val)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raise if a run would be resumed on other images; a test may follow a change."""
@@ -338,16 +343,11 @@ def _names(part: Any) -> list[str]:
     return [str(name(index)) for index in indices]
 
 
-def _labels(part: Any) -> list[Any]:
-    """Return the label of each image, as plain values."""
+def _labels(part: Any) -> torch.Tensor:
+    """Return the label of each image."""
     data, indices = _whole(part)
-    labels: list[Any] = data.targets[list(indices)].tolist()
+    labels: torch.Tensor = data.targets[list(indices)]
     return labels
-
-
-def _is_same(first: str, second: str) -> bool:
-    """Whether two paths lead to the same file or folder."""
-    return os.path.realpath(first) == os.path.realpath(second)
 
 
 def _digits(bias: Bias, size: int, seed: int) -> tuple[Any, Any, dict[str, Any]]:
@@ -443,8 +443,7 @@ def _check_groups(parts: dict[str, Any], others: dict[str, Any], column: str) ->
 
 def _counts(part: Any) -> list[int]:
     """Return the number of images of each class in a data set of files, or a subset."""
-    data, indices = _whole(part)
-    targets = data.targets[list(indices)]
+    data, targets = _whole(part)[0], _labels(part)
     if data.multi_label:
         return [int(count) for count in targets.sum(0)]
     return [int(count) for count in torch.bincount(targets, minlength=len(data.classes))]

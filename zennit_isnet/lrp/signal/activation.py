@@ -499,10 +499,9 @@ def clamp(mode: FrozenGateMode, func: Any, input: Tensor, min: Any = None, max: 
         mode.report(func, "has tensors as bounds", "use numbers, or torch.maximum and torch.minimum")
         return func(input, min, max)
     if min is not None and min > 0 and max is None:
+        check_images_known(mode, func, input)
         inplace, func, _, _ = out_of_place(func, (), {})
         epsilon = mode.settings.epsilon
-
-        check_images_known(mode, func, input)
 
         def signal_function(signal: Tensor, preactivation: Tensor) -> tuple[Tensor]:
             above = torch.relu(preactivation - min)

@@ -299,6 +299,8 @@ def rms_norm(
 def _default_eps(dtype: torch.dtype, precise: torch.dtype) -> float:
     """Return RMSNorm's default: that of the computation in recent versions of PyTorch, of the type in older ones."""
     eps = torch.finfo(precise).eps
+    if dtype == precise:
+        return eps
     probe = F.rms_norm(torch.full((1,), math.sqrt(eps), dtype=dtype), (1,))
     return eps if probe.item() > 0.5 else torch.finfo(dtype).eps
 
