@@ -49,10 +49,17 @@ def rows_of(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in ruled)
 
 
-def summary(ways: dict[str, Runs]) -> str:
-    """Return each method's balanced accuracy in each test of its own source, and its share on the background."""
+def read_costs(folder: Path, network: str) -> dict[str, float]:
+    """Return what `costs.py` measured on a network; empty if it did not."""
+    path = folder / f"costs-{network}.json"
+    costs: dict[str, float] = {"plain": 1.0, **json.loads(path.read_text())} if path.exists() else {}
+    return costs
+
+
+def summary(ways: dict[str, Runs], costs: dict[str, float]) -> str:
+    """Return each method's balanced accuracy in each test of its own source, its share on the background and cost."""
     tests = [name for name in next(iter(ways.values()))[0]["tests"] if name not in ("hannover", "figure1")]
-    lines = [["training", "seeds", *tests, "relevance on the background"]]
+    lines = [["training", "seeds", *tests, "relevance on the background", *(["step"] if costs else [])]]
     for way, runs in ways.items():
         cells = []
         for test in tests:
@@ -60,8 +67,10 @@ def summary(ways: dict[str, Runs]) -> str:
             cells.append(cell(values, min(values)))
         shares = [run["background_share"] for run in runs]
         # relevance on a black background has no meaning
-        share = "–" if WAYS[way].blank else cell(shares, max(shares))
-        lines.append([way, str(len(runs)), *cells, share])
+        cells += ["–" if WAYS[way].blank else cell(shares, max(shares))]
+        if costs:
+            cells += [f"{costs[way]:.2f} ×" if way in costs else "–"]
+        lines.append([way, str(len(runs)), *cells])
     return rows_of(lines)
 
 
@@ -118,9 +127,12 @@ def main(arguments: Sequence[str] | None = None) -> str:
         "on these and on their own."
     ]
     for setting, ways in settings.items():
-        parts += [f"**{setting}**", summary(ways)]
-        for way, runs in ways.items():
-            parts += [f"**{setting}, {way}, seed {runs[0]['run']['seed']}**", details(runs[0])]
+        network = next(iter(ways.values()))[0]["run"]["network"]
+        parts += [f"**{setting}**", summary(ways, read_costs(options.results, network))]
+        # settings with one seed are overviews
+        if max(map(len, ways.values())) > 1:
+            for way, runs in ways.items():
+                parts += [f"**{setting}, {way}, seed {runs[0]['run']['seed']}**", details(runs[0])]
     text = "\n\n".join(parts) + "\n"
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "chest_xray.md").write_text(text)

@@ -5,6 +5,7 @@ whose files exist are skipped: repeat the same command to resume an interrupted 
 
     python benchmarks/chest_xray/study.py FOLDER --seeds 0 1 2
     python benchmarks/chest_xray/study.py FOLDER --task source --network densenet121 --only plain isnet dual
+    python benchmarks/chest_xray/costs.py --network densenet121
     python benchmarks/chest_xray/report.py
 """
 
@@ -129,6 +130,16 @@ def regularizer_of(run: Run, network: nn.Module, data: Path, folder: Path) -> IS
     return regularizer
 
 
+def loss_of(
+    network: nn.Module, regularizer: ISNetRegularizer | None, inputs: Tensor, masks: Tensor, labels: Tensor
+) -> Tensor:
+    """Return cross-entropy, balanced with the penalty if there is one."""
+    if regularizer is None:
+        return nn.functional.cross_entropy(network(inputs), labels)
+    logits, penalty = regularizer(inputs, masks)
+    return regularizer.balanced(nn.functional.cross_entropy(logits, labels), penalty)
+
+
 def train(run: Run, data: Path, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Return the network at its best checkpoint, and the history."""
     way = WAYS[run.way]
@@ -148,11 +159,7 @@ def train(run: Run, data: Path, folder: Path) -> tuple[nn.Module, dict[str, Any]
         images = fade(swap(images, masks), masks)
         inputs = normalized(images * masks if way.blank else images)
         network.train()
-        if regularizer is None:
-            loss = nn.functional.cross_entropy(network(inputs), labels)
-        else:
-            logits, penalty = regularizer(inputs, masks)
-            loss = regularizer.balanced(nn.functional.cross_entropy(logits, labels), penalty)
+        loss = loss_of(network, regularizer, inputs, masks, labels)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)

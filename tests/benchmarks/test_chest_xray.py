@@ -24,13 +24,16 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     names = [path.stem for path in SCRIPTS.glob("*.py")]
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
+    import costs
     import explanations
     import figures
     import films
     import report
     import study
 
-    yield SimpleNamespace(explanations=explanations, figures=figures, films=films, report=report, study=study)
+    yield SimpleNamespace(
+        costs=costs, explanations=explanations, figures=figures, films=films, report=report, study=study
+    )
     for name in names:
         sys.modules.pop(name, None)
 
@@ -173,8 +176,11 @@ def test_runs_are_made_once_and_found_in_the_report(scripts, folder, tmp_path, m
     before = [path.stat().st_mtime_ns for path in paths]
     scripts.study.main([str(folder), *options, *ways])
     assert [path.stat().st_mtime_ns for path in paths] == before
+    tiny = ["--network", "shufflenet_v2_x0_5", "--size", str(SIZE), "--results", str(results)]
+    costs = json.loads(scripts.costs.main([*tiny, "--rounds", "1", "--only", "isnet"]).read_text())
     text = scripts.report.main(["--results", str(results), "--output", str(tmp_path)])
     assert text.count("| segmented | 1 |") == 2
+    assert text.count(f"| {costs['isnet']:.2f} × |") == 2
     assert (tmp_path / "chest_xray.md").read_text() == text
     assert (tmp_path / "chest_xray.png").is_file()
     shape = ["--network", "shufflenet_v2_x0_5", "--size", str(SIZE), "--films", "4"]
