@@ -271,8 +271,14 @@ def check_masks(masks: Any, images: Tensor) -> Tensor:
 
 
 def looks_turned(mask: Sequence[int], image: Sequence[int]) -> bool:
-    """Whether a mask has the proportions of its image rotated by 90°; both shapes end with height and width."""
-    return mask[-2] != mask[-1] and mask[-2] * image[-2] == mask[-1] * image[-1]
+    """Whether a mask has the proportions of its image only if rotated by 90°; both shapes end with height and width."""
+    height, width = mask[-2:]
+
+    def fits(of_height: int, of_width: int) -> bool:
+        # a scaled size is exact to less than one pixel
+        return (height - 1) * of_width < (width + 1) * of_height and (width - 1) * of_height < (height + 1) * of_width
+
+    return fits(image[-1], image[-2]) and not fits(image[-2], image[-1])
 
 
 def fitted_bound(bound: Tensor, images: Tensor) -> Tensor:

@@ -185,9 +185,11 @@ class TestLabelMe:
             ("polygon", [[2, 3], [6, 3], [6, 7], [2, 7]]),
             ("rectangle", [[2, 3], [6, 7]]),
             ("rectangle", [[6, 7], [2, 3]]),
+            ("rectangle", [[2, 3], [6, 3], [6, 7], [2, 7]]),
+            (None, [[2, 3], [6, 3], [6, 7], [2, 7]]),
         ],
     )
-    def test_polygons_and_rectangles(self, tmp_path: Path, kind: str, points: list[list[float]]) -> None:
+    def test_polygons_and_rectangles(self, tmp_path: Path, kind: str | None, points: list[list[float]]) -> None:
         folder = write_labelme(tmp_path, [{"shape_type": kind, "points": points}])
         assert torch.equal(only_mask(folder), rectangle(2, 3, 6, 7))
 
@@ -233,7 +235,7 @@ class TestLabelMe:
         [
             ({"shape_type": "line", "points": [[1, 2], [3, 4]]}, "line has no area; use a polygon"),
             ({"shape_type": "mask", "points": [[1, 2], [3, 4]], "mask": "AAAA"}, "cannot identify image"),
-            ({"shape_type": "rectangle", "points": [[1, 2]]}, "unpack"),
+            ({"shape_type": "rectangle", "points": [[1, 2]]}, "a rectangle must have 2 points; got 1"),
             ({}, "no entry 'points'"),
         ],
     )
@@ -380,6 +382,17 @@ def test_paths_do_not_leave_the_folder_of_images(tmp_path: Path, name: str) -> N
         AnnotatedImages(file)
 
 
+@pytest.mark.parametrize("word", ["images", "categories"])
+def test_ids_must_be_unique(tmp_path: Path, word: str) -> None:
+    """In files that were joined they are not, and annotations would go to another image or category."""
+    file = write_coco(tmp_path, [SQUARE], ("1.png", "2.png"))
+    content = json.loads(file.read_text())
+    content[word][1]["id"] = content[word][0]["id"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(InvalidValueError, match=f"coco.json cannot be read: ids of {word} must be unique; got [03]"):
+        AnnotatedImages(file)
+
+
 def test_images_must_exist_and_occur_once(tmp_path: Path) -> None:
     file = write_coco(tmp_path, [SQUARE], ("1.png", "1.png"))
     with pytest.raises(InvalidValueError, match=r"1\.png occurs twice"):
@@ -393,6 +406,7 @@ def test_images_must_exist_and_occur_once(tmp_path: Path) -> None:
     [
         ({"labels": "table"}, InvalidValueError),
         ({"missing": "ignore"}, InvalidValueError),
+        ({"categories": "lung"}, InvalidTypeError),
         ({"transform": "flip"}, InvalidTypeError),
     ],
 )

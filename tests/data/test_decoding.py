@@ -154,3 +154,19 @@ def test_each_colour_of_a_mask_is_a_value_of_its_own(tmp_path: Path) -> None:
 def test_transparent_pixels_of_a_mask_are_background(tmp_path: Path) -> None:
     pixels = np.array([[[255, 255, 255, 255], [255, 255, 255, 0], [255, 255, 255, 127]]], dtype=np.uint8)
     assert read_levels(saved(Image.fromarray(pixels), tmp_path / "1.png")).values.tolist() == [[255, 0, 0]]
+
+
+def test_transparent_colours_of_a_mask_are_background(tmp_path: Path) -> None:
+    """PNGs without an alpha channel name one colour or level, or some palette indices, as transparent."""
+    white = np.full((1, 2, 4), 255, dtype=np.uint8)
+    white[0, 1, 3] = 0
+    few_colours = saved(Image.fromarray(white).quantize(4), tmp_path / "p.png")
+    assert read_levels(few_colours).values.tolist() == [[255, 0]]
+    for levels in (np.array([[0, 255]], dtype=np.uint8), np.array([[0, 65535]], dtype=np.uint16)):
+        grey = saved(Image.fromarray(levels), tmp_path / "l.png", transparency=int(levels.max()))
+        assert read_levels(grey).values.tolist() == [[0, 0]]
+    indices = Image.new("P", (3, 1))
+    indices.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    for column in range(3):
+        indices.putpixel((column, 0), column)
+    assert read_levels(saved(indices, tmp_path / "i.png", transparency=2)).values.tolist() == [[0, 1, 0]]

@@ -93,6 +93,19 @@ def test_windows_are_those_of_pydicom(file: Path, function: str) -> None:
     assert np.abs(np.asarray(image) - expected).max() <= 0.5 + 1e-9
 
 
+def test_settings_of_an_enhanced_object_are_those_of_its_frame(file: Path) -> None:
+    window, rescaling, shared, own = (pydicom.Dataset() for _ in range(4))
+    window.WindowCenter, window.WindowWidth, window.VOILUTFunction = 40, 400, "LINEAR_EXACT"
+    rescaling.RescaleSlope, rescaling.RescaleIntercept = 1, -1024
+    shared.FrameVOILUTSequence, own.PixelValueTransformationSequence = [window], [rescaling]
+    groups = {"SharedFunctionalGroupsSequence": [shared], "PerFrameFunctionalGroupsSequence": [own]}
+    assert shown(file, [[0, 864, 1064, 1264, 4095]], 12, **groups) == [[0, 0, 128, 255, 255]]
+
+
+def test_empty_slopes_are_absent(file: Path) -> None:
+    assert shown(file, [[0, 100]], RescaleSlope=None, RescaleIntercept=None) == [[0, 255]]
+
+
 def test_width_of_one_is_a_threshold(file: Path) -> None:
     assert shown(file, [[99, 100, 101]], WindowCenter=100, WindowWidth=1) == [[0, 255, 255]]
 

@@ -73,6 +73,14 @@ def test_nested_folders_and_suffixes_of_masks(layout: Layout) -> None:
     assert data.unused_masks == []
 
 
+def test_masks_beside_their_images_are_told_by_the_suffix(layout: Layout) -> None:
+    for file in layout.files:
+        (layout.masks / file).rename((layout.images / file).with_name(f"{Path(file).stem}_mask.png"))
+    data = MaskedImageFolder(layout.images, layout.images, mask_suffix="_mask", missing="skip-penalty")
+    assert [mask.tolist() for _, mask, *_ in data] == layout.foreground.tolist()
+    assert (data.targets.tolist(), data.unused_masks, data.notes) == (layout.labels, [], [])
+
+
 def test_masks_without_an_image_are_kept_in_mind(layout: Layout) -> None:
     (layout.images / layout.files[0]).unlink()
     assert folder(layout).unused_masks == [str(layout.masks / layout.files[0])]
@@ -139,7 +147,7 @@ def test_masks_of_another_size_are_an_error_that_names_files_and_sizes(layout: L
 
 
 @pytest.mark.parametrize("policy", [{}, {"resize_masks": True}, {"missing": "skip-penalty", "empty": "skip-penalty"}])
-@pytest.mark.parametrize("size", [(30, 20), (60, 40)])
+@pytest.mark.parametrize("size", [(30, 20), (60, 40), (16, 11)])
 def test_mask_that_is_turned_against_its_image_is_refused(
     layout: Layout, size: tuple[int, int], policy: dict[str, object]
 ) -> None:

@@ -53,6 +53,12 @@ def test_integers_are_indices(layout: Layout) -> None:
     assert (data.classes, data.targets.tolist()) == (["0", "1", "2"], [2, 0, 1, 2])
 
 
+def test_leading_zeros_of_integers_mean_nothing(layout: Layout) -> None:
+    data = MaskedImageTable(write(layout, ["02", "00", "01", "02"]))
+    assert (data.classes, data.targets.tolist()) == (["0", "1", "2"], [2, 0, 1, 2])
+    assert MaskedImageTable(write(layout, ["01", "01", "02a", "01"])).classes == ["01", "02a"]
+
+
 def test_integers_are_indices_of_classes_that_are_given(layout: Layout) -> None:
     data = MaskedImageTable(write(layout, ["2", "0", "cat", "2"]), classes=["dog", "cat", "fox"])
     assert (data.classes, data.targets.tolist()) == (["dog", "cat", "fox"], [2, 0, 1, 2])

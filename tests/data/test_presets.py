@@ -81,6 +81,14 @@ def test_mask_follows_the_very_crop_of_the_image() -> None:
         assert torch.equal(moved[:1] == 255, follows)
 
 
+@pytest.mark.parametrize("geometry", [v2.Pad(4, fill=0.5), v2.RandomRotation((45, 45), fill=1), v2.RandomZoomOut(0.5)])
+def test_what_is_filled_is_background(geometry: Any) -> None:
+    image, empty = pair(16, 16)
+    _, mask = pair(16, 16, (8, 8))
+    assert not MaskFollows(geometry)(image, empty)[1].any()
+    assert 1 <= MaskFollows(geometry)(image, mask)[1].sum() <= 9
+
+
 def test_every_training_crop_has_foreground() -> None:
     transform = training_transform(16, scale=(0.01, 0.05))
     assert all(transform(*pair(60, 80, (0, 79)))[1].any() for _ in range(100))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from masked_files import Layout
 from PIL import Image
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 from torchvision.datasets import FakeData, ImageFolder
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import to_pil_image
@@ -149,19 +149,26 @@ def test_several_labels_an_image(masks: torch.Tensor) -> None:
     assert [label.tolist() for _, _, label in data] == [[1, 0], [1, 1], [0, 0]]
 
 
-def test_labels_of_the_items_must_be_the_targets(masks: torch.Tensor) -> None:
-    fake = FakeData(size=3, image_size=(3, 8, 8), num_classes=2)
-    labels = [fake[index][1] for index in range(3)]
-    assert with_masks(fake, masks, classes=["cat", "dog"], targets=labels)[0][2] == labels[0]
-    wrong = [1 - label for label in labels]
-    with pytest.raises(InvalidValueError, match=rf"has the label {labels[0]}, but its target is {wrong[0]}"):
-        with_masks(fake, masks, classes=["cat", "dog"], targets=wrong)[0]
+@pytest.mark.parametrize("form", [int, np.int64, torch.tensor], ids=["int", "np.int64", "tensor"])
+def test_labels_of_the_items_must_be_the_targets(masks: torch.Tensor, form: Any) -> None:
+    items = [(torch.rand(3, 8, 8), form(1))]
+    assert with_masks(items, masks[:1], classes=["cat", "dog"], targets=[1])[0][2] == 1
+    with pytest.raises(InvalidValueError, match="has the label 1, but its target is 0"):
+        with_masks(items, masks[:1], classes=["cat", "dog"], targets=[0])[0]
 
 
 def test_sequences_of_masks_refuse_data_sets_that_transform_their_images(layout: Layout) -> None:
     flipped = ImageFolder(layout.images, transform=v2.RandomHorizontalFlip())
-    with pytest.raises(InvalidValueError, match="dataset has a transform"):
-        with_masks(flipped, [None] * 4)
+    both = FakeData(size=4)
+    both.transforms = v2.RandomHorizontalFlip()
+    for dataset in (flipped, Subset(flipped, range(4)), ConcatDataset([flipped]), both):
+        with pytest.raises(InvalidValueError, match="dataset has a transform"):
+            with_masks(dataset, [None] * 4, classes=["a", "b"], targets=[0] * 4)
+
+
+def test_transforms_of_labels_are_allowed(layout: Layout) -> None:
+    data = ImageFolder(layout.images, target_transform=lambda label: label)
+    assert len(with_masks(data, [None] * 4, missing="skip-penalty")) == 4
 
 
 def test_classes_and_targets_are_needed(layout: Layout, masks: torch.Tensor) -> None:

@@ -56,6 +56,14 @@ def test_videos_and_half_precision_keep_shape_and_dtype(generator):
     assert (faded.shape, faded.dtype) == (videos.shape, videos.dtype)
 
 
+def test_every_image_is_faded_with_probability_1_in_half_precision(generator):
+    images, masks = torch.ones(4000, 1, 1, 2, dtype=torch.bfloat16), torch.zeros(4000, 1, 1, 2)
+    images[..., 1], masks[..., 1] = 0, 1
+    draws = torch.rand(2, 4000, generator=torch.Generator().manual_seed(0))
+    faded = BackgroundFade(1.0, generator=torch.Generator().manual_seed(0))(images, masks)[:, 0, 0, 0]
+    assert torch.equal(faded, draws[1].bfloat16())
+
+
 def test_bad_arguments_are_refused(generator):
     images, masks = batch(generator)
     with pytest.raises(InvalidTypeError, match=r"floating; got torch\.uint8"):

@@ -7,6 +7,7 @@ import cmath
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from zennit_isnet.data.decoding import listed
 from zennit_isnet.data.files import files_below
 from zennit_isnet.data.limits import check_pixels
 from zennit_isnet.errors import InvalidValueError
@@ -138,9 +140,10 @@ def named(place: str) -> Iterator[None]:
 def _read_coco(path: str) -> list[AnnotatedImage]:
     content = _json(path)
     with named(path):
-        names = {category["id"]: str(category["name"]) for category in content["categories"]}
+        names = {id: str(category["name"]) for id, category in _by_id(content, "categories").items()}
         images = {
-            image["id"]: AnnotatedImage(path, str(image["file_name"]), _size(image), []) for image in content["images"]
+            id: AnnotatedImage(path, str(image["file_name"]), _size(image), [])
+            for id, image in _by_id(content, "images").items()
         }
         annotations = list(content["annotations"])
     for position, annotation in enumerate(annotations):
@@ -151,6 +154,14 @@ def _read_coco(path: str) -> list[AnnotatedImage]:
                 raise InvalidValueError(f"image {image} or category {category} is not in the file")
             images[image].shapes.append(Shape(place, names[category], annotation))
     return list(images.values())
+
+
+def _by_id(content: Any, word: str) -> dict[Any, Any]:
+    entries = {entry["id"]: entry for entry in content[word]}
+    if len(entries) < len(content[word]):
+        repeated = [id for id, count in Counter(entry["id"] for entry in content[word]).items() if count > 1]
+        raise InvalidValueError(f"ids of {word} must be unique; got {listed(repeated)} more than once")
+    return entries
 
 
 def _coco_areas(annotation: Any) -> list[Area]:
@@ -181,11 +192,13 @@ def _read_labelme(path: str) -> list[AnnotatedImage]:
 
 
 def _labelme_areas(shape: Any) -> list[Area]:
-    kind, points = shape.get("shape_type", "polygon"), shape["points"]
-    if kind == "polygon":
+    kind, points = shape.get("shape_type") or "polygon", shape["points"]
+    if kind == "polygon" or (kind == "rectangle" and len(points) == 4):  # some tools write all corners
         return [_polygon(value for point in points for value in point)]
     if kind not in ("rectangle", "circle", "mask"):
         raise InvalidValueError(f"a {kind} has no area; use a polygon, rectangle, circle or mask")
+    if len(points) != 2:
+        raise InvalidValueError(f"a {kind} must have 2 points; got {len(points)}")
     (left, top), (right, bottom) = points
     if kind == "rectangle":
         return [_polygon([left, top, right, top, right, bottom, left, bottom])]
@@ -268,7 +281,7 @@ def draw(areas: Iterable[Area], size: tuple[int, int]) -> Tensor:
     Parameters
     ----------
     areas : iterable of Polygon and Runs
-        Polygons include the pixels on their outline.
+        Polygons include the pixels on their outline, to within half a pixel.
     size : (int, int)
         Width and height; anything outside is cut off.
 

@@ -14,7 +14,7 @@ from zennit_isnet.data.annotation_formats import AnnotatedImage, Area, draw, for
 from zennit_isnet.data.decoding import Levels, Path, listed
 from zennit_isnet.data.files import SEPARATOR, MaskedFiles, read_labels
 from zennit_isnet.data.masked import Empty, MaskPolicy, Missing, PairTransform
-from zennit_isnet.errors import InvalidValueError
+from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 
 LabelSource: TypeAlias = Literal["category", "folder"]
 
@@ -23,7 +23,7 @@ class AnnotatedImages(MaskedFiles):
     """Images whose masks are drawn from annotations: COCO, LabelMe, or CVAT for images.
 
     The mask is the union of an image's annotations. A shape without area, such as a line, is an error unless
-    `categories` leaves it out. Polygons include their outline, so masks err on the large side.
+    `categories` leaves it out. Polygons include their outline, to within half a pixel.
 
     ======= =========================================================================================
     COCO    polygons, run lengths (compressed or not), boxes of annotations without a segmentation
@@ -123,6 +123,10 @@ class AnnotatedImages(MaskedFiles):
             if path in images:
                 raise InvalidValueError(f"{image.source}: image {path} occurs twice; merge its annotations")
             images[path] = image
+        if isinstance(categories, str):
+            raise InvalidTypeError(
+                f"categories must be a collection of names; got {categories!r}: pass [{categories!r}]"
+            )
         if categories is not None:
             images = _of_categories(images, categories)
         without = [path for path, image in images.items() if not image.shapes]

@@ -120,19 +120,22 @@ def read_levels(source: Path | Image.Image) -> Levels:
         If the file cannot be read; the message names it.
     """
     picture = _upright(source, f"mask {source}")
+    transparent = "transparency" in picture.info  # one colour, or a share for each palette index
     if picture.mode == "P":
         used = np.unique(np.asarray(picture))
         colours = np.asarray(picture.getpalette("RGB")).reshape(-1, 3)[used]
         coloured = bool((colours != colours[:, :1]).any())
         if coloured and (used[0] != 0 or not colours[0].any()):
-            return Levels(functional.pil_to_tensor(picture)[0], None)
-        picture = picture.convert("RGB")
+            opaque = functional.pil_to_tensor(picture.convert("RGBA").getchannel("A")) > TOP_8 // 2
+            return Levels((functional.pil_to_tensor(picture) * opaque)[0], None)
+        picture = picture.convert("RGBA" if transparent else "RGB")
     if picture.mode == "F":
         return Levels(torch.from_numpy(np.asarray(picture, dtype=np.float64)), 1.0)
     if picture.mode == "I" or picture.mode.startswith("I;16"):
         # PyTorch does not support all wide integer types
-        return Levels(torch.from_numpy(np.asarray(picture).astype(np.int64)), TOP_16)
-    if picture.mode in ("1", "L"):
+        values = torch.from_numpy(np.asarray(picture).astype(np.int64))
+        return Levels(values.masked_fill(values == picture.info["transparency"], 0) if transparent else values, TOP_16)
+    if picture.mode in ("1", "L") and not transparent:
         return Levels(functional.pil_to_tensor(picture.convert("L"))[0], TOP_8)
     pixels = functional.pil_to_tensor(picture.convert("RGBA")).long()
     red, green, blue = pixels[:3].masked_fill(pixels[3:] <= TOP_8 // 2, 0)

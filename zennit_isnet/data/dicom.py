@@ -57,6 +57,7 @@ def read_dicom(source: str | os.PathLike[str], name: str = "") -> Image.Image:
 def _shown(dataset: Any) -> NDArray[np.uint8]:
     if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
         raise InvalidValueError(f"it has {frames} frames; save only the one that the mask belongs to")
+    _flatten(dataset)
     colours, pixels = dataset.PhotometricInterpretation, dataset.pixel_array
     if dataset.SamplesPerPixel == 3 and pixels.dtype == np.uint8:
         return np.asarray(pixels)  # RGB: pydicom converts other colours
@@ -67,6 +68,18 @@ def _shown(dataset: Any) -> NDArray[np.uint8]:
     if colours == "MONOCHROME1":
         grey = 1 - grey
     return np.rint(255 * grey).astype(np.uint8)
+
+
+def _flatten(dataset: Any) -> None:
+    """Copy the display settings of an enhanced object's frame to the top level, and leave out empty ones."""
+    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for group in dataset.get(groups) or ():
+            for settings in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
+                for item in group.get(settings) or ():
+                    dataset.update(item)
+    for word in ("RescaleSlope", "RescaleIntercept"):
+        if word in dataset and dataset[word].value is None:
+            del dataset[word]
 
 
 def _windowed(pixels: NDArray[Any], dataset: Any) -> NDArray[np.float64]:

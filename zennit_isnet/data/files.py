@@ -207,7 +207,7 @@ class MaskedImageFolder(MaskedFiles):
         its masks in all folders. All of them must exist: half a mask would mark the other half of the object as
         background.
     mask_suffix : str, default=""
-        Suffix of mask names after the image name, such as ``"_mask"``.
+        Suffix of mask names after the image name, such as ``"_mask"``. With it, both folders may be the same.
     allow_empty : bool, default=False
         Whether a class folder may be empty, for instance in a small validation set.
     transform : callable, optional
@@ -281,8 +281,12 @@ class MaskedImageFolder(MaskedFiles):
             raise InvalidValueError(f"masks_root must be an existing folder or several of them; got {masks_root!r}")
         classes, unread = _class_folders(images_root, roots, mask_suffix)
         images, labels = [], []
+        # in one folder, the suffix tells the masks from the images
+        together = any(os.path.samefile(root, images_root) for root in roots)
         for label, name in enumerate(classes):
             found, other_files = _divided_below(os.path.join(images_root, name), EXTENSIONS)
+            if together:
+                found = [file for file in found if not _has_suffix(file, mask_suffix)]
             if not found and not allow_empty:
                 endings = f"with one of the extensions {', '.join(EXTENSIONS)}"
                 raise InvalidValueError(f"class {name} has no image {endings}; pass allow_empty=True to allow this")
@@ -292,6 +296,8 @@ class MaskedImageFolder(MaskedFiles):
         masks_of, no_masks = {}, []
         for mask_folder in roots:
             masks, other_files = _divided_below(mask_folder, IMG_EXTENSIONS)
+            if together and os.path.samefile(mask_folder, images_root):
+                masks, other_files = [file for file in masks if _has_suffix(file, mask_suffix)], []
             masks_of[mask_folder] = by_stem(mask_folder, masks)
             no_masks += other_files
         files = []
@@ -332,6 +338,10 @@ def _class_folders(images_root: str, masks_roots: Sequence[str], mask_suffix: st
             another = "different from images_root, or pass mask_suffix"
             raise InvalidValueError(f"masks_root must be {another}; got {masks_root!r}")
     return classes, [path for name, path in paths.items() if name not in classes]
+
+
+def _has_suffix(file: str, suffix: str) -> bool:
+    return normalize("NFC", os.path.splitext(file)[0]).endswith(normalize("NFC", suffix))
 
 
 def by_stem(root: str, files: Sequence[str]) -> dict[str, str]:
@@ -566,6 +576,8 @@ def read_labels(
             if classes is None and (wrong := [word for word in words[-1] if NOT_NAMES.fullmatch(word)]):
                 problem = f"column label must contain names, or integers from 0; got {wrong[0]!r}"
                 raise InvalidValueError(f"{place}: {problem}; remove the row, or pass all names as classes=")
+        if classes is None and all(word.isdecimal() for cells in words for word in cells):
+            words = [[str(int(word)) for word in cells] for cells in words]  # without leading zeros
         names = _occurring(words) if classes is None else list(classes)
         several = any(SEPARATOR in row["label"] for row in rows.values()) if multi_label is None else multi_label
     else:

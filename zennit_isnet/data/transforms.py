@@ -29,7 +29,7 @@ class MaskFollows(nn.Module):
 
     `torchvision.transforms.v2` resizes masks by nearest-neighbour interpolation, in which thin foreground can vanish.
     Here the mask is transformed with the image's own interpolation, and a pixel is background only if no foreground
-    pixel contributes to its colour.
+    pixel contributes to its colour. What the transform fills outside the image is background.
 
     Parameters
     ----------
@@ -53,8 +53,10 @@ class MaskFollows(nn.Module):
 
     def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
         """Transform an image ``(C, H, W)`` and its mask ``(1, H, W)``, bool."""
-        image, share = self.geometry(image, tv_tensors.Image(mask.float()))
-        return image, tv_tensors.Mask(share != 0)
+        share = mask.float()
+        # where the geometry fills, with any colour, both are equal
+        image, share, none = self.geometry(image, tv_tensors.Image(share), tv_tensors.Image(torch.zeros_like(share)))
+        return image, tv_tensors.Mask(share != none)
 
 
 class KeepForeground(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence, Sized
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -73,9 +74,9 @@ def with_masks(
     Raises
     ------
     InvalidValueError
-        If lengths disagree, classes or targets are neither given nor attributes of `dataset`, or `dataset` has its own
-        transform and `masks` is not a function. When an item is read: if its own label is not its target, and as for
-        `MaskedImageFolder`.
+        If lengths disagree, classes or targets are neither given nor attributes of `dataset`, or `masks` is not a
+        function and `dataset`, or one that it is made of, has its own transform. When an item is read: if its own label
+        is not its target, and as for `MaskedImageFolder`.
     InvalidTypeError
         If an argument, image or mask has the wrong type.
 
@@ -100,7 +101,7 @@ def with_masks(
     policy = MaskPolicy(missing, empty, binarize, resize_masks)
     count: int = len(dataset)  # type: ignore[arg-type]
     classes, targets = _given("classes", classes, dataset), _as_targets(_given("targets", targets, dataset))
-    if not callable(masks) and getattr(dataset, "transform", None) is not None:
+    if not callable(masks) and _has_transform(dataset):
         raise InvalidValueError(
             "dataset has a transform that would not be applied to the masks: pass it to with_masks instead"
         )
@@ -130,10 +131,12 @@ class _WithMasks(MaskedDataset):
         if not isinstance(item, (tuple, list)) or not item:
             legal = 'tuples that begin with an image, or mappings with the entry "image"'
             raise InvalidTypeError(f"items of dataset must be {legal}; got {_described(item)}")
-        target = self.targets[index]
-        if len(item) > 1 and isinstance(item[1], int) and not self.multi_label and item[1] != target:
+        target, label = self.targets[index], item[1] if len(item) > 1 else None
+        if isinstance(label, (Tensor, np.ndarray)) and label.ndim == 0:
+            label = label.item()
+        if isinstance(label, Integral) and not self.multi_label and label != target:
             raise InvalidValueError(
-                f"{self.name(index)} has the label {item[1]}, but its target is {int(target)}; pass targets that agree"
+                f"{self.name(index)} has the label {label}, but its target is {int(target)}; pass targets that agree"
             )
         image = item[0]
         if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] in ((), (3,)):
@@ -171,6 +174,15 @@ class _WithMasks(MaskedDataset):
             found = ", ".join(map(str, item)) if isinstance(item, Mapping) else _described(item)
             raise InvalidTypeError(f"items of dataset must be mappings with the entry {name!r}; got {found}")
         return item[name]
+
+
+def _has_transform(dataset: Any) -> bool:
+    """Whether a data set, or one that it is made of, transforms its images."""
+    both = getattr(dataset, "transforms", None)  # torchvision's transform of image and target
+    if getattr(dataset, "transform", None) is not None or getattr(both, "transform", both) is not None:
+        return True
+    parts = (getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ()))
+    return any(_has_transform(part) for part in parts if isinstance(part, Dataset))
 
 
 def _as_targets(targets: Any) -> Tensor:

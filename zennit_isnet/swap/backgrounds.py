@@ -304,9 +304,9 @@ class BackgroundFade(RandomBackgrounds):
             )
         images, foreground = self._prepared(images, masks, has_mask)
         one_an_image = (len(images), *(1,) * (images.ndim - 1))
-        chance, strength = torch.rand(2, *one_an_image, generator=self.generator).to(images)
+        chance, strength = torch.rand(2, *one_an_image, generator=self.generator).to(images.device)
         darkest = images.amin(tuple(range(2, images.ndim)), keepdim=True)
-        faded = darkest + strength * (images - darkest)
+        faded = darkest + strength.to(images.dtype) * (images - darkest)
         return torch.where(foreground | (chance >= self.probability), images, faded)
 
 
