@@ -128,7 +128,8 @@ class GradientTimesInput(InputGradient):
     def __call__(self, model: nn.Module, images: Tensor, formulation: Seeds, *, create_graph: bool = True) -> Explained:
         """See `InputGradient` for parameters, returns and errors."""
         output, gradients = super().__call__(model, images, formulation, create_graph=create_graph)
-        relevance = images.unsqueeze(1) * gradients[INPUT]
+        with torch.enable_grad():
+            relevance = images.unsqueeze(1) * gradients[INPUT]
         return output, Places({INPUT: relevance if create_graph else relevance.detach()})
 
 
@@ -179,6 +180,8 @@ class IntegratedGradients(Described):
         check_count("steps", steps)
         if not isinstance(baseline, Tensor):
             check_number("baseline", baseline, low=-float("inf"))
+        elif not bool(baseline.isfinite().all()):
+            raise InvalidValueError(f"baseline must be finite; got {int((~baseline.isfinite()).sum())} other values")
         self.steps = steps
         self.baseline = baseline
 

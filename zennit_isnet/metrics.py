@@ -23,7 +23,7 @@ Heatmaps of a model, batch by batch, in one collection:
 ['BackgroundShare', 'PointingGame']
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -124,12 +124,18 @@ class SeparateMetric(Metric):
         if not isinstance(incoming_state, dict | Metric):
             raise InvalidTypeError(f"incoming_state must be a metric or its state; got {type(incoming_state).__name__}")
         incoming = incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
-        own, other = (bytes(map(int, state.get("settings", ()))).decode() for state in (self.metric_state, incoming))
-        if own != other:
-            raise InvalidValueError(
-                f"incoming_state must come from a metric with the settings {own}; got {other or 'none'}"
-            )
+        self._check_settings("incoming_state", incoming.get("settings", ()))
         super().merge_state(incoming)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        if f"{prefix}settings" in state_dict:
+            self._check_settings("state_dict", state_dict[f"{prefix}settings"])
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def _check_settings(self, name: str, settings: Iterable[Any]) -> None:
+        own, other = (bytes(map(int, values)).decode() for values in (self.metric_state["settings"], settings))
+        if own != other:
+            raise InvalidValueError(f"{name} must come from a metric with the settings {own}; got {other or 'none'}")
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Draw one or several values, like all torchmetrics metrics; needs matplotlib.

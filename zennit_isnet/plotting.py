@@ -114,8 +114,8 @@ def heatmap_panel(
             # a map of another resolution covers the same area
             extent = (-0.5, width - 0.5, height - 0.5, -0.5)
             drawn = axis.imshow(values[column], cmap=COLOUR_MAP, vmin=-limit, vmax=limit, extent=extent)
-            # Matplotlib warns about a mask without an edge
-            if outlines is not None and outlines[column].min() < outlines[column].max():
+            # Matplotlib warns about a mask without an edge, and cannot draw one of a single row
+            if outlines is not None and min(height, width) > 1 and outlines[column].min() < outlines[column].max():
                 axis.contour(outlines[column], levels=[0.5], colors="black", linewidths=0.6)
     for label, axis in zip(rows, axes[:, 0], strict=True):
         axis.set_ylabel(label, fontsize=9, parse_math=False)
@@ -217,7 +217,10 @@ def share_by_class(
     ['cat', 'dog']
     """
     values = share_list("shares", shares)
-    whole = torch.as_tensor(labels, device="cpu")
+    try:
+        whole = torch.as_tensor(labels, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidTypeError(f"labels must be integers; got {type(labels).__name__}: {error}") from error
     members = as_integers("labels", whole, values.shape, whole.device, len(classes)).numpy()
     areas = None if expected is None else share_list("expected", expected)
     if areas is not None and len(areas) != len(values):
@@ -286,7 +289,8 @@ def share_histogram(shares: Mapping[str, Shares], *, expected: Shares | None = N
     if mean is not None:
         axis.axvline(mean, color="black", linestyle="--", label="background's share of the area")
     axis.set(xlim=(0, 1), xlabel=X_LABEL, ylabel="images")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    for text in figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False).get_texts():
+        text.set_parse_math(False)
     return figure
 
 
@@ -329,10 +333,12 @@ def training_curves(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figu
                 raise InvalidValueError(f"panels[{label!r}][{name!r}] must have shape (n,), n ≥ 1; got {values.shape}")
             style = {"color": COLOURS[index % len(COLOURS)], "marker": "." if len(values) <= 50 else None}
             axis.plot(np.arange(1, len(values) + 1), values, label=name, **style)
-        axis.set(xlabel="epoch", ylabel=label)
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(label, parse_math=False)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        for text in axis.legend(fontsize=8).get_texts():
+            text.set_parse_math(False)
     return figure
 
 
@@ -385,9 +391,11 @@ def numbers(name: str, values: Any, *, finite: bool = True) -> Array:
     InvalidValueError
         If a value is NaN or infinite, unless `finite` is false.
     """
+    if isinstance(values, (list, tuple)):  # such as losses that were kept with their graph
+        values = [value.detach() if isinstance(value, Tensor) else value for value in values]
     try:
         tensor = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
-    except TypeError as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidTypeError(f"{name} must consist of numbers; got {type(values).__name__}: {error}") from error
     if tensor.is_complex():
         raise InvalidTypeError(f"{name} must consist of real numbers; got {tensor.dtype}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import captum.attr
 import nets
@@ -145,6 +146,12 @@ def test_without_create_graph_there_is_no_graph(attribution):
         assert not only(relevance).requires_grad
 
 
+@pytest.mark.parametrize("attribution", PLAIN)
+def test_a_graph_is_made_whether_or_not_gradients_are_enabled(attribution):
+    with torch.no_grad():
+        assert only(attribution(tiny_net(), batch()[0], Original())[1]).requires_grad
+
+
 class Deaf(nn.Module):
     def __init__(self):
         super().__init__()
@@ -179,6 +186,7 @@ def test_what_has_no_gradient_is_refused(images, error, message, attribution):
         (lambda: IntegratedGradients(steps=2.0), InvalidTypeError, "steps .*int"),
         (lambda: IntegratedGradients(steps=0), InvalidValueError, "steps .*1.*0"),
         (lambda: IntegratedGradients(baseline="black"), InvalidTypeError, "baseline .*number"),
+        (lambda: IntegratedGradients(baseline=torch.tensor([0.0, math.nan])), InvalidValueError, "finite; got 1 other"),
         (lambda: GradCAM(nn.ReLU()), InvalidTypeError, "layer .*ReLU"),
     ],
 )

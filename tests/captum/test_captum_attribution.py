@@ -217,6 +217,78 @@ def test_baselines_may_have_one_row_for_each_image(model, images):
     torch.testing.assert_close(relevance, own)
 
 
+def test_baselines_may_be_a_tuple_like_captums(model, images):
+    baselines = (0.1 * images.repeat(2, 1, 1, 1),)
+    attribution = CaptumAttribution(captum.attr.IntegratedGradients, baselines=baselines, n_steps=3)
+    _, relevance = attribution(model, images.repeat(2, 1, 1, 1), Target(1))
+    _, own = IntegratedGradients(3, baselines[0])(model, images.repeat(2, 1, 1, 1), Target(1))
+    torch.testing.assert_close(relevance, own)
+
+
+class ChannelsLast(nn.Module):
+    """A network like Swin, whose blocks work on ``(N, H, W, C)``."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm, self.mix = nn.Conv2d(3, 5, 1), nn.LayerNorm(5), nn.Linear(5, 6)
+        self.relu, self.head = nn.ReLU(), nn.Linear(6, 4)
+
+    def forward(self, images):
+        return self.head(self.relu(self.mix(self.norm(self.stem(images).permute(0, 2, 3, 1)))).mean((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "arguments", "of_inputs"),
+    [("relu", {}, False), ("mix", {"attribute_to_layer_input": True}, True)],
+)
+def test_channels_of_a_layer_come_first(layer, arguments, of_inputs, images):
+    model = ChannelsLast().double()
+    attribution = CaptumAttribution(captum.attr.LayerGradientXActivation, layer=layer, **arguments)
+    _, relevance = attribution(model, images, Target(1))
+    maps = captum.attr.LayerGradientXActivation(model, getattr(model, layer))
+    expected = maps.attribute(images.clone(), 1, attribute_to_layer_input=of_inputs)
+    torch.testing.assert_close(relevance[layer][:, 0], expected.permute(0, 3, 1, 2))
+
+
+def test_sums_over_the_wrong_axes_are_refused(images):
+    attribution = CaptumAttribution(captum.attr.LayerGradCam, layer="relu")
+    with pytest.raises(InvalidValueError, match=r"channels are last in the shape .*zennit_isnet\.gradients"):
+        attribution(ChannelsLast().double(), images, Target(1))
+
+
+@pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU")
+def test_guided_backpropagation_passes_the_check(model, images):
+    model.relu.inplace = False  # Captum's hooks forbid it
+    _, relevance = CaptumAttribution(captum.attr.GuidedBackprop)(model, images, Target(1))
+    expected = captum.attr.GuidedBackprop(model).attribute(images.clone(), 1)
+    torch.testing.assert_close(relevance["input"][:, 0], expected)
+
+
+def test_the_check_works_without_an_outer_graph(model, images):
+    with torch.no_grad():
+        _, relevance = CaptumAttribution(captum.attr.Saliency)(model, images, Target(1))
+    assert relevance["input"].requires_grad
+
+
+class Keeps(nn.Module):
+    """Keeps its features, which `copy.deepcopy` refuses; or needs float32."""
+
+    def __init__(self, single):
+        super().__init__()
+        self.layer, self.single = nn.Conv2d(3, 4, 8), single
+
+    def forward(self, images):
+        self.features = self.layer(images.float() if self.single else images)
+        return self.features.flatten(1)
+
+
+def test_models_that_keep_features_are_checked_and_those_without_float64_named():
+    images = torch.rand(2, 3, 8, 8)
+    assert CaptumAttribution(captum.attr.Saliency)(Keeps(False), images, Target(1))[1]["input"].requires_grad
+    with pytest.raises(InvalidValueError, match=r"a float64 copy of the model fails .*; verify=False"):
+        CaptumAttribution(captum.attr.Saliency)(Keeps(True), images, Target(1))
+
+
 def test_what_captum_leaves_on_modules_after_an_exception_is_taken_off():
     class Broken(nn.Module):
         def forward(self, features):

@@ -89,7 +89,7 @@ def test_an_operation_without_a_rule_is_an_error_and_changes_nothing():
         (torch.tensor([0, 1, 2, 3]), InvalidValueError, r"lie in 0, ..., 2; got \[3\]"),
         (torch.tensor([0, 1, 2, -1]), InvalidValueError, r"lie in 0, ..., 2; got \[-1\]"),
         (torch.tensor([0.0, 1.0, 2.0, 1.0]), InvalidTypeError, "tensor of integers"),
-        (torch.tensor(1.5), InvalidValueError, "does not fit"),
+        (torch.tensor(1.5), InvalidTypeError, "tensor of integers"),
         (torch.tensor([0, 1]), InvalidValueError, "does not fit"),
         (torch.tensor([[0, 1, 2, 1]]), InvalidValueError, "does not fit"),
         ([0, 1, 2, 3], InvalidValueError, r"lie in 0, ..., 2; got \[3\]"),
@@ -152,9 +152,21 @@ class Function(nn.Module):
         return self.function(logits)
 
 
+class Sum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = tiny_net()
+
+    def forward(self, first, second):
+        return self.net(first) + self.net(second)
+
+
 def test_images_outside_of_the_box_are_refused():
     with pytest.raises(InvalidValueError, match="must lie in the box"):
         CompositeAttribution(tiny_net().eval(), LRPFlex(box=(0.0, 1.0))).attribute(batch()[0] + 1, 1)
+    images, _ = batch()
+    with pytest.raises(InvalidValueError, match="must lie in the box"):
+        CompositeAttribution(Sum().eval(), LRPFlex(box=(0.0, 1.0))).attribute((images, images + 1), 1)
 
 
 @pytest.mark.parametrize(

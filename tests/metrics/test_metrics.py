@@ -137,6 +137,19 @@ def test_states_of_other_settings_are_not_merged(generator):
         metric.merge_state([])
 
 
+def test_states_of_other_settings_are_not_loaded(generator):
+    metric, same, other = PointingGame(), PointingGame(), PointingGame(tolerance=15)
+    for each in (metric, same, other):
+        each.persistent(True)
+        each.update(*data(generator))
+    same.load_state_dict(metric.state_dict())
+    assert same.compute() == metric.compute()
+    before = other.compute()
+    with pytest.raises(InvalidValueError, match=r"state_dict must come from .*, 15, .*; got .*, 0, "):
+        other.load_state_dict(metric.state_dict())
+    assert other.compute() == before
+
+
 def test_states_in_float64(generator):
     heatmaps, foreground = data(generator)
     metric = TopKIntersection(K).set_dtype(torch.float64)

@@ -89,6 +89,8 @@ def test_refuses_what_does_not_fit_the_shares() -> None:
         share_by_class([0.1, 0.2], [0, 3], CLASSES)
     with pytest.raises(InvalidValueError, match=r"expected .* 2 shares; got 1"):
         share_by_class([0.1, 0.2], [0, 1], CLASSES, expected=[0.5])
+    with pytest.raises(InvalidTypeError, match="labels must be integers; got list"):
+        share_by_class([0.1, 0.2], ["cat", "dog"], CLASSES)
     with pytest.raises(InvalidValueError, match="at least one model"):
         share_histogram({})
     with pytest.raises(InvalidTypeError, match=r"shares\['plain'\] must consist of numbers"):
@@ -106,6 +108,19 @@ def test_each_panel_has_its_lines_counted_from_one() -> None:
     np.testing.assert_array_equal(loss.lines[0].get_ydata(), [3, math.nan, 1])
 
 
+def test_losses_that_were_kept_with_their_graph_are_drawn() -> None:
+    losses = [torch.tensor(value, requires_grad=True) for value in (2.0, 1.0)]
+    (axis,) = training_curves({"loss": {"a": losses}}).axes
+    assert axis.lines[0].get_ydata().tolist() == [2, 1]
+
+
+def test_names_are_not_formulas() -> None:
+    name = "$\\frac$"
+    training_curves({name: {name: [1.0, 2.0]}}).canvas.draw()
+    share_histogram({name: [0.5]}).canvas.draw()
+    share_by_class([0.5], [0], [name]).canvas.draw()
+
+
 def test_refuses_panels_without_lines() -> None:
     for panels in ({}, {"loss": {}}, {"loss": {"a": []}}, {"loss": {"a": [[1.0]]}}):
         with pytest.raises(InvalidValueError):
@@ -114,3 +129,5 @@ def test_refuses_panels_without_lines() -> None:
         training_curves({"loss": [1.0, 2.0]})
     with pytest.raises(InvalidTypeError, match=r"panels\['loss'\]\['a'\]"):
         training_curves({"loss": {"a": ["low"]}})
+    with pytest.raises(InvalidTypeError, match=r"panels\['loss'\]\['a'\]"):
+        training_curves({"loss": {"a": [[1.0], [2.0, 3.0]]}})

@@ -75,6 +75,12 @@ def test_mask_without_an_edge_has_no_outline(images: Tensor, relevance: Tensor, 
     assert not any(axis.collections for axis in row)
 
 
+def test_images_of_one_row_have_no_outline() -> None:
+    mask = torch.tensor([0, 1, 1, 0]).view(1, 1, 1, 4)
+    _, _, row = grid(heatmap_panel(torch.rand(1, 3, 1, 4), mask, {"plain": torch.rand(1, 1, 4)}), 3)
+    assert not row[0].collections
+
+
 def test_map_of_an_inner_layer_covers_the_picture_and_sums_its_channels(
     images: Tensor, masks: Tensor, generator: torch.Generator
 ) -> None:

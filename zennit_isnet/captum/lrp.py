@@ -128,7 +128,8 @@ class CompositeAttribution(GradientAttribution):
         """
         model, given = unwrapped(self.model), as_inputs(inputs)
         if self.composite.box is not None:
-            check_in_box(given[0], self.composite.box)
+            for value in given:
+                check_in_box(value, self.composite.box)
         arguments = _format_additional_forward_args(additional_forward_args) or ()
         constants = [value.detach() if isinstance(value, Tensor) else value for value in arguments]
 
@@ -344,6 +345,8 @@ def explained_output(output: Tensor, target: Any, count: int) -> Tensor:
     if output.ndim == 0 or len(output) != count:
         raise InvalidValueError(f"the model must return one row for each of {count} examples; got shape {shape}")
     if isinstance(target, Tensor):
+        if target.is_floating_point() or target.is_complex():
+            raise InvalidTypeError(f"target must be a tensor of integers; got {kind_of(target)}")
         target = target.to(output.device)
     classes = isinstance(target, list) and {*map(type, target)} == {int}
     if output.ndim == 2 and (classes or (isinstance(target, Tensor) and target.numel() > 1)):

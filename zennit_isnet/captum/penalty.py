@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from zennit_isnet.checks import Described, check_differentiable
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
 from zennit_isnet.lrp.propagation import seeds_of
-from zennit_isnet.lrp.taps import Place, Places, find_layers
+from zennit_isnet.lrp.taps import MapTaps, Place, Places, find_layers
 from zennit_isnet.model import attributes_restored, buffers_restored, main_logits, unwrapped
 
 MADE_HERE = ("inputs", "target", "additional_forward_args")
@@ -41,7 +41,8 @@ class CaptumAttribution(Described):
         is a module ``forward(images, seed) -> (N,)``, the explained quantity. With `layer`, ``method(forward, layer)``.
         The formulation chooses the explained quantity, so no target is passed.
     layer : str, optional
-        Name of the layer to attribute to, as in ``model.named_modules()``.
+        Name of the layer to attribute to, as in ``model.named_modules()``, with a spatial output ``(N, C, H, W)`` or
+        ``(N, H, W, C)``.
     verify : bool, default=True
         Whether the first call with ``create_graph=True`` checks the gradient: on a float64 copy of the model, with
         two images, along two directions in parameter space; this takes 5 to 21 extra attributions.
@@ -123,21 +124,34 @@ class CaptumAttribution(Described):
         InvalidTypeError
             If the method does not make an attribution, or its attribution does not return a tensor.
         InvalidValueError
-            If its maps have another size, or are not a differentiable function of the parameters.
+            If its maps have another size, or are not a differentiable function of the parameters; if the layer does not
+            return a map of the images.
         """
         check_differentiable("images", images, " (N, C, H, W)")
         wants = images.requires_grad and torch.is_grad_enabled()
         source = images if wants else images.detach().requires_grad_()
+        names = [] if self.layer is None else [self.layer]
+        taps = MapTaps(model, names, source.shape, of_inputs=bool(self.arguments.get("attribute_to_layer_input")))
         with torch.enable_grad():
-            output = model(source.clone())
+            with taps:
+                output = model(source.clone())
+            outputs = taps.read()
             seeds = seeds_of(formulation, len(source))(output)[1].unbind(1)
-            heatmaps = [self._attribute(unwrapped(model), source, seed, create_graph) for seed in seeds]
-        if create_graph and self._unverified:
-            few = slice(None if self._has_rows(source) else 2)
-            self._unverified = not check_parameter_gradient(
-                self._attribute, unwrapped(model), source[few], seeds[0][few]
-            )
-        return output, Places({Place(self.layer): torch.stack(heatmaps, dim=1)})
+            maps = torch.stack([self._attribute(unwrapped(model), source, seed, create_graph) for seed in seeds], dim=1)
+            place = Place(self.layer)
+            if place in taps.channels_last and (maps.shape[0], *maps.shape[2:]) != outputs[place].shape:
+                raise InvalidValueError(
+                    f"{self._name} must return one value for each of layer {self.layer!r}, whose channels are last in "
+                    f"the shape {tuple(outputs[place].shape)}; got {(maps.shape[0], *maps.shape[2:])}; use one of "
+                    "zennit_isnet.gradients"
+                )
+            relevance = taps.channels_first(place, maps, 2)
+            if create_graph and self._unverified:
+                few = slice(None if self._has_rows(source) else 2)
+                self._unverified = not check_parameter_gradient(
+                    self._attribute, unwrapped(model), source[few], seeds[0][few]
+                )
+        return output, Places({place: relevance})
 
     def _attribute(self, model: nn.Module, images: Tensor, seed: Tensor, create_graph: bool = True) -> Tensor:
         """Heatmap ``(N, C, …)`` of one explained quantity."""
@@ -171,8 +185,9 @@ class CaptumAttribution(Described):
 
     def _has_rows(self, images: Tensor) -> bool:
         """Whether an argument has one row per image, as baselines may."""
-        tensors = [value for value in self.arguments.values() if isinstance(value, Tensor)]
-        return any(value.ndim == images.ndim and len(value) == len(images) for value in tensors)
+        values = (value if isinstance(value, tuple) else (value,) for value in self.arguments.values())
+        tensors = [part for parts in values for part in parts if isinstance(part, Tensor)]
+        return any(tensor.ndim == images.ndim and len(tensor) == len(images) for tensor in tensors)
 
 
 class ExplainedQuantity(nn.Module):
@@ -242,18 +257,25 @@ def check_parameter_gradient(
     Raises
     ------
     InvalidValueError
-        If there is no gradient, or it disagrees.
+        If there is no gradient, it disagrees, or the model does not run in float64.
     """
     # MPS has no double precision
     device = torch.device("cpu") if images.device.type == "mps" else images.device
-    twin = copy.deepcopy(model).to(device, torch.float64)
+    # tensors that the model keeps of its last pass cannot be copied with their graph
+    kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    memo = {id(value): value.detach().clone() for value in kept if not value.is_leaf}
+    twin = copy.deepcopy(model, memo).to(device, torch.float64)
     images, seed = (value.detach().to(device, torch.float64) for value in (images, seed))
     squared = _Squared(heatmap_of, twin)
     leaves = {name: parameter for name, parameter in squared.named_parameters() if parameter.requires_grad}
     if not leaves:
         return False
     with same_random_numbers(device):
-        result = squared(images, seed)
+        try:
+            result = squared(images, seed)
+        except RuntimeError as error:
+            problem = f"the gradient cannot be checked, because a float64 copy of the model fails ({error})"
+            raise InvalidValueError(f"{problem}; verify=False skips this check") from error
     gradients = _gradients(result, list(leaves.values()))
     if result == 0:
         return False
@@ -276,8 +298,10 @@ def check_parameter_gradient(
         return value
 
     origin = torch.zeros(2, dtype=torch.float64, device=device, requires_grad=True)
-    tolerance = {"rtol": 1e-4, "atol": 1e-4 * (1e-6 * length.item()), "raise_exception": False}
-    if not any(torch.autograd.gradcheck(along, origin, eps=eps, **tolerance) for eps in STEPS):
+    # hooks of attributions need not expect undefined gradients
+    options = {"check_undefined_grad": False, "raise_exception": False}
+    tolerance = {"rtol": 1e-4, "atol": 1e-4 * (1e-6 * length.item())}
+    if not any(torch.autograd.gradcheck(along, origin, eps=eps, **tolerance, **options) for eps in STEPS):
         (found,) = torch.autograd.grad(along(origin), origin)
         raise InvalidValueError(
             f"the attribution's gradient with respect to the parameters is wrong: along two directions it gives "

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -134,8 +135,8 @@ def bias_gap(
 def kinds(confounding: Tensor | bool, labels: Tensor) -> Tensor:
     """Groups of the bias gap: 0 for biased, 1 for confounding images."""
     labels = as_integers("labels", labels)
-    if isinstance(confounding, bool):
-        return torch.full_like(labels, confounding)
+    if isinstance(confounding, (bool, np.bool_)):
+        return torch.full_like(labels, bool(confounding))
     if not isinstance(confounding, Tensor) or confounding.dtype != torch.bool:
         raise InvalidTypeError(f"confounding must be a bool or a tensor of torch.bool; got {kind_of(confounding)}")
     return as_integers("confounding", confounding, labels.shape, labels.device)

@@ -435,7 +435,8 @@ def _scaled(heatmaps: Tensor) -> Tensor:
     """Scale heatmaps (N, K, C, *spatial) to maxima near 1: no measure depends on scale, and squares cannot overflow."""
     largest = heatmaps.detach().abs().flatten(2).amax(dim=2)
     # a power of two, which is exact
-    scale = torch.exp2(-largest.log2().floor().clamp(-100, 100))
+    most = 1000 if heatmaps.dtype == torch.float64 else 100
+    scale = torch.exp2(-largest.log2().floor().clamp(-most, most))
     return heatmaps * scale.view(*scale.shape, *(1,) * (heatmaps.dim() - 2))
 
 
