@@ -24,12 +24,13 @@ Runs = list[dict[str, Any]]
 
 
 def read(folder: Path) -> dict[str, dict[str, Runs]]:
-    """Return the runs by setting and training method, in the order of `WAYS`."""
+    """Return the runs by setting, those with most seeds first, and by training method, in the order of `WAYS`."""
     settings: dict[str, dict[str, Runs]] = {}
     for path in sorted(folder.glob("*/*.json")):
         run = json.loads(path.read_text())
         settings.setdefault(path.parent.name, {}).setdefault(run["run"]["way"], []).append(run)
-    return {name: {way: found[way] for way in WAYS if way in found} for name, found in settings.items()}
+    most = sorted(settings.items(), key=lambda item: -max(map(len, item[1].values())))
+    return {name: {way: found[way] for way in WAYS if way in found} for name, found in most}
 
 
 def accuracies(runs: Runs, test: str) -> list[float]:

@@ -250,9 +250,24 @@ def test_channels_of_a_layer_come_first(layer, arguments, of_inputs, images):
     torch.testing.assert_close(relevance[layer][:, 0], expected.permute(0, 3, 1, 2))
 
 
+def test_layers_may_run_again_and_captum_explains_the_last_run():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.relu = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.ReLU()
+
+        def forward(self, images):
+            return self.relu(self.second(self.relu(self.first(images)))).mean((2, 3))
+
+    model, images = Twice(), torch.rand(2, 3, 8, 8)
+    _, relevance = CaptumAttribution(captum.attr.LayerGradientXActivation, layer="relu")(model, images, Target(1))
+    expected = model.relu(model.second(model.relu(model.first(images)))) / 64 * torch.eye(4)[1].view(-1, 1, 1)
+    torch.testing.assert_close(relevance["relu"][:, 0], expected)
+
+
 def test_sums_over_the_wrong_axes_are_refused(images):
     attribution = CaptumAttribution(captum.attr.LayerGradCam, layer="relu")
-    with pytest.raises(InvalidValueError, match=r"channels are last in the shape .*zennit_isnet\.gradients"):
+    with pytest.raises(InvalidValueError, match=r"channels are last: \(4, 8, 8, 6\); got .*zennit_isnet\.gradients"):
         attribution(ChannelsLast().double(), images, Target(1))
 
 

@@ -164,9 +164,13 @@ class Sum(nn.Module):
 def test_images_outside_of_the_box_are_refused():
     with pytest.raises(InvalidValueError, match="must lie in the box"):
         CompositeAttribution(tiny_net().eval(), LRPFlex(box=(0.0, 1.0))).attribute(batch()[0] + 1, 1)
+
+
+@pytest.mark.parametrize("make", [LRPFlex, EpsilonZBox])
+def test_a_box_needs_a_single_input(make):
     images, _ = batch()
-    with pytest.raises(InvalidValueError, match="must lie in the box"):
-        CompositeAttribution(Sum().eval(), LRPFlex(box=(0.0, 1.0))).attribute((images, images + 1), 1)
+    with pytest.raises(InvalidValueError, match="z\\^B needs one image batch as input; got 2 tensors"):
+        CompositeAttribution(Sum().eval(), make(box=(0.0, 1.0))).attribute((images, images), 1)
 
 
 @pytest.mark.parametrize(

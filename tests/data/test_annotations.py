@@ -387,9 +387,12 @@ def test_ids_must_be_unique(tmp_path: Path, word: str) -> None:
     """In files that were joined they are not, and annotations would go to another image or category."""
     file = write_coco(tmp_path, [SQUARE], ("1.png", "2.png"))
     content = json.loads(file.read_text())
+    content[word].append(content[word][0])  # the same entry is no other
+    file.write_text(json.dumps(content))
+    assert len(AnnotatedImages(file, missing="skip-penalty", labels={"1.png": "ill", "2.png": "well"})) == 2
     content[word][1]["id"] = content[word][0]["id"]
     file.write_text(json.dumps(content))
-    with pytest.raises(InvalidValueError, match=f"coco.json cannot be read: ids of {word} must be unique; got [03]"):
+    with pytest.raises(InvalidValueError, match=f"ids of {word} must be unique; got [03] for two of them"):
         AnnotatedImages(file)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from masked_files import ORIENTATION, saved
-from PIL import Image
+from PIL import Image, ImageOps
 
 from zennit_isnet.data.decoding import read_image, read_levels
 from zennit_isnet.errors import InvalidValueError
@@ -170,3 +170,10 @@ def test_transparent_colours_of_a_mask_are_background(tmp_path: Path) -> None:
     for column in range(3):
         indices.putpixel((column, 0), column)
     assert read_levels(saved(indices, tmp_path / "i.png", transparency=2)).values.tolist() == [[0, 1, 0]]
+
+
+def test_colours_that_were_transparent_before_a_change_are_not(tmp_path: Path) -> None:
+    """Pillow keeps the entry when it inverts an image."""
+    grey = saved(Image.fromarray(np.array([[0, 255]], dtype=np.uint8)), tmp_path / "l.png", transparency=255)
+    with Image.open(grey) as picture:
+        assert read_levels(ImageOps.invert(picture)).values.tolist() == [[255, 0]]

@@ -102,6 +102,13 @@ def test_settings_of_an_enhanced_object_are_those_of_its_frame(file: Path) -> No
     assert shown(file, [[0, 864, 1064, 1264, 4095]], 12, **groups) == [[0, 0, 128, 255, 255]]
 
 
+def test_empty_settings_of_a_frame_do_not_replace_others(file: Path) -> None:
+    window, shared = pydicom.Dataset(), pydicom.Dataset()
+    window.WindowCenter, window.WindowWidth, shared.FrameVOILUTSequence = None, None, [window]
+    options = {"WindowCenter": 100.5, "WindowWidth": 101, "SharedFunctionalGroupsSequence": [shared]}
+    assert shown(file, [[0, 50, 70, 100, 150]], **options) == [[0, 0, 51, 128, 255]]
+
+
 def test_empty_slopes_are_absent(file: Path) -> None:
     assert shown(file, [[0, 100]], RescaleSlope=None, RescaleIntercept=None) == [[0, 255]]
 

@@ -79,6 +79,16 @@ def test_masks_beside_their_images_are_told_by_the_suffix(layout: Layout) -> Non
     data = MaskedImageFolder(layout.images, layout.images, mask_suffix="_mask", missing="skip-penalty")
     assert [mask.tolist() for _, mask, *_ in data] == layout.foreground.tolist()
     assert (data.targets.tolist(), data.unused_masks, data.notes) == (layout.labels, [], [])
+    with pytest.raises(InvalidValueError, match=r"nearest is .*_mask\.png"):
+        MaskedImageFolder(layout.images, layout.images, mask_suffix="_seg")
+
+
+def test_the_suffix_may_occur_in_names_of_images(layout: Layout) -> None:
+    first = layout.images / layout.files[0]
+    first.rename(first.with_name("boat.png"))
+    (layout.masks / layout.files[0]).rename(first.with_name("boatt.png"))
+    data = MaskedImageFolder(layout.images, layout.images, mask_suffix="t", missing="skip-penalty")
+    assert (len(data), sorted(has for *_, has in data)) == (4, [False, False, False, True])
 
 
 def test_masks_without_an_image_are_kept_in_mind(layout: Layout) -> None:

@@ -56,6 +56,8 @@ def test_integers_are_indices(layout: Layout) -> None:
 def test_leading_zeros_of_integers_mean_nothing(layout: Layout) -> None:
     data = MaskedImageTable(write(layout, ["02", "00", "01", "02"]))
     assert (data.classes, data.targets.tolist()) == (["0", "1", "2"], [2, 0, 1, 2])
+    given = MaskedImageTable(write(layout, ["02", "00", "01", "02"]), classes=["cat", "dog", "fox"])
+    assert given.targets.tolist() == [2, 0, 1, 2]
     assert MaskedImageTable(write(layout, ["01", "01", "02a", "01"])).classes == ["01", "02a"]
 
 

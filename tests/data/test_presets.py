@@ -89,6 +89,11 @@ def test_what_is_filled_is_background(geometry: Any) -> None:
     assert 1 <= MaskFollows(geometry)(image, mask)[1].sum() <= 9
 
 
+def test_other_transforms_of_a_pair_are_followed() -> None:
+    crop = MaskFollows(v2.Compose([around_foreground, v2.Resize((8, 8))]))
+    assert crop(*pair(16, 32, (8, 30)))[1].sum() > 0
+
+
 def test_every_training_crop_has_foreground() -> None:
     transform = training_transform(16, scale=(0.01, 0.05))
     assert all(transform(*pair(60, 80, (0, 79)))[1].any() for _ in range(100))

@@ -166,9 +166,11 @@ def test_sequences_of_masks_refuse_data_sets_that_transform_their_images(layout:
             with_masks(dataset, [None] * 4, classes=["a", "b"], targets=[0] * 4)
 
 
-def test_transforms_of_labels_are_allowed(layout: Layout) -> None:
-    data = ImageFolder(layout.images, target_transform=lambda label: label)
-    assert len(with_masks(data, [None] * 4, missing="skip-penalty")) == 4
+def test_transforms_of_labels_and_those_that_were_taken_off_are_allowed(layout: Layout) -> None:
+    for option in ("target_transform", "transform"):
+        data = ImageFolder(layout.images, **{option: lambda value: value})
+        data.transform = None
+        assert len(with_masks(data, [None] * 4, missing="skip-penalty")) == 4
 
 
 def test_classes_and_targets_are_needed(layout: Layout, masks: torch.Tensor) -> None:

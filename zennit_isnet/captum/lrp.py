@@ -128,8 +128,9 @@ class CompositeAttribution(GradientAttribution):
         """
         model, given = unwrapped(self.model), as_inputs(inputs)
         if self.composite.box is not None:
-            for value in given:
-                check_in_box(value, self.composite.box)
+            if len(given) > 1:
+                raise InvalidValueError(f"z^B needs one image batch as input; got {len(given)} tensors")
+            check_in_box(given[0], self.composite.box)
         arguments = _format_additional_forward_args(additional_forward_args) or ()
         constants = [value.detach() if isinstance(value, Tensor) else value for value in arguments]
 

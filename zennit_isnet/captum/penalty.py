@@ -15,8 +15,9 @@ from torch.overrides import TorchFunctionMode
 
 from zennit_isnet.checks import Described, check_differentiable
 from zennit_isnet.errors import InvalidTypeError, InvalidValueError
+from zennit_isnet.lrp.pictures import Layout, Pictures, works_on_last_axis
 from zennit_isnet.lrp.propagation import seeds_of
-from zennit_isnet.lrp.taps import MapTaps, Place, Places, find_layers
+from zennit_isnet.lrp.taps import Place, Places, find_layers
 from zennit_isnet.model import attributes_restored, buffers_restored, main_logits, unwrapped
 
 MADE_HERE = ("inputs", "target", "additional_forward_args")
@@ -124,34 +125,65 @@ class CaptumAttribution(Described):
         InvalidTypeError
             If the method does not make an attribution, or its attribution does not return a tensor.
         InvalidValueError
-            If its maps have another size, or are not a differentiable function of the parameters; if the layer does not
-            return a map of the images.
+            If its maps have another size or an ambiguous layout, or are not a differentiable function of the
+            parameters.
         """
         check_differentiable("images", images, " (N, C, H, W)")
         wants = images.requires_grad and torch.is_grad_enabled()
         source = images if wants else images.detach().requires_grad_()
-        names = [] if self.layer is None else [self.layer]
-        taps = MapTaps(model, names, source.shape, of_inputs=bool(self.arguments.get("attribute_to_layer_input")))
         with torch.enable_grad():
-            with taps:
+            with self._reading(unwrapped(model), source) as read:
                 output = model(source.clone())
-            outputs = taps.read()
             seeds = seeds_of(formulation, len(source))(output)[1].unbind(1)
             maps = torch.stack([self._attribute(unwrapped(model), source, seed, create_graph) for seed in seeds], dim=1)
-            place = Place(self.layer)
-            if place in taps.channels_last and (maps.shape[0], *maps.shape[2:]) != outputs[place].shape:
-                raise InvalidValueError(
-                    f"{self._name} must return one value for each of layer {self.layer!r}, whose channels are last in "
-                    f"the shape {tuple(outputs[place].shape)}; got {(maps.shape[0], *maps.shape[2:])}; use one of "
-                    "zennit_isnet.gradients"
-                )
-            relevance = taps.channels_first(place, maps, 2)
+            if shape := read():
+                if maps[:, 0].shape != shape:
+                    raise InvalidValueError(
+                        f"{self._name} must return a map of the same shape as layer {self.layer!r}, whose channels are "
+                        f"last: {shape}; got {tuple(maps[:, 0].shape)}; use zennit_isnet.gradients.GradCAM"
+                    )
+                maps = maps.movedim(-1, 2)
             if create_graph and self._unverified:
                 few = slice(None if self._has_rows(source) else 2)
                 self._unverified = not check_parameter_gradient(
                     self._attribute, unwrapped(model), source[few], seeds[0][few]
                 )
-        return output, Places({place: relevance})
+        return output, Places({Place(self.layer): maps})
+
+    @contextmanager
+    def _reading(self, model: nn.Module, images: Tensor) -> Iterator[Callable[[], tuple[int, ...] | None]]:
+        """Watch the layer during a forward pass.
+
+        Yields
+        ------
+        callable
+            After the pass, returns the shape ``(N, …, C)`` of its output, or of its input if that is explained; None if
+            the channels are not last.
+        """
+        pictures, readings = Pictures(images.shape), []
+        of_inputs = bool(self.arguments.get("attribute_to_layer_input"))
+
+        def see(module: nn.Module, args: Any, output: Any) -> None:
+            values = args if of_inputs else output if isinstance(output, tuple) else (output,)
+            tensors = [value for value in values if isinstance(value, Tensor)]
+            readings.append(pictures.read(module, tensors[0]) if tensors else None)
+
+        def read() -> tuple[int, ...] | None:
+            reading = readings[-1] if readings else None  # Captum explains the last run
+            layout = None if reading is None else pictures.settle(reading)
+            if layout is Layout.EITHER:
+                raise InvalidValueError(
+                    f"the channels of layer {self.layer!r} may be first or last; choose another layer"
+                )
+            return reading.shape if reading is not None and layout is Layout.LAST else None
+
+        with ExitStack() as hooks:
+            if self.layer is not None:
+                layer = find_layers(model, [self.layer])[self.layer]
+                hooks.callback(layer.register_forward_hook(see).remove)
+                for module in filter(works_on_last_axis, model.modules()):
+                    hooks.callback(module.register_forward_hook(pictures.see).remove)
+            yield read
 
     def _attribute(self, model: nn.Module, images: Tensor, seed: Tensor, create_graph: bool = True) -> Tensor:
         """Heatmap ``(N, C, …)`` of one explained quantity."""
@@ -264,18 +296,17 @@ def check_parameter_gradient(
     # tensors that the model keeps of its last pass cannot be copied with their graph
     kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
     memo = {id(value): value.detach().clone() for value in kept if not value.is_leaf}
-    twin = copy.deepcopy(model, memo).to(device, torch.float64)
     images, seed = (value.detach().to(device, torch.float64) for value in (images, seed))
-    squared = _Squared(heatmap_of, twin)
-    leaves = {name: parameter for name, parameter in squared.named_parameters() if parameter.requires_grad}
-    if not leaves:
-        return False
-    with same_random_numbers(device):
-        try:
+    try:
+        squared = _Squared(heatmap_of, copy.deepcopy(model, memo).to(device, torch.float64))
+        leaves = {name: parameter for name, parameter in squared.named_parameters() if parameter.requires_grad}
+        if not leaves:
+            return False
+        with same_random_numbers(device):
             result = squared(images, seed)
-        except RuntimeError as error:
-            problem = f"the gradient cannot be checked, because a float64 copy of the model fails ({error})"
-            raise InvalidValueError(f"{problem}; verify=False skips this check") from error
+    except RuntimeError as error:
+        problem = f"the gradient cannot be checked, because a float64 copy of the model fails ({error})"
+        raise InvalidValueError(f"{problem}; verify=False skips this check") from error
     gradients = _gradients(result, list(leaves.values()))
     if result == 0:
         return False

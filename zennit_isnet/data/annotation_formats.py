@@ -7,7 +7,6 @@ import cmath
 import json
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from zennit_isnet.data.decoding import listed
 from zennit_isnet.data.files import files_below
 from zennit_isnet.data.limits import check_pixels
 from zennit_isnet.errors import InvalidValueError
@@ -157,10 +155,10 @@ def _read_coco(path: str) -> list[AnnotatedImage]:
 
 
 def _by_id(content: Any, word: str) -> dict[Any, Any]:
-    entries = {entry["id"]: entry for entry in content[word]}
-    if len(entries) < len(content[word]):
-        repeated = [id for id, count in Counter(entry["id"] for entry in content[word]).items() if count > 1]
-        raise InvalidValueError(f"ids of {word} must be unique; got {listed(repeated)} more than once")
+    entries: dict[Any, Any] = {}
+    for entry in content[word]:
+        if entries.setdefault(entry["id"], entry) != entry:
+            raise InvalidValueError(f"ids of {word} must be unique; got {entry['id']} for two of them")
     return entries
 
 

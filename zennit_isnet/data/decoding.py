@@ -120,7 +120,8 @@ def read_levels(source: Path | Image.Image) -> Levels:
         If the file cannot be read; the message names it.
     """
     picture = _upright(source, f"mask {source}")
-    transparent = "transparency" in picture.info  # one colour, or a share for each palette index
+    # one colour, or a share for each palette index; Pillow keeps it when it changes the colours of an image
+    transparent = "transparency" in picture.info and (picture.mode == "P" or not isinstance(source, Image.Image))
     if picture.mode == "P":
         used = np.unique(np.asarray(picture))
         colours = np.asarray(picture.getpalette("RGB")).reshape(-1, 3)[used]

@@ -75,10 +75,10 @@ def _flatten(dataset: Any) -> None:
     for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         for group in dataset.get(groups) or ():
             for settings in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
-                for item in group.get(settings) or ():
-                    dataset.update(item)
+                for item in (group.get(settings) or ())[:1]:
+                    dataset.update({element.tag: element for element in item if not element.is_empty})
     for word in ("RescaleSlope", "RescaleIntercept"):
-        if word in dataset and dataset[word].value is None:
+        if word in dataset and dataset[word].is_empty:
             del dataset[word]
 
 

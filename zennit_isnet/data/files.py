@@ -286,18 +286,21 @@ class MaskedImageFolder(MaskedFiles):
         for label, name in enumerate(classes):
             found, other_files = _divided_below(os.path.join(images_root, name), EXTENSIONS)
             if together:
-                found = [file for file in found if not _has_suffix(file, mask_suffix)]
+                of_others = _masks_among(found, mask_suffix)
+                found = [file for file in found if file not in of_others]
             if not found and not allow_empty:
                 endings = f"with one of the extensions {', '.join(EXTENSIONS)}"
                 raise InvalidValueError(f"class {name} has no image {endings}; pass allow_empty=True to allow this")
             images += found
             labels += [label] * len(found)
             unread += other_files
-        masks_of, no_masks = {}, []
+        masks_of, no_masks, beside = {}, [], []
         for mask_folder in roots:
             masks, other_files = _divided_below(mask_folder, IMG_EXTENSIONS)
             if together and os.path.samefile(mask_folder, images_root):
-                masks, other_files = [file for file in masks if _has_suffix(file, mask_suffix)], []
+                beside += masks
+                of_others = _masks_among(masks, mask_suffix)
+                masks, other_files = [file for file in masks if file in of_others], []
             masks_of[mask_folder] = by_stem(mask_folder, masks)
             no_masks += other_files
         files = []
@@ -308,7 +311,7 @@ class MaskedImageFolder(MaskedFiles):
             files.append((image, tuple(of.pop(name, os.path.join(root, f"{name}.*")) for root, of in pairs)))
         self.unused_masks = sorted(mask for masks in masks_of.values() for mask in masks.values())
         targets = torch.tensor(labels, dtype=torch.int64)
-        super().__init__(files, classes, targets, transform, policy, [*self.unused_masks, *no_masks])
+        super().__init__(files, classes, targets, transform, policy, [*self.unused_masks, *no_masks, *beside])
         if unread := unread + no_masks:
             endings = f"outside class folders, or without one of the extensions {', '.join(EXTENSIONS)}"
             self.notes.append(f"files that are not read ({len(unread)}), {endings}: {listed(unread, EXAMPLES)}")
@@ -340,8 +343,11 @@ def _class_folders(images_root: str, masks_roots: Sequence[str], mask_suffix: st
     return classes, [path for name, path in paths.items() if name not in classes]
 
 
-def _has_suffix(file: str, suffix: str) -> bool:
-    return normalize("NFC", os.path.splitext(file)[0]).endswith(normalize("NFC", suffix))
+def _masks_among(files: Sequence[str], suffix: str) -> set[str]:
+    """Return the files that are named like another one with the suffix."""
+    stems = {file: normalize("NFC", os.path.splitext(file)[0]) for file in files}
+    masks = {stem + normalize("NFC", suffix) for stem in stems.values()}
+    return {file for file, stem in stems.items() if stem in masks}
 
 
 def by_stem(root: str, files: Sequence[str]) -> dict[str, str]:
@@ -576,8 +582,6 @@ def read_labels(
             if classes is None and (wrong := [word for word in words[-1] if NOT_NAMES.fullmatch(word)]):
                 problem = f"column label must contain names, or integers from 0; got {wrong[0]!r}"
                 raise InvalidValueError(f"{place}: {problem}; remove the row, or pass all names as classes=")
-        if classes is None and all(word.isdecimal() for cells in words for word in cells):
-            words = [[str(int(word)) for word in cells] for cells in words]  # without leading zeros
         names = _occurring(words) if classes is None else list(classes)
         several = any(SEPARATOR in row["label"] for row in rows.values()) if multi_label is None else multi_label
     else:
@@ -594,6 +598,8 @@ def read_labels(
     index = {name: position for position, name in enumerate(names)}
     if not any(name.isdecimal() for name in names):  # otherwise integers are names, possibly in another order
         index |= {str(position): position for position in range(len(names))}
+    # integers may have leading zeros
+    words = [[word if word in index or not word.isdecimal() else str(int(word)) for word in cells] for cells in words]
     for place, labels in zip(rows, words, strict=True):
         if unknown := [label for label in labels if label not in index]:
             raise InvalidValueError(f"{place}: label must be one of {listed(names)}; got {unknown[0]!r}")

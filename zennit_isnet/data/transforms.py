@@ -54,9 +54,9 @@ class MaskFollows(nn.Module):
     def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Pair:
         """Transform an image ``(C, H, W)`` and its mask ``(1, H, W)``, bool."""
         share = mask.float()
-        # where the geometry fills, with any colour, both are equal
-        image, share, none = self.geometry(image, tv_tensors.Image(share), tv_tensors.Image(torch.zeros_like(share)))
-        return image, tv_tensors.Mask(share != none)
+        # beside an empty mask, which equals it where the geometry fills
+        image, both = self.geometry(image, tv_tensors.Image(torch.cat([share, torch.zeros_like(share)])))
+        return image, tv_tensors.Mask(both[:1] != both[1:])
 
 
 class KeepForeground(nn.Module):

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
+from torchvision.datasets.vision import StandardTransform
 
 from zennit_isnet.checks import check_choice
 from zennit_isnet.data.decoding import TOP_8, TOP_16, Binarize, Levels, read_image, read_levels
@@ -178,11 +179,12 @@ class _WithMasks(MaskedDataset):
 
 def _has_transform(dataset: Any) -> bool:
     """Whether a data set, or one that it is made of, transforms its images."""
-    both = getattr(dataset, "transforms", None)  # torchvision's transform of image and target
-    if getattr(dataset, "transform", None) is not None or getattr(both, "transform", both) is not None:
+    # torchvision's StandardTransform repeats `transform` and the transform of the labels
+    both = getattr(dataset, "transforms", None)
+    if getattr(dataset, "transform", None) is not None or (both and not isinstance(both, StandardTransform)):
         return True
-    parts = (getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ()))
-    return any(_has_transform(part) for part in parts if isinstance(part, Dataset))
+    parts = (getattr(dataset, "dataset", None), *(getattr(dataset, "datasets", None) or ()))
+    return any(_has_transform(part) for part in parts if isinstance(part, Dataset) and part is not dataset)
 
 
 def _as_targets(targets: Any) -> Tensor:

@@ -243,14 +243,10 @@ class MapTaps(Taps):
         See `Taps`.
     images : sequence of int
         Shape of the images.
-    of_inputs : bool, default=False
-        Whether to keep the layers' inputs, of which each layer has one.
     """
 
-    def __init__(
-        self, model: nn.Module, layers: Sequence[str], images: Sequence[int], *, of_inputs: bool = False
-    ) -> None:
-        super().__init__(model, layers, of_inputs=of_inputs)
+    def __init__(self, model: nn.Module, layers: Sequence[str], images: Sequence[int]) -> None:
+        super().__init__(model, layers)
         self.pictures = Pictures(images)
         self._readings: dict[str, Reading] = {}
         self._witnesses = [module for module in unwrapped(model).modules() if works_on_last_axis(module)]
@@ -281,8 +277,7 @@ class MapTaps(Taps):
         return outputs
 
     def _keep(self, name: str, value: Any) -> Any:
-        only = value[0] if self.of_inputs and len(value) == 1 else value
-        reading = self.pictures.read(self.layers[name], only)
+        reading = self.pictures.read(self.layers[name], value)
         if reading is None:
             came = str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
             tokens = isinstance(value, Tensor) and value.ndim == 3
