@@ -8,10 +8,10 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from timeit import timeit
 from typing import Any
 
 import torch
@@ -24,10 +24,7 @@ from zennit_isnet.errors import RelevanceRangeWarning
 def seconds(step: Callable[[], None], device: torch.device, repeats: int = 1) -> float:
     """Duration of some steps, by CUDA events on a GPU."""
     if device.type != "cuda":
-        start = time.perf_counter()
-        for _ in range(repeats):
-            step()
-        return time.perf_counter() - start
+        return timeit(step, number=repeats)
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     begin.record()
     for _ in range(repeats):

@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from timeit import timeit
 
 import torch
 from methods import METHODS, find_method
@@ -42,14 +42,6 @@ def training_step(method: str, model: nn.Module, batch: tuple[torch.Tensor, ...]
     return step
 
 
-def seconds(step: Callable[[], None], repeats: int = 1) -> float:
-    """Return the duration of some steps."""
-    start = time.perf_counter()
-    for _ in range(repeats):
-        step()
-    return time.perf_counter() - start
-
-
 def paired_ratios(names: Sequence[str], model: nn.Module, rounds: int) -> dict[str, dict[str, float]]:
     """Return median and quartiles of each method's ratio to the plain step."""
     batch = next(batches(load(Run("plain"), "train", "biased"), Run("plain").batch_size))
@@ -63,8 +55,8 @@ def paired_ratios(names: Sequence[str], model: nn.Module, rounds: int) -> dict[s
         for name, step in steps.items():
             # a penalty at every n-th step is measured over n steps
             repeats = find_method(name).every
-            before = seconds(plain, repeats)
-            ratios[name].append(seconds(step, repeats) / before)
+            before = timeit(plain, number=repeats)
+            ratios[name].append(timeit(step, number=repeats) / before)
     rows = {}
     for name, values in ratios.items():
         low, middle, high = statistics.quantiles(values, n=4)

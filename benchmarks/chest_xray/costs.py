@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from timeit import timeit
 
 import torch
 from study import RESULTS, Run, loss_of
@@ -42,13 +42,6 @@ def training_step(way: str, network: nn.Module, size: int) -> Callable[[], None]
     return step
 
 
-def seconds(step: Callable[[], None]) -> float:
-    """Return the duration of a step."""
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
-
-
 def ratios(network: nn.Module, ways: Sequence[str], size: int, rounds: int) -> dict[str, list[float]]:
     """Return each method's ratios to the plain step, one per round."""
     network.train()
@@ -58,8 +51,8 @@ def ratios(network: nn.Module, ways: Sequence[str], size: int, rounds: int) -> d
         step()
     found: dict[str, list[float]] = {way: [] for way in ways}
     for _, way in tqdm([(i, way) for i in range(rounds) for way in ways], unit="pair"):
-        plain = seconds(steps["plain"])
-        found[way].append(seconds(steps[way]) / plain)
+        plain = timeit(steps["plain"], number=1)
+        found[way].append(timeit(steps[way], number=1) / plain)
     return found
 
 
