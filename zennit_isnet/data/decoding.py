@@ -127,8 +127,11 @@ def read_levels(source: Path | Image.Image) -> Levels:
         colours = np.asarray(picture.getpalette("RGB")).reshape(-1, 3)[used]
         coloured = bool((colours != colours[:, :1]).any())
         if coloured and (used[0] != 0 or not colours[0].any()):
-            opaque = functional.pil_to_tensor(picture.convert("RGBA").getchannel("A")) > TOP_8 // 2
-            return Levels((functional.pil_to_tensor(picture) * opaque)[0], None)
+            indices = functional.pil_to_tensor(picture)[0]
+            if transparent:
+                opacity = functional.pil_to_tensor(picture.convert("RGBA").getchannel("A"))[0]
+                indices = indices.masked_fill(opacity <= TOP_8 // 2, 0)
+            return Levels(indices, None)
         picture = picture.convert("RGBA" if transparent else "RGB")
     if picture.mode == "F":
         return Levels(torch.from_numpy(np.asarray(picture, dtype=np.float64)), 1.0)

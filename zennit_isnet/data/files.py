@@ -282,10 +282,10 @@ class MaskedImageFolder(MaskedFiles):
         classes, unread = _class_folders(images_root, roots, mask_suffix)
         images, labels = [], []
         # in one folder, the suffix tells the masks from the images
-        together = any(os.path.samefile(root, images_root) for root in roots)
+        shared = [root for root in roots if os.path.samefile(root, images_root)]
         for label, name in enumerate(classes):
             found, other_files = _divided_below(os.path.join(images_root, name), EXTENSIONS)
-            if together:
+            if shared:
                 of_others = _masks_among(found, mask_suffix)
                 found = [file for file in found if file not in of_others]
             if not found and not allow_empty:
@@ -297,7 +297,7 @@ class MaskedImageFolder(MaskedFiles):
         masks_of, no_masks, beside = {}, [], []
         for mask_folder in roots:
             masks, other_files = _divided_below(mask_folder, IMG_EXTENSIONS)
-            if together and os.path.samefile(mask_folder, images_root):
+            if mask_folder in shared:
                 beside += masks
                 of_others = _masks_among(masks, mask_suffix)
                 masks, other_files = [file for file in masks if file in of_others], []
